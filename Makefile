@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test lint setup clean
+
+## demo: set up, paint birds, train the tiny preset, export, generate and show the picture
+demo: $(VENV)/ready
+	$(BIN)/python -m dmgan_train prepare synthetic $(DEMO)/birds --count 3000 || test -d $(DEMO)/birds
+	$(BIN)/python -m dmgan_train fit --preset tiny --data $(DEMO)/birds --run $(DEMO)/run
+	rm -rf $(DEMO)/bundle && $(BIN)/dmgan-export $(DEMO)/run -o $(DEMO)/bundle --name tiny-birds
+	$(BIN)/dmgan-generate $(DEMO)/bundle --grid --seed 1 -o $(DEMO)/birds.png \
+	  "this bird has a red crown, a white belly and black wings" \
+	  "a bird with a blue crown, a yellow belly and green wings" \
+	  "this bird has a yellow crown, a red belly, blue wings and an orange bill" \
+	  "a bird with a black crown, an orange belly and white wings" \
+	  "this bird has a green crown, a purple belly and yellow wings" \
+	  "a bird with a white crown, a blue belly and red wings"
+	@if [ -n "$$DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open $(DEMO)/birds.png; fi
+	@echo "The picture: $(DEMO)/birds.png"
+
+## test: style, types, import rules and tests
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO)

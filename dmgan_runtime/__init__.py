@@ -1,0 +1,85 @@
+"""Serve DM-GAN: captions in, images out, with numpy, Pillow and one engine.
+
+from dmgan_runtime import Generator
+
+with Generator.open("birds.zip") as generator:
+    generator.generate("a small red bird", seed=7)[0].image.save("bird.png")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dmgan_runtime.errors import (
+    BackendError,
+    BundleError,
+    CaptionError,
+    CheckpointError,
+    DataError,
+    DmganError,
+    EngineError,
+    ExportError,
+    SettingsError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from dmgan_runtime.generator import Generator
+    from dmgan_runtime.results import Gates, Generation, Synthesis
+    from dmgan_runtime.spec import ModelSpec
+    from dmgan_runtime.tokenizer import Tokenizer
+
+    __version__: str
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CaptionError",
+    "CheckpointError",
+    "DataError",
+    "DmganError",
+    "EngineError",
+    "ExportError",
+    "Gates",
+    "Generation",
+    "Generator",
+    "ModelSpec",
+    "SettingsError",
+    "Synthesis",
+    "Tokenizer",
+    "TrainingError",
+    "__version__",
+]
+
+_HOMES = {
+    "Gates": "dmgan_runtime.results",
+    "Generation": "dmgan_runtime.results",
+    "Generator": "dmgan_runtime.generator",
+    "ModelSpec": "dmgan_runtime.spec",
+    "Synthesis": "dmgan_runtime.results",
+    "Tokenizer": "dmgan_runtime.tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy (PEP 562), because training imports the small shared parts alone, and those need no generator.
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dmgan")
+    except PackageNotFoundError:
+        return "0+uninstalled"

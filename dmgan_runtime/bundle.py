@@ -1,0 +1,203 @@
+"""A bundle on disk: a folder or one .zip of it, whose files are proven before anything uses them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+from dmgan_runtime.errors import BundleError
+from dmgan_runtime.interface import check_interfaces
+from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, stays_inside
+from dmgan_runtime.tokenizer import Tokenizer
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 2 * 2**30  # what one ONNX file can hold at most
+_ZIP_FLAG_ENCRYPTED = 0x1
+
+
+class Bundle:
+    """An open bundle.
+
+    A .zip is never unpacked: its files are read in memory, so nothing it says can reach the disk.
+
+    Attributes:
+        path: The folder or the .zip.
+        manifest: What the bundle says of itself, checked against the schema and the graphs' interface.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Opens a bundle and reads its manifest; the other files are read when they are asked for.
+
+        Args:
+            path: A folder with a `manifest.json`, or a .zip of such a folder.
+
+        Raises:
+            BundleError: if there is no bundle, or its manifest is not valid.
+        """
+        self.path = Path(path)
+        self._source = _open_source(self.path)
+        try:
+            source = f"{self.path}/{MANIFEST_NAME}"
+            self.manifest = parse_manifest(self._read(MANIFEST_NAME, MAX_MANIFEST_BYTES), source)
+            check_interfaces(self.manifest, source)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the .zip, if it is one."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, entry: FileEntry) -> bytes:
+        """Reads a file once and returns exactly the bytes whose size and SHA-256 were checked.
+
+        Args:
+            entry: What the manifest says of the file.
+
+        Raises:
+            BundleError: if the file is missing, cannot be read, or is not the one that was exported.
+        """
+        content = self._read(entry.path, MAX_FILE_BYTES, entry.bytes)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != entry.sha256:
+            raise BundleError(
+                f"{self.path}/{entry.path}: damaged or replaced: its SHA-256 is {digest}, the manifest says"
+                f" {entry.sha256}; copy the bundle again from where it came"
+            )
+        return content
+
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's vocabulary.
+
+        Raises:
+            BundleError: as `read`, or if the file is no vocabulary.
+        """
+        entry = self.manifest.tokenizer.file
+        return Tokenizer.from_json(self.read(entry), f"{self.path}/{entry.path}")
+
+    def _read(self, name: str, limit: int, expected: int | None = None) -> bytes:
+        where = f"{self.path}/{name}"
+        with _reading(where):
+            size, stream = self._source.open(name)
+            with stream:
+                if expected is not None and size != expected:
+                    raise BundleError(
+                        f"{where}: damaged or replaced: it has {size:,} bytes, the manifest says {expected:,};"
+                        " copy the bundle again from where it came"
+                    )
+                if size > limit:
+                    raise BundleError(f"{where}: {size:,} bytes, and at most {limit:,} are read; is it a bundle?")
+                return stream.read(size)
+
+
+class _Source(Protocol):
+    """Where a bundle's files come from."""
+
+    def open(self, name: str) -> tuple[int, IO[bytes]]:
+        """The size of a file and a stream of its bytes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _open_source(path: Path) -> _Source:
+    with _reading(str(path)):
+        if path.is_dir():
+            return _Folder(path)
+        if not path.exists():
+            raise BundleError(f"{path}: no such bundle; pass a folder or .zip that dmgan-export wrote")
+        if not zipfile.is_zipfile(path):
+            raise BundleError(
+                f"{path}: neither a folder nor a readable .zip; pass one that dmgan-export wrote, or copy it again"
+            )
+        return _Zip(path)
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self._root = path.resolve()
+
+    def open(self, name: str) -> tuple[int, IO[bytes]]:
+        file = (self._root / name).resolve()
+        if not file.is_relative_to(self._root):
+            raise BundleError(
+                f"{self._root / name}: a link to {file}, outside the bundle; put the file itself there"
+                " (`cp -rL` copies a folder so)"
+            )
+        if not file.is_file():
+            raise _missing(file)
+        stream = file.open("rb")
+        return os.fstat(stream.fileno()).st_size, stream
+
+    def close(self) -> None: ...
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._zip = zipfile.ZipFile(path)
+        try:
+            self._prefix = self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> str:
+        """Refuses what no exported bundle holds; returns the folder that the bundle is in, or an empty string."""
+        names = set()
+        for info in self._zip.infolist():
+            name = info.orig_filename
+            if not stays_inside(name) or stat.S_ISLNK(info.external_attr >> 16) or name in names:
+                raise BundleError(
+                    f"{self._path}: unsafe: its entry {name!r} is a link, comes twice or leaves the bundle;"
+                    " use a .zip from a source that you trust"
+                )
+            plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if info.flag_bits & _ZIP_FLAG_ENCRYPTED or not plain:
+                raise BundleError(
+                    f"{self._path}: its entry {name!r} is encrypted or compressed in a rare way; make the .zip"
+                    " without a password, with the usual deflate"
+                )
+            names.add(name)
+        if MANIFEST_NAME in names:
+            return ""
+        # Zipping a folder, not its content, is what file managers do.
+        folders = [name.removesuffix(MANIFEST_NAME) for name in names if name.endswith(f"/{MANIFEST_NAME}")]
+        return folders[0] if len(folders) == 1 else ""
+
+    def open(self, name: str) -> tuple[int, IO[bytes]]:
+        try:
+            info = self._zip.getinfo(self._prefix + name)
+        except KeyError:
+            raise _missing(self._path / name) from None
+        # The stream ends after file_size bytes, however far the entry would inflate.
+        return info.file_size, self._zip.open(info)
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+def _missing(file: Path) -> BundleError:
+    return BundleError(f"{file}: missing; pass a whole bundle, a folder or .zip that dmgan-export wrote")
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    try:
+        yield
+    # RuntimeError is pathlib's word for a loop of links.
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{where}: cannot be read ({error}); copy the bundle again from where it came") from error

@@ -1,0 +1,44 @@
+"""The errors that dmgan raises on purpose: one family, one class for each kind of trouble.
+
+Every message says what is wrong, where, and what to do next.
+"""
+
+
+class DmganError(Exception):
+    """The root of every error that dmgan raises on purpose."""
+
+
+class BundleError(DmganError):
+    """A bundle is missing, damaged, unsafe, or of a format that this version does not read."""
+
+
+class CaptionError(DmganError):
+    """A caption cannot be turned into tokens: empty, too long, or made of unknown words alone."""
+
+
+class BackendError(DmganError):
+    """An engine, a device or a precision was asked for and cannot be had on this machine."""
+
+
+class EngineError(DmganError):
+    """An engine was there but failed while it loaded or ran a graph."""
+
+
+class SettingsError(DmganError):
+    """A setting is unknown, has the wrong type, or is out of its range."""
+
+
+class DataError(DmganError):
+    """A data set is missing, incomplete or damaged."""
+
+
+class CheckpointError(DmganError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class TrainingError(DmganError):
+    """Training cannot go on, for example because a loss is no longer a number."""
+
+
+class ExportError(DmganError):
+    """An export failed, or its graphs do not compute what the model computes."""

@@ -1,0 +1,72 @@
+"""What a generator hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """The memory's two gates in one refinement stage, whose memory reads an image of side r.
+
+    Attributes:
+        writing: [words] float32 in [0, 1], eq. 7: how much of a memory slot comes from its word, the rest
+            from the image. None if the model has no writing gate.
+        response: [r, r] float32 in [0, 1], eq. 9: how much of a pixel's new feature comes from the memory, the
+            rest from the image. None if the model has no response gate.
+    """
+
+    writing: FloatArray | None
+    response: FloatArray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """One picture, and how it came about.
+
+    Attributes:
+        caption: As it was given.
+        seed: Asking for the same caption with this seed gives the same picture.
+        image: The largest picture that was computed, RGB.
+        stages: The picture of each computed stage by resolution, smallest first; the last is `image`.
+        words: The words that the model read, in order.
+        unknown_words: The words that its vocabulary lacks; they were left out.
+        cut_words: The known words beyond the model's limit; they were left out.
+        attention: If it was asked for: by resolution of each refinement stage, [len(words), r, r] float32, r
+            being half that resolution. A pixel's values over the words sum to 1. Otherwise None.
+        gates: If attention was asked for: the memory's gates by resolution of each refinement stage.
+            Otherwise None.
+    """
+
+    caption: str
+    seed: int
+    image: Image.Image
+    stages: dict[int, Image.Image]
+    words: tuple[str, ...]
+    unknown_words: tuple[str, ...]
+    cut_words: tuple[str, ...]
+    attention: dict[int, FloatArray] | None = None
+    gates: dict[int, Gates] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """A batch of N results as arrays, by the resolution of the stage that made them.
+
+    Attributes:
+        images: [N, 3, R, R] float32 in [-1, 1] for each computed stage.
+        attention: [N, T, r, r] float32, r = R / 2, for each computed refinement stage; 0 at padding.
+        writing_gates: [N, T] float32 in [0, 1], likewise; empty if the model has no writing gate.
+        response_gates: [N, 1, r, r] float32 in [0, 1], likewise; empty if the model has no response gate.
+    """
+
+    images: dict[int, FloatArray]
+    attention: dict[int, FloatArray]
+    writing_gates: dict[int, FloatArray]
+    response_gates: dict[int, FloatArray]

@@ -1,0 +1,148 @@
+"""Captions to tokens, by the rules of the published code: the only text rules in the project."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dmgan_runtime.errors import BundleError, CaptionError
+
+PAD = "<end>"
+MAX_CAPTION_CHARACTERS = 10_000
+_WORD = re.compile(r"\w+")
+
+
+def split_words(caption: str) -> list[str]:
+    r"""Splits a caption into words: runs of `\w` of the lower-cased text, without their non-ASCII characters.
+
+    Args:
+        caption: Any text.
+
+    Returns:
+        The words in order; empty if the caption has none.
+    """
+    ascii_words = (word.encode("ascii", "ignore").decode() for word in _WORD.findall(caption.lower()))
+    return [word for word in ascii_words if word]
+
+
+class Encoding(NamedTuple):
+    """A caption as the text encoder takes it, and what became of its words.
+
+    Attributes:
+        tokens: [max_words] int64, padded with 0.
+        length: How many of the tokens are words, from 1 to max_words.
+        used: The words that became tokens.
+        unknown: The words that the vocabulary lacks, in order; they were left out.
+        cut: The known words beyond max_words, in order; they were left out.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    length: int
+    used: tuple[str, ...]
+    unknown: tuple[str, ...]
+    cut: tuple[str, ...]
+
+
+class Tokenizer:
+    """Words to the indices of a vocabulary and back. Index 0 is padding."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Args:
+        words: The vocabulary by index; the first must be the padding word `<end>`.
+
+        Raises:
+            ValueError: if the first word is another, or a word comes twice.
+        """
+        if not words or words[0] != PAD:
+            raise ValueError(f"a vocabulary starts with {PAD!r} (the padding); this one starts with {words[:1]!r}")
+        self.words = tuple(words)
+        self._index = {word: index for index, word in enumerate(self.words)}
+        if len(self._index) != len(self.words):
+            raise ValueError("a vocabulary holds each word once; this one has repeated words")
+
+    @classmethod
+    def from_captions(cls, captions: Iterable[str]) -> Tokenizer:
+        """Collects the vocabulary of some captions, in order of first appearance.
+
+        Args:
+            captions: The captions of the data set, every split (as the published code does).
+        """
+        words = dict.fromkeys(word for caption in captions for word in split_words(caption))
+        return cls([PAD, *words])
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Reads a vocabulary from a JSON list of words.
+
+        Raises:
+            BundleError: if the file is missing or is not such a list.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read as a vocabulary ({error}); export the bundle again") from error
+        return cls.from_json(content, str(path))
+
+    @classmethod
+    def from_json(cls, content: bytes, source: str) -> Tokenizer:
+        """Reads a vocabulary from the text of a JSON list of words.
+
+        Args:
+            content: The JSON text.
+            source: Where it came from, for messages.
+
+        Raises:
+            BundleError: if it is not such a list.
+        """
+        try:
+            return cls(msgspec.json.decode(content, type=list[str]))
+        except ValueError as error:
+            raise BundleError(f"{source}: cannot be read as a vocabulary ({error}); export the bundle again") from error
+
+    def to_json(self) -> bytes:
+        """The vocabulary as the JSON list that `load` reads."""
+        return msgspec.json.format(msgspec.json.encode(self.words), indent=0)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._index
+
+    def indices(self, caption: str) -> list[int]:
+        """The indices of the caption's known words, in order; unknown words are left out."""
+        return [self._index[word] for word in split_words(caption) if word in self._index]
+
+    def encode(self, caption: str, max_words: int) -> Encoding:
+        """Turns a caption into tokens, keeping its first `max_words` known words.
+
+        Raises:
+            CaptionError: if the caption is no text, longer than 10,000 characters, or has no known word.
+        """
+        if not isinstance(caption, str):
+            raise CaptionError(f"a caption is a str, not {type(caption).__name__}; pass text")
+        if len(caption) > MAX_CAPTION_CHARACTERS:
+            raise CaptionError(
+                f"a caption has {len(caption):,} characters, over {MAX_CAPTION_CHARACTERS:,}; shorten it"
+                f" (the model reads its first {max_words} words)"
+            )
+        words = split_words(caption)
+        if not words:
+            raise CaptionError(f"the caption {caption[:80]!r} has no words; describe the picture in English words")
+        known = [word for word in words if word in self._index]
+        unknown = tuple(word for word in words if word not in self._index)
+        if not known:
+            raise CaptionError(
+                f"no word of the caption {caption[:80]!r} is in the model's vocabulary of {len(self) - 1:,} words;"
+                f" use words like {', '.join(map(repr, self.words[1:6]))}"
+            )
+        used, cut = tuple(known[:max_words]), tuple(known[max_words:])
+        tokens = np.zeros(max_words, dtype=np.int64)
+        tokens[: len(used)] = [self._index[word] for word in used]
+        return Encoding(tokens, len(used), used, unknown, cut)

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dmgan_runtime import bundle as bundle_module
+from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle
+from dmgan_runtime.errors import BundleError
+from dmgan_runtime.manifest import MANIFEST_NAME
+from tests.bundles import SPEC, WORDS, write_manifest, zip_bundle
+
+GRAPH = "onnx/generator_1.onnx"
+
+
+def read_everything(path: Path) -> list[bytes]:
+    with Bundle(path) as bundle:
+        manifest = bundle.manifest
+        assert bundle.tokenizer().words == WORDS
+        return [bundle.read(entry) for entry in (manifest.tokenizer.file, *(graph.file for graph in manifest.graphs))]
+
+
+def add_to_zip(path: Path, name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -> None:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(info, content)
+
+
+@pytest.fixture
+def zipped(bundle: Path, tmp_path: Path) -> Path:
+    return zip_bundle(bundle, tmp_path / "tiny.zip")
+
+
+@pytest.mark.parametrize("prefix", ["", "tiny/"])
+def test_a_zip_holds_what_its_folder_holds(bundle: Path, tmp_path: Path, prefix: str) -> None:
+    zipped = zip_bundle(bundle, tmp_path / "tiny.zip", prefix)
+    assert read_everything(zipped) == read_everything(bundle)
+    assert list(tmp_path.iterdir()) == [zipped]
+
+
+def test_a_bundle_is_described(bundle: Path) -> None:
+    with Bundle(str(bundle)) as opened:
+        assert opened.path == bundle
+        assert opened.manifest.model == SPEC
+
+
+class TestAFolder:
+    def test_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match=r"nowhere: no such bundle; pass a folder or .zip"):
+            Bundle(tmp_path / "nowhere")
+
+    def test_without_a_manifest(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match=r"manifest\.json: missing"):
+            Bundle(tmp_path)
+
+    @pytest.mark.parametrize("name", [GRAPH, "vocab.json"])
+    def test_without_a_file(self, own_bundle: Path, name: str) -> None:
+        (own_bundle / name).unlink()
+        with pytest.raises(BundleError, match=f"{name}: missing"):
+            read_everything(own_bundle)
+
+    @pytest.mark.parametrize("name", [GRAPH, "vocab.json"])
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda content: content[:-1], "bytes, the manifest says"),
+            (lambda content: content + b"\0", "bytes, the manifest says"),
+            (lambda _: b"", "has 0 bytes"),
+            (lambda content: bytes([content[0] ^ 1]) + content[1:], "its SHA-256 is"),
+            (lambda content: content[:-1] + bytes([content[-1] ^ 128]), "its SHA-256 is"),
+        ],
+        ids=["cut", "longer", "empty", "first bit", "last bit"],
+    )
+    def test_with_a_damaged_file(
+        self, own_bundle: Path, name: str, damage: Callable[[bytes], bytes], message: str
+    ) -> None:
+        file = own_bundle / name
+        file.write_bytes(damage(file.read_bytes()))
+        with pytest.raises(BundleError, match=f"{name}: damaged or replaced: .*{message}.*; copy the bundle again"):
+            read_everything(own_bundle)
+
+    def test_with_two_files_swapped(self, own_bundle: Path) -> None:
+        one, other = own_bundle / GRAPH, own_bundle / "onnx/generator_0.onnx"
+        content = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+        with pytest.raises(BundleError, match="damaged or replaced"):
+            read_everything(own_bundle)
+
+    def test_with_a_link_out_of_it(self, own_bundle: Path, tmp_path: Path) -> None:
+        outside = tmp_path / "outside.onnx"
+        (own_bundle / GRAPH).rename(outside)
+        (own_bundle / GRAPH).symlink_to(outside)
+        with pytest.raises(BundleError, match=r"outside the bundle; put the file itself there"):
+            read_everything(own_bundle)
+
+    def test_with_a_link_that_stays_inside(self, own_bundle: Path) -> None:
+        (own_bundle / GRAPH).rename(own_bundle / "stored")
+        (own_bundle / GRAPH).symlink_to("../stored")
+        read_everything(own_bundle)
+
+    def test_with_a_loop_of_links(self, own_bundle: Path) -> None:
+        (own_bundle / GRAPH).unlink()
+        (own_bundle / GRAPH).symlink_to("generator_1.onnx")
+        with pytest.raises(BundleError, match=GRAPH):
+            read_everything(own_bundle)
+
+    def test_that_is_reached_through_a_link(self, bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(bundle)
+        read_everything(tmp_path / "link")
+
+    def test_with_a_pipe_for_a_file(self, own_bundle: Path) -> None:
+        (own_bundle / GRAPH).unlink()
+        os.mkfifo(own_bundle / GRAPH)
+        with pytest.raises(BundleError, match="missing"):
+            read_everything(own_bundle)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+    def test_that_may_not_be_read(self, own_bundle: Path) -> None:
+        (own_bundle / MANIFEST_NAME).chmod(0)
+        with pytest.raises(BundleError, match="Permission denied"):
+            Bundle(own_bundle)
+
+    def test_with_a_huge_manifest(self, own_bundle: Path) -> None:
+        with (own_bundle / MANIFEST_NAME).open("r+b") as stream:
+            stream.truncate(MAX_MANIFEST_BYTES + 1)
+        with pytest.raises(BundleError, match="at most 16,777,216 are read"):
+            Bundle(own_bundle)
+
+    def test_with_a_manifest_that_leaves_it(self, own_bundle: Path) -> None:
+        file = own_bundle / MANIFEST_NAME
+        content = json.loads(file.read_bytes())
+        content["tokenizer"]["file"]["path"] = "../../etc/passwd"
+        file.write_text(json.dumps(content))
+        with pytest.raises(BundleError, match="leaves the bundle"):
+            Bundle(own_bundle)
+
+    def test_with_a_vocabulary_that_is_none(self, own_bundle: Path) -> None:
+        (own_bundle / "vocab.json").write_text("[1, 2]")
+        write_manifest(own_bundle)
+        with (
+            Bundle(own_bundle) as bundle,
+            pytest.raises(BundleError, match=r"vocab\.json: cannot be read as a voc"),
+        ):
+            bundle.tokenizer()
+
+
+class TestAZip:
+    @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "onnx/../../evil", "a\\..\\evil", "C:/evil"])
+    def test_with_an_entry_that_leaves_it(self, zipped: Path, name: str) -> None:
+        add_to_zip(zipped, name)
+        with pytest.raises(BundleError, match=r"unsafe: its entry .* leaves the bundle"):
+            Bundle(zipped)
+        assert not list(zipped.parent.rglob("*evil"))
+
+    def test_with_a_link(self, zipped: Path) -> None:
+        add_to_zip(zipped, "link", b"/etc/passwd", stat.S_IFLNK | 0o777)
+        with pytest.raises(BundleError, match="unsafe: its entry 'link' is a link"):
+            Bundle(zipped)
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    def test_with_an_entry_twice(self, zipped: Path) -> None:
+        add_to_zip(zipped, "vocab.json", b"[]")
+        with pytest.raises(BundleError, match=r"'vocab.json' .*comes twice"):
+            Bundle(zipped)
+
+    def test_with_an_encrypted_entry(self, zipped: Path) -> None:
+        content = bytearray(zipped.read_bytes())
+        content[content.rindex(b"PK\x01\x02") + 8] |= 1
+        zipped.write_bytes(content)
+        with pytest.raises(BundleError, match="is encrypted"):
+            Bundle(zipped)
+
+    def test_with_a_rare_compression(self, zipped: Path) -> None:
+        with zipfile.ZipFile(zipped, "a", zipfile.ZIP_LZMA) as archive:
+            archive.writestr("more", b"x" * 100)
+        with pytest.raises(BundleError, match="compressed in a rare way"):
+            Bundle(zipped)
+
+    def test_that_is_a_bomb(self, bundle: Path, tmp_path: Path) -> None:
+        bomb = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
+            with archive.open("vocab.json", "w") as stream:
+                for _ in range(64):
+                    stream.write(bytes(2**20))
+        with Bundle(bomb) as opened, pytest.raises(BundleError, match="67,108,864 bytes, the manifest says"):
+            opened.tokenizer()
+
+    def test_that_is_a_bomb_and_lies_about_it(self, bundle: Path, tmp_path: Path) -> None:
+        bomb = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
+            archive.writestr("vocab.json", bytes(2**22))
+        declared = (bundle / "vocab.json").stat().st_size
+        content = bomb.read_bytes().replace((2**22).to_bytes(4, "little"), declared.to_bytes(4, "little"))
+        bomb.write_bytes(content)
+        with Bundle(bomb) as opened, pytest.raises(BundleError, match=r"Bad CRC-32|SHA-256"):
+            opened.tokenizer()
+
+    def test_that_is_a_bomb_and_whose_manifest_says_so(self, zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bundle_module, "MAX_FILE_BYTES", 10)
+        with Bundle(zipped) as bundle, pytest.raises(BundleError, match="at most 10 are read"):
+            bundle.tokenizer()
+
+    @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+    def test_that_is_cut(self, zipped: Path, keep: float) -> None:
+        content = zipped.read_bytes()
+        zipped.write_bytes(content[: int(keep * len(content)) if keep < 1 else int(keep)])
+        with pytest.raises(BundleError, match=r"tiny\.zip: neither a folder nor a readable \.zip"):
+            Bundle(zipped)
+
+    def test_with_a_flipped_bit_anywhere(self, zipped: Path) -> None:
+        whole = zipped.read_bytes()
+        for position in range(0, len(whole), max(1, len(whole) // 150)):
+            zipped.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+            try:
+                read_everything(zipped)  # a flipped time stamp is harmless
+            except BundleError as error:
+                assert str(zipped) in str(error)  # noqa: PT017
+
+    def test_without_a_file(self, bundle: Path, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "part.zip", "w") as archive:
+            archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
+        with Bundle(tmp_path / "part.zip") as opened, pytest.raises(BundleError, match=r"vocab\.json: missing"):
+            opened.tokenizer()
+
+    def test_without_a_manifest(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+            archive.writestr("readme.txt", "hello")
+        with pytest.raises(BundleError, match=r"manifest\.json: missing"):
+            Bundle(tmp_path / "other.zip")
+
+    def test_is_closed_when_its_manifest_is_bad(self, tmp_path: Path) -> None:
+        # An open file would be a ResourceWarning, and that an error.
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            archive.writestr(MANIFEST_NAME, "{}")
+        with pytest.raises(BundleError, match="schema version missing"):
+            Bundle(tmp_path / "bad.zip")
+
+
+def test_a_file_that_is_no_zip(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a zip")
+    with pytest.raises(BundleError, match=r"neither a folder nor a readable .zip"):
+        Bundle(tmp_path / "model.onnx")
+
+
+def test_what_is_handed_over_is_what_was_checked(own_bundle: Path) -> None:
+    """The bytes come from one read: a file that is replaced afterwards changes nothing."""
+    with Bundle(own_bundle) as bundle:
+        entry = bundle.manifest.tokenizer.file
+        content = bundle.read(entry)
+        (own_bundle / entry.path).write_bytes(b"[]")
+        assert msgspec.json.decode(content) == list(WORDS)
+        with pytest.raises(BundleError, match="damaged or replaced"):
+            bundle.read(entry)

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmgan_runtime import (
+    BackendError,
+    BundleError,
+    CaptionError,
+    EngineError,
+    Generation,
+    Generator,
+    ModelSpec,
+    SettingsError,
+)
+from dmgan_runtime.images import to_pil
+from dmgan_runtime.noise import MAX_SEED, draw_noise
+from tests.bundles import MAX_WORDS, SPEC, WORDS, build_bundle, write_manifest, zip_bundle
+
+CAPTION = "a small red heart"
+CAPTIONS = st.lists(st.sampled_from(WORDS[1:]), min_size=1, max_size=MAX_WORDS).map(" ".join)
+
+
+def pixels(generation: Generation) -> np.ndarray:
+    return np.asarray(generation.image).astype(int)
+
+
+class TestGenerate:
+    def test_one_caption(self, generator: Generator) -> None:
+        (generation,) = generator.generate(CAPTION, seed=7)
+        assert generation.caption == CAPTION
+        assert generation.seed == 7
+        assert generation.words == ("a", "small", "red", "heart")
+        assert (generation.unknown_words, generation.cut_words) == ((), ())
+        assert {side: picture.size for side, picture in generation.stages.items()} == {
+            8: (8, 8),
+            16: (16, 16),
+            32: (32, 32),
+        }
+        assert generation.image is generation.stages[32]
+        assert generation.attention is None
+        assert generation.gates is None
+        assert pixels(generation).std() > 5
+
+    def test_captions_come_first_and_seeds_second(self, generator: Generator) -> None:
+        generations = generator.generate(["a heart", "a square"], seed=5, images_per_caption=3, batch_size=2)
+        assert [(each.caption, each.seed) for each in generations] == [
+            (caption, seed) for caption in ("a heart", "a square") for seed in (5, 6, 7)
+        ]
+
+    @settings(max_examples=25)
+    @given(
+        captions=st.lists(CAPTIONS, min_size=1, max_size=4),
+        seed=st.integers(0, MAX_SEED - 3),
+        images=st.integers(1, 3),
+        batch_size=st.integers(1, 5),
+    )
+    def test_a_caption_and_a_seed_are_one_picture(
+        self, generator: Generator, captions: list[str], seed: int, images: int, batch_size: int
+    ) -> None:
+        generations = generator.generate(captions, seed=seed, images_per_caption=images, batch_size=batch_size)
+        last = generations[-1]
+        (alone,) = generator.generate(last.caption, seed=last.seed)
+        assert abs(pixels(alone) - pixels(last)).max() <= 1
+
+    def test_another_seed_or_caption_is_another_picture(self, generator: Generator) -> None:
+        one, other = generator.generate(CAPTION, seed=1, images_per_caption=2)
+        third = generator.generate("a blue square", seed=1)[0]
+        assert (pixels(one) != pixels(other)).any()
+        assert (pixels(one) != pixels(third)).any()
+
+    def test_a_random_seed_is_named_and_repeats(self, generator: Generator) -> None:
+        first = generator.generate([CAPTION, "a heart"])
+        assert first[0].seed == first[1].seed
+        again = generator.generate([CAPTION, "a heart"], seed=first[0].seed)
+        np.testing.assert_array_equal(pixels(first[1]), pixels(again[1]))
+        assert generator.generate(CAPTION)[0].seed != first[0].seed
+
+    def test_words_left_out_are_reported_and_change_nothing(self, generator: Generator) -> None:
+        (generation,) = generator.generate("Zebra! a small red heart and a green zebra", seed=1)
+        assert generation.words == ("a", "small", "red", "heart", "and", "a")
+        assert generation.unknown_words == ("zebra", "zebra")
+        assert generation.cut_words == ("green",)
+        (plain,) = generator.generate("a small red heart and a", seed=1)
+        np.testing.assert_array_equal(pixels(generation), pixels(plain))
+
+    @pytest.mark.parametrize("resolution", [8, 16, 32])
+    def test_it_stops_at_a_resolution(self, generator: Generator, resolution: int) -> None:
+        (generation,) = generator.generate(CAPTION, seed=1, resolution=resolution)
+        (whole,) = generator.generate(CAPTION, seed=1)
+        assert list(generation.stages) == [side for side in (8, 16, 32) if side <= resolution]
+        assert generation.image.size == (resolution, resolution)
+        np.testing.assert_array_equal(pixels(generation), np.asarray(whole.stages[resolution]))
+
+    def test_attention_is_over_the_words_that_were_read(self, generator: Generator) -> None:
+        short, long = generator.generate(["red heart", CAPTION], seed=1, attention=True)
+        for generation, words in ((short, 2), (long, 4)):
+            assert generation.attention is not None
+            assert generation.gates is not None
+            for resolution, side in ((16, 8), (32, 16)):
+                attention, gates = generation.attention[resolution], generation.gates[resolution]
+                assert attention.shape == (words, side, side)
+                assert attention.dtype == np.float32
+                np.testing.assert_allclose(attention.sum(axis=0), 1, atol=1e-5)
+                assert gates.writing is not None
+                assert gates.response is not None
+                assert gates.writing.shape == (words,)
+                assert gates.response.shape == (side, side)
+                assert attention.base is None
+
+    def test_attention_of_the_first_stage_is_empty(self, generator: Generator) -> None:
+        (generation,) = generator.generate(CAPTION, resolution=8, attention=True)
+        assert generation.attention == {}
+        assert generation.gates == {}
+
+    def test_truncation_shrinks_the_noise(self, generator: Generator) -> None:
+        def spread(truncation: float) -> float:
+            generations = generator.generate(CAPTION, seed=1, images_per_caption=6, truncation=truncation)
+            return float(np.stack([pixels(each) for each in generations]).std(axis=0).mean())
+
+        assert spread(0.1) < spread(0.5) < spread(1)
+
+    def test_progress_counts_images(self, generator: Generator) -> None:
+        seen: list[tuple[int, int]] = []
+        generator.generate(
+            ["a heart", CAPTION], images_per_caption=3, batch_size=4, progress=lambda *now: seen.append(now)
+        )
+        assert seen == [(4, 6), (6, 6)]
+
+    def test_no_captions_are_no_images(self, generator: Generator) -> None:
+        assert generator.generate([]) == []
+
+    def test_captions_may_come_from_an_iterator(self, generator: Generator) -> None:
+        assert len(generator.generate(caption for caption in ("a heart", "a square"))) == 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"captions": ["a heart", "zebra"]}, CaptionError, "no word of the caption 'zebra'"),
+            ({"captions": [""]}, CaptionError, "has no words"),
+            ({"captions": [b"a heart"]}, CaptionError, "not bytes"),
+            ({"resolution": 64}, SettingsError, "resolution 64 is not one of this model's; pass one of 8, 16, 32"),
+            ({"images_per_caption": 0}, SettingsError, "images_per_caption is 0; pass a whole number, at least 1"),
+            ({"images_per_caption": 1.5}, SettingsError, "images_per_caption is 1.5"),
+            ({"batch_size": 0}, SettingsError, "batch_size is 0"),
+            ({"seed": -1}, SettingsError, "seed -1 is out of range"),
+            ({"seed": MAX_SEED, "images_per_caption": 2}, SettingsError, "is out of range"),
+            ({"seed": "7"}, SettingsError, "seed is '7'"),
+            ({"truncation": 0}, SettingsError, "truncation is 0"),
+        ],
+    )
+    def test_a_wrong_argument_is_named_before_anything_is_computed(
+        self, generator: Generator, arguments: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        def progress(*_: int) -> None:
+            pytest.fail("something was computed")
+
+        with pytest.raises(error, match=message):
+            generator.generate(**({"captions": CAPTION} | arguments), progress=progress)
+
+
+class TestStream:
+    def test_each_stage_is_shown(self, generator: Generator) -> None:
+        previews = list(generator.stream(CAPTION, seed=3, attention=True))
+        (whole,) = generator.generate(CAPTION, seed=3)
+        assert [preview.image.width for preview in previews] == [8, 16, 32]
+        assert [list(preview.stages) for preview in previews] == [[8], [8, 16], [8, 16, 32]]
+        assert [list(preview.attention or {}) for preview in previews] == [[], [16], [16, 32]]
+        np.testing.assert_array_equal(pixels(previews[-1]), pixels(whole))
+
+    def test_it_stops_at_a_resolution(self, generator: Generator) -> None:
+        assert [preview.image.width for preview in generator.stream(CAPTION, resolution=16)] == [8, 16]
+
+    def test_all_previews_have_one_random_seed(self, generator: Generator) -> None:
+        assert len({preview.seed for preview in generator.stream(CAPTION)}) == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"caption": "zebra"}, CaptionError),
+            ({"caption": [CAPTION]}, CaptionError),
+            ({"resolution": 5}, SettingsError),
+            ({"seed": -1}, SettingsError),
+            ({"truncation": 2}, SettingsError),
+        ],
+    )
+    def test_a_wrong_argument_is_an_error_at_the_call(
+        self, generator: Generator, arguments: dict[str, Any], error: type[Exception]
+    ) -> None:
+        with pytest.raises(error):
+            generator.stream(**({"caption": CAPTION} | arguments))
+
+
+class TestSynthesize:
+    def test_it_is_what_generate_paints(self, generator: Generator) -> None:
+        (generation,) = generator.generate("red heart", seed=9, attention=True)
+        tokens = np.zeros((1, MAX_WORDS), np.int64)
+        tokens[0, :2] = WORDS.index("red"), WORDS.index("heart")
+        noise = draw_noise([9], SPEC.noise_features, SPEC.condition_features)
+        synthesis = generator.synthesize(tokens, np.array([2]), *noise)
+        assert {side: image.shape for side, image in synthesis.images.items()} == {
+            side: (1, 3, side, side) for side in (8, 16, 32)
+        }
+        np.testing.assert_array_equal(np.asarray(to_pil(synthesis.images[32][0])), pixels(generation))
+        assert generation.attention is not None
+        np.testing.assert_array_equal(synthesis.attention[16][0, :2], generation.attention[16])
+        assert not synthesis.attention[16][0, 2:].any()
+
+    def test_it_stops_at_a_resolution(self, generator: Generator) -> None:
+        noise = draw_noise([1, 2], SPEC.noise_features, SPEC.condition_features)
+        tokens = np.ones((2, MAX_WORDS), np.int64)
+        synthesis = generator.synthesize(tokens, np.array([1, 6]), *noise, resolution=8)
+        assert list(synthesis.images) == [8]
+        assert not synthesis.attention
+
+    def test_a_wrong_array_is_named(self, generator: Generator) -> None:
+        noise = draw_noise([1], SPEC.noise_features, SPEC.condition_features)
+        with pytest.raises(SettingsError, match="lengths has values from 9 to 9"):
+            generator.synthesize(np.ones((1, MAX_WORDS), np.int64), np.array([9]), *noise)
+
+
+class TestOpen:
+    def test_it_says_what_it_serves_with(self, generator: Generator) -> None:
+        assert generator.resolutions == (8, 16, 32)
+        assert generator.manifest.name == "tiny"
+        active = generator.active
+        assert (active.backend, active.device, active.precision, active.threads) == (
+            "onnxruntime",
+            "cpu",
+            "fp32",
+            1,
+        )
+        assert active.version in active.reason
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            active.device = "cuda"  # type: ignore[misc]
+
+    def test_a_zip_paints_what_its_folder_paints(self, bundle: Path, generator: Generator, tmp_path: Path) -> None:
+        zipped = zip_bundle(bundle, tmp_path / "tiny.zip")
+        with Generator.open(zipped, threads=1) as other:
+            zipped.unlink()
+            image = pixels(other.generate(CAPTION, seed=1)[0])
+        np.testing.assert_array_equal(image, pixels(generator.generate(CAPTION, seed=1)[0]))
+
+    @pytest.mark.parametrize(
+        ("writing", "response"), [("gated", "concatenation"), ("words", "gated"), ("none", "concatenation")]
+    )
+    def test_an_ablation_has_the_gates_that_it_has(self, tmp_path: Path, writing: Any, response: Any) -> None:
+        fields = {name: getattr(SPEC, name) for name in SPEC.__struct_fields__}
+        spec = ModelSpec(**(fields | {"memory_writing": writing, "memory_response": response}))
+        with Generator.open(build_bundle(tmp_path / "ablation", spec=spec), threads=1) as generator:
+            (generation,) = generator.generate(CAPTION, attention=True)
+        assert generation.gates is not None
+        for gates in generation.gates.values():
+            assert (gates.writing is not None) == (writing == "gated")
+            assert (gates.response is not None) == (response == "gated")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"backend": "tensorrt"},
+                "backend 'tensorrt' is not available: this version of dmgan offers onnxruntime;",
+            ),
+            (
+                {"device": "cuda"},
+                "device 'cuda' is not available: .* offers cpu; pass device='cpu' or device='auto'",
+            ),
+            ({"precision": "fp16"}, "precision 'fp16' is not available: .* offers fp32; pass precision='fp32' or"),
+        ],
+    )
+    def test_what_cannot_be_had_is_an_error(self, bundle: Path, arguments: dict[str, str], message: str) -> None:
+        with pytest.raises(BackendError, match=message):
+            Generator.open(bundle, **arguments)  # type: ignore[arg-type]
+
+    def test_a_bundle_without_a_graph_is_refused(self, own_bundle: Path, generator: Generator) -> None:
+        write_manifest(own_bundle, graphs=generator.manifest.graphs[:3])
+        with pytest.raises(BundleError, match="has no generator_2 graph in fp32"):
+            Generator.open(own_bundle)
+
+    def test_a_missing_bundle_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="no such bundle"):
+            Generator.open(tmp_path / "none")
+
+
+class TestClose:
+    def test_a_closed_generator_says_so(self, bundle: Path) -> None:
+        with Generator.open(bundle, threads=1) as generator:
+            stream = generator.stream(CAPTION)
+            next(stream)
+        generator.close()
+        tokens, lengths = np.ones((1, MAX_WORDS), np.int64), np.array([1])
+        noise = draw_noise([1], SPEC.noise_features, SPEC.condition_features)
+        for call in (
+            lambda: generator.generate(CAPTION),
+            lambda: generator.generate([]),
+            lambda: generator.stream(CAPTION),
+            lambda: generator.synthesize(tokens, lengths, *noise),
+            lambda: next(stream),
+        ):
+            with pytest.raises(EngineError, match="this generator is closed; open the bundle again"):
+                call()
+        assert generator.resolutions == (8, 16, 32)
+
+
+class TestThreads:
+    def test_one_generator_serves_many(self, generator: Generator) -> None:
+        alone = [pixels(generator.generate(CAPTION, seed=seed)[0]) for seed in range(24)]
+        with ThreadPoolExecutor(8) as pool:
+            together = pool.map(lambda seed: pixels(generator.generate(CAPTION, seed=seed)[0]), range(24))
+        np.testing.assert_array_equal(alone, list(together))
+
+    def test_closing_under_them_is_a_clean_error(self, bundle: Path) -> None:
+        generator = Generator.open(bundle, threads=1)
+
+        def paint(_: int) -> str:
+            try:
+                while True:
+                    generator.generate(CAPTION)
+            except EngineError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(6) as pool:
+            messages = pool.map(paint, range(6))
+            generator.generate(CAPTION)
+            generator.close()
+        assert all("this generator is closed" in message for message in messages)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmgan_runtime.errors import BundleError, CaptionError
+from dmgan_runtime.tokenizer import MAX_CAPTION_CHARACTERS, PAD, Tokenizer, split_words
+
+TOKENIZER = Tokenizer([PAD, "a", "red", "bird", "wing_2"])
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A small, RED bird.", ["a", "small", "red", "bird"]),
+        ("it's blue-green", ["it", "s", "blue", "green"]),
+        ("wing_2  \n\t bird", ["wing_2", "bird"]),
+        ("café", ["caf"]),
+        ("鳥 bird", ["bird"]),
+        ("!?", []),
+        ("", []),
+    ],
+)
+def test_words_follow_the_published_rules(caption: str, words: list[str]) -> None:
+    assert split_words(caption) == words
+
+
+@given(st.text())
+def test_words_are_lower_case_ascii_and_stable(caption: str) -> None:
+    words = split_words(caption)
+    assert all(word.isascii() and word == word.lower() for word in words)
+    assert split_words(" ".join(words)) == words
+
+
+@given(st.lists(st.sampled_from(["a", "red", "bird", "zebra", "piano"]), min_size=1), st.integers(1, 9))
+def test_every_word_is_used_or_unknown_or_cut(words: list[str], max_words: int) -> None:
+    caption = " ".join(words)
+    known = [word for word in words if word in TOKENIZER]
+    if not known:
+        with pytest.raises(CaptionError, match="vocabulary of 4 words"):
+            TOKENIZER.encode(caption, max_words)
+        return
+    encoding = TOKENIZER.encode(caption, max_words)
+    assert [*encoding.used, *encoding.cut] == known
+    assert list(encoding.unknown) == [word for word in words if word not in TOKENIZER]
+    assert encoding.tokens.dtype == np.int64
+    assert encoding.tokens.shape == (max_words,)
+    assert encoding.length == len(encoding.used) == min(len(known), max_words)
+    assert [TOKENIZER.words[token] for token in encoding.tokens[: encoding.length]] == list(encoding.used)
+    assert not encoding.tokens[encoding.length :].any()
+    assert TOKENIZER.indices(caption)[:max_words] == encoding.tokens[: encoding.length].tolist()
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [
+        ("", "has no words"),
+        ("... " * 2000, "has no words"),
+        ("zebra", "'red', 'bird'"),
+        ("a" * (MAX_CAPTION_CHARACTERS + 1), "10,001 characters"),
+        (b"a bird", "not bytes"),
+        (None, "not NoneType"),
+    ],
+)
+def test_a_caption_that_cannot_be_read_is_a_short_error(caption: str, message: str) -> None:
+    with pytest.raises(CaptionError, match=message) as caught:
+        TOKENIZER.encode(caption, 5)
+    assert len(str(caught.value)) < 300
+
+
+def test_the_vocabulary_is_in_order_of_first_appearance() -> None:
+    tokenizer = Tokenizer.from_captions(["A red bird", "a blue bird"])
+    assert tokenizer.words == (PAD, "a", "red", "bird", "blue")
+    assert len(tokenizer) == 5
+
+
+def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "vocab.json"
+    file.write_bytes(TOKENIZER.to_json())
+    assert Tokenizer.load(file).words == TOKENIZER.words
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b"[]", b'["a"]', b'["<end>", "a", "a"]', b'["\xff"]', b"[" * 9999]
+)
+def test_a_broken_vocabulary_is_a_bundle_error(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "vocab.json"
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"vocab\.json: cannot be read as a vocabulary"):
+        Tokenizer.load(file)
+
+
+def test_a_missing_vocabulary_is_a_bundle_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="No such file"):
+        Tokenizer.load(tmp_path / "vocab.json")
