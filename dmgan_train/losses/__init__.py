@@ -1,0 +1,15 @@
+"""The losses, one small file each."""
+
+from dmgan_train.losses.adversarial import discriminator_loss, generator_adversarial_loss
+from dmgan_train.losses.conditioning import conditioning_loss
+from dmgan_train.losses.damsm import MatchingLoss, damsm_sentence_loss, damsm_word_loss, word_similarities
+
+__all__ = [
+    "MatchingLoss",
+    "conditioning_loss",
+    "damsm_sentence_loss",
+    "damsm_word_loss",
+    "discriminator_loss",
+    "generator_adversarial_loss",
+    "word_similarities",
+]

@@ -1,0 +1,104 @@
+"""The published weights through our networks give what the published code gave."""
+
+import shutil
+
+import pytest
+import torch
+
+from dmgan_runtime.errors import CheckpointError
+from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.official import load_official_generator, load_official_text_encoder
+from tests import golden_data
+
+TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[TextEncoder, Generator]:
+    generator = load_official_generator(golden_data.FOLDER / "netG.pth")
+    return load_official_text_encoder(golden_data.FOLDER / "text_encoder.pth", generator.spec), generator
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    return golden_data.load("outputs.npz")
+
+
+def check_caption(golden, name, row, text, output) -> None:
+    """Compares row `row` of a batch with the golden caption `name`."""
+    length = int(golden[f"{name}_length"])
+    torch.testing.assert_close(text.words[row, :, :length], golden[f"{name}_word_features"][0], **TOLERANCE)
+    assert text.words[row, :, length:].abs().sum() == 0
+    torch.testing.assert_close(text.sentence[row], golden[f"{name}_sentence_feature"][0], **TOLERANCE)
+    torch.testing.assert_close(output.condition.mean[row], golden[f"{name}_mu"][0], **TOLERANCE)
+    torch.testing.assert_close(output.condition.log_variance[row], golden[f"{name}_logvar"][0], **TOLERANCE)
+    for image, side in zip(output.images, (64, 128, 256), strict=True):
+        stride = image.shape[-1] // golden[f"{name}_image_{side}"].shape[-1]
+        expected = golden[f"{name}_image_{side}"][0]
+        torch.testing.assert_close(image[row, :, ::stride, ::stride], expected, **TOLERANCE)
+    for memory, side in zip(output.memories, (64, 128), strict=True):
+        expected = golden[f"{name}_attention_{side}"][0]
+        torch.testing.assert_close(memory.attention[row, :length, ::4, ::4], expected, **TOLERANCE)
+        assert memory.attention[row, length:].abs().sum() == 0
+
+
+def run(networks, golden, names):
+    encoder, generator = networks
+    columns = ("tokens", "length", "noise", "condition_noise")
+    tokens, lengths, noise, condition_noise = (torch.cat([golden[f"{n}_{c}"] for n in names]) for c in columns)
+    with torch.inference_mode():
+        text = encoder(tokens, lengths)
+        return text, generator(text.sentence, text.words, lengths, noise, condition_noise)
+
+
+@pytest.mark.parametrize("name", golden_data.CAPTIONS)
+def test_one_caption_equals_the_published_code(networks, golden, name) -> None:
+    check_caption(golden, name, 0, *run(networks, golden, [name]))
+
+
+def test_a_batch_of_mixed_lengths_equals_the_captions_one_by_one(networks, golden) -> None:
+    text, output = run(networks, golden, golden_data.CAPTIONS)
+    for row, name in enumerate(golden_data.CAPTIONS):
+        check_caption(golden, name, row, text, output)
+
+
+def test_settings_are_inferred_from_the_shapes(networks) -> None:
+    spec = networks[1].spec
+    assert (spec.generator_channels, spec.text_features, spec.memory_features) == (8, 32, 16)
+    assert (spec.residual_blocks, spec.noise_features, spec.resolutions) == (2, 100, (64, 128, 256))
+
+
+def test_an_unknown_key_is_named(tmp_path) -> None:
+    state = torch.load(golden_data.FOLDER / "netG.pth", weights_only=True)
+    state["h_net2.extra.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "netG.pth")
+    with pytest.raises(CheckpointError, match=r"h_net2\.extra\.weight"):
+        load_official_generator(tmp_path / "netG.pth")
+
+
+@pytest.mark.parametrize("key", ["h_net3.B.weight", "img_net1.img.0.weight"])
+def test_a_missing_key_is_an_error(tmp_path, key) -> None:
+    state = torch.load(golden_data.FOLDER / "netG.pth", weights_only=True)
+    del state[key]
+    torch.save(state, tmp_path / "netG.pth")
+    with pytest.raises(CheckpointError, match=r"lacks|Missing"):
+        load_official_generator(tmp_path / "netG.pth")
+
+
+def test_a_text_encoder_is_not_a_generator() -> None:
+    with pytest.raises(CheckpointError, match=r"encoder\.weight"):
+        load_official_generator(golden_data.FOLDER / "text_encoder.pth")
+
+
+def test_a_text_encoder_of_another_width_is_refused() -> None:
+    spec = load_official_generator(golden_data.FOLDER / "netG.pth").spec.__replace__(text_features=64)
+    with pytest.raises(CheckpointError, match="size mismatch"):
+        load_official_text_encoder(golden_data.FOLDER / "text_encoder.pth", spec)
+
+
+def test_a_truncated_file_is_an_error(tmp_path) -> None:
+    shutil.copy(golden_data.FOLDER / "netG.pth", tmp_path)
+    path = tmp_path / "netG.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_official_generator(path)
