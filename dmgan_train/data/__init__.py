@@ -1,0 +1,84 @@
+"""Data sets: each source is read into the same splits of examples, and those into batches."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from dmgan_runtime.errors import DataError
+from dmgan_train.data import coco, cub, image_folder
+from dmgan_train.data.batches import Batch, CaptionedImages, EpochSampler, collate, make_loader
+from dmgan_train.data.broken import BrokenFiles, check_files
+from dmgan_train.data.examples import Example, Split, SplitName
+
+__all__ = [
+    "SOURCES",
+    "Batch",
+    "BrokenFiles",
+    "CaptionedImages",
+    "EpochSampler",
+    "Example",
+    "Split",
+    "SplitName",
+    "check_files",
+    "collate",
+    "detect_source",
+    "load_split",
+    "make_loader",
+]
+
+
+class _Load(Protocol):
+    def __call__(self, root: Path, split: SplitName, captions_per_image: int | None = None) -> Split: ...
+
+
+class Source(NamedTuple):
+    """How a kind of data set is read, and the layout it is known by."""
+
+    load: _Load
+    layout: str
+
+
+SOURCES = {
+    "cub": Source(cub.load_cub, cub.LAYOUT),
+    "coco": Source(coco.load_coco, coco.LAYOUT),
+    "image_folder": Source(image_folder.load_image_folder, image_folder.LAYOUT),
+    "emoji": Source(image_folder.load_image_folder, image_folder.LAYOUT),
+    "synthetic": Source(cub.load_cub, cub.LAYOUT),
+}
+_RECOGNISERS = {"cub": cub.is_cub, "coco": coco.is_coco, "image_folder": image_folder.is_image_folder}
+
+
+def load_split(source: str, root: Path, split: SplitName, captions_per_image: int | None = None) -> Split:
+    """Reads a split of a data set.
+
+    Args:
+        source: One of `SOURCES`. `emoji` is read as an image folder and `synthetic` as CUB, which they are.
+        root: The data set's folder.
+        split: Which split.
+        captions_per_image: Keeps the first so many captions of an image; all of them if None.
+
+    Raises:
+        DataError: if the source is unknown, or the folder is not what it should be.
+    """
+    if source not in SOURCES:
+        nearest = get_close_matches(source, SOURCES, n=1, cutoff=0.0)[0]
+        raise DataError(f"{source!r} is no source of data; did you mean {nearest!r}? There are {', '.join(SOURCES)}")
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder; give the folder that holds {SOURCES[source].layout}")
+    return SOURCES[source].load(root, split, captions_per_image)
+
+
+def detect_source(root: Path) -> str:
+    """Tells from a folder's layout which source it is: `cub`, `coco` or `image_folder`.
+
+    Raises:
+        DataError: if it is none of them.
+    """
+    for source, recognises in _RECOGNISERS.items():
+        if recognises(root):
+            return source
+    what = "has none of the layouts that are known" if root.is_dir() else "there is no such folder"
+    layouts = "".join(f"\n  {source}: {SOURCES[source].layout}" for source in _RECOGNISERS)
+    raise DataError(f"{root}: {what}. Looked for:{layouts}")

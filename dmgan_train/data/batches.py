@@ -1,0 +1,258 @@
+"""From a split to batches: every item follows from the seed, the epoch and its index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dmgan_runtime.errors import DataError
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data.broken import BrokenFiles
+from dmgan_train.data.examples import Example, Split
+from dmgan_train.data.transforms import Augment, cub_crop, load_image, pyramid, to_square
+
+ItemKey = tuple[int, int]
+_REPLACEMENTS = 100
+
+
+class Item(NamedTuple):
+    """One example as the networks take it.
+
+    Attributes:
+        images: One float32 array [3, R, R] in [-1, 1] for each resolution, smallest first.
+        tokens: [max_words] int64, padded with 0.
+        length: How many of the tokens are words, at least 1.
+        example: The example that was used.
+        position: Its index in the split; another than was asked for, if that one was broken.
+        broken: `<file>: <reason>` of each example that could not be used.
+    """
+
+    images: tuple[npt.NDArray[np.float32], ...]
+    tokens: npt.NDArray[np.int64]
+    length: int
+    example: Example
+    position: int
+    broken: tuple[str, ...]
+
+
+class Batch(NamedTuple):
+    """N examples as the networks take them.
+
+    Attributes:
+        images: One float32 tensor [N, 3, R, R] in [-1, 1] for each resolution, smallest first.
+        tokens: [N, T] int64, padded with 0.
+        lengths: [N] int64, from 1 to T.
+        class_ids: [N] int64.
+        keys: The names of the examples.
+        indices: [N] int64, their indices in the split.
+        broken: `<file>: <reason>` of each example that could not be used and was replaced.
+    """
+
+    images: tuple[Tensor, ...]
+    tokens: Tensor
+    lengths: Tensor
+    class_ids: Tensor
+    keys: tuple[str, ...]
+    indices: Tensor
+    broken: tuple[str, ...]
+
+
+class CaptionedImages(Dataset[Item]):
+    """A split whose items are asked for by (epoch, index).
+
+    An item's caption, words, crop and mirroring are drawn from (seed, epoch, index): neither the order of the
+    items nor the number of workers changes it.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        tokenizer: Tokenizer,
+        *,
+        resolutions: Sequence[int],
+        max_words: int,
+        seed: int = 0,
+        augment: Augment = "crop_flip",
+        evaluation: bool = False,
+    ) -> None:
+        """Args:
+        split: The examples.
+        tokenizer: Turns captions into tokens; words that it does not know are dropped.
+        resolutions: Sides of the pictures in pixels, smallest first; with none, no picture is opened.
+        max_words: Tokens of a caption. Of a longer one a random subset is taken, in order.
+        seed: At least 0.
+        augment: How pictures are varied, see `to_square`.
+        evaluation: Takes pictures from the middle, not mirrored, and a long caption's first words. Which of an
+            image's captions is used still follows from the seed and the epoch.
+        """
+        self.split = split
+        self.tokenizer = tokenizer
+        self.resolutions = tuple(resolutions)
+        self.max_words = max_words
+        self.seed = seed
+        self.augment: Augment = augment
+        self.evaluation = evaluation
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: ItemKey) -> Item:
+        """The item of an epoch; another in its place if its picture or its captions cannot be used.
+
+        Raises:
+            DataError: if so many replacements are broken too that the whole data set must be.
+        """
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        broken: list[str] = []
+        for _ in range(_REPLACEMENTS):
+            example = self.split.examples[index]
+            try:
+                tokens, length = self._draw_tokens(example, rng)
+                images = self._draw_images(example, rng)
+            except DataError as error:
+                broken.append(str(error))
+                index = int(rng.integers(len(self)))
+            else:
+                return Item(images, tokens, length, example, index, tuple(dict.fromkeys(broken)))
+        raise DataError(
+            f"{self.split.root}: none of {_REPLACEMENTS} examples of the split {self.split.name!r} can be used;"
+            f" the last error is: {broken[-1]}"
+        )
+
+    def _draw_tokens(self, example: Example, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], int]:
+        for choice in rng.permutation(len(example.captions)):
+            words = self.tokenizer.indices(example.captions[choice])
+            if words:
+                return self._fit(words, rng)
+        raise DataError(f"{example.image}: no caption of it has a word of the vocabulary")
+
+    def _fit(self, words: list[int], rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], int]:
+        if len(words) > self.max_words and not self.evaluation:
+            kept = np.sort(rng.choice(len(words), self.max_words, replace=False))
+            words = [words[position] for position in kept]
+        words = words[: self.max_words]
+        tokens = np.zeros(self.max_words, dtype=np.int64)
+        tokens[: len(words)] = words
+        return tokens, len(words)
+
+    def _draw_images(self, example: Example, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], ...]:
+        if not self.resolutions:
+            return ()
+        image = load_image(example.image)
+        if example.box is not None:
+            try:
+                image = cub_crop(image, example.box)
+            except DataError as error:
+                raise DataError(f"{example.image}: {error}") from error
+        square = to_square(image, self.resolutions[-1], self.augment, None if self.evaluation else rng)
+        return pyramid(square, self.resolutions)
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stacks items into a batch."""
+    return Batch(
+        images=tuple(torch.from_numpy(np.stack(level)) for level in zip(*(item.images for item in items), strict=True)),
+        tokens=torch.from_numpy(np.stack([item.tokens for item in items])),
+        lengths=torch.tensor([item.length for item in items]),
+        class_ids=torch.tensor([item.example.class_id for item in items]),
+        keys=tuple(item.example.key for item in items),
+        indices=torch.tensor([item.position for item in items]),
+        broken=tuple(reason for item in items for reason in item.broken),
+    )
+
+
+class EpochSampler(Sampler[list[ItemKey]]):
+    """Endless batches of item keys, from any step on exactly as an uninterrupted run would have them.
+
+    Each epoch is a new order of all examples; those left over at its end do not make a batch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int = 0, start_step: int = 0) -> None:
+        """Args:
+        length: Examples in the data set.
+        batch_size: Examples in a batch.
+        seed: Draws the orders.
+        start_step: Batches that were already used, over all epochs.
+
+        Raises:
+            DataError: if the data set cannot fill one batch.
+        """
+        if length < batch_size:
+            raise DataError(
+                f"the data set has {length} examples, too few for one batch of {batch_size};"
+                f" use a batch size of at most {length}, or more data"
+            )
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return self.length // self.batch_size
+
+    def __iter__(self) -> Iterator[list[ItemKey]]:
+        epoch, step = divmod(self.start_step, self.steps_per_epoch)
+        while True:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            for first in range(step * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
+                yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
+            epoch, step = epoch + 1, 0
+
+
+def make_loader(
+    dataset: CaptionedImages,
+    batch_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    workers: int = 0,
+    broken: BrokenFiles | None = None,
+) -> Iterator[Batch]:
+    """Endless batches, from any step on exactly as an uninterrupted run would have them.
+
+    Args:
+        dataset: The examples.
+        batch_size: Examples in a batch.
+        seed: Draws the order of each epoch.
+        start_step: Batches that were already used, over all epochs.
+        workers: Processes that read ahead; with 0 pictures are read in this one.
+        broken: Counts the files that cannot be used; by default it stops at 1% of the split, at least 10.
+
+    Returns:
+        An iterator that never ends. Close or drop it to stop its workers.
+
+    Raises:
+        DataError: if the data set cannot fill one batch; later, by the iterator, once too many files are broken.
+    """
+    sampler = EpochSampler(len(dataset), batch_size, seed, start_step)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # Without a generator of its own a loader draws from the global one, and so changes what comes after.
+        generator=torch.Generator(),
+    )
+    return _watched(loader, broken or BrokenFiles(dataset.split))
+
+
+def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Iterator[Batch]:
+    batch: Batch
+    try:
+        for batch in loader:
+            broken.add(batch.broken)
+            yield batch
+    except DataError as error:
+        # From a worker an error comes with the worker's traceback before its message, and in a reference cycle that
+        # would keep the workers alive; without its own traceback the cycle is cut and they end now.
+        error.__traceback__ = None
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None

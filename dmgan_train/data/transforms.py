@@ -1,0 +1,144 @@
+"""Pictures from files to the pyramids that the networks are trained on, by Pillow and numpy alone.
+
+Sizes and roundings are those of the published code and of the torchvision transforms that it uses.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from dmgan_runtime.errors import DataError
+from dmgan_train.data.examples import Box
+
+Augment = Literal["crop_flip", "flip", "none"]
+
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_WHITE = (255, 255, 255, 255)
+
+
+def load_image(path: Path) -> Image.Image:
+    """Reads a picture as it is meant to be seen, on a white ground.
+
+    Args:
+        path: A picture of any mode: grey (8 or 16 bits), palette, RGB, CMYK, with or without alpha.
+
+    Returns:
+        The whole picture, decoded, upright by its EXIF orientation, mode RGB.
+
+    Raises:
+        DataError: if the file is missing, truncated or no picture. The message is `<path>: <reason>`.
+    """
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file") from error
+    except _DECODER_ERRORS as error:
+        raise DataError(f"{path}: cannot be read as a picture ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # 16 bit grey. Pillow's own conversion to 8 bits clips at 255 and would make nearly all of it white.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        return on_white(image)
+    return image.convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture with transparency, of any mode, on a white ground: mode RGB."""
+    ground = Image.new("RGBA", image.size, _WHITE)
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+
+
+def cub_crop(image: Image.Image, box: Box) -> Image.Image:
+    """Cuts the square around a bird that the published code trains on.
+
+    Its half-side is 0.75 times the box's longer side; it is clipped to the picture, so it may end up no square.
+
+    Args:
+        image: The whole picture.
+        box: x, y, width and height in pixels of the picture.
+
+    Raises:
+        DataError: if the box lies outside the picture, or is empty.
+    """
+    x, y, width, height = box
+    radius = int(max(width, height) * 0.75)
+    center_x, center_y = int((2 * x + width) / 2), int((2 * y + height) / 2)
+    left, right = max(0, center_x - radius), min(image.width, center_x + radius)
+    top, bottom = max(0, center_y - radius), min(image.height, center_y + radius)
+    if left >= right or top >= bottom:
+        raise DataError(f"the box {box} holds nothing of a picture of {image.width}x{image.height} pixels")
+    return image.crop((left, top, right, bottom))
+
+
+def resize_short_side(image: Image.Image, size: int) -> Image.Image:
+    """Scales a picture until its shorter side is `size` pixels, bilinear with antialiasing."""
+    if image.width <= image.height:
+        return image.resize((size, int(size * image.height / image.width)), Image.Resampling.BILINEAR)
+    return image.resize((int(size * image.width / image.height), size), Image.Resampling.BILINEAR)
+
+
+def to_square(image: Image.Image, resolution: int, augment: Augment, rng: np.random.Generator | None) -> Image.Image:
+    """Scales and cuts a picture to a square, at random while training.
+
+    `crop_flip` scales the shorter side to 76/64 of the resolution, and then cuts and mirrors at random: the
+    published code's augmentation. `flip` and `none` scale it to the resolution itself, so that at least one side
+    is seen whole, and cut from the middle; `flip` also mirrors at random.
+
+    Args:
+        image: A picture, mode RGB.
+        resolution: Side of the result in pixels.
+        augment: What to vary.
+        rng: Draws the variations; None for evaluation: the same scale, the middle, and not mirrored.
+
+    Returns:
+        [resolution, resolution], mode RGB.
+    """
+    scaled = resize_short_side(image, resolution * 76 // 64 if augment == "crop_flip" else resolution)
+    spare_x, spare_y = scaled.width - resolution, scaled.height - resolution
+    left, top = round(spare_x / 2), round(spare_y / 2)
+    if rng is not None and augment == "crop_flip":
+        left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
+    square = scaled.crop((left, top, left + resolution, top + resolution))
+    mirrored = rng is not None and augment != "none" and rng.random() < 0.5
+    return ImageOps.mirror(square) if mirrored else square
+
+
+def pyramid(image: Image.Image, resolutions: Sequence[int]) -> tuple[npt.NDArray[np.float32], ...]:
+    """The picture at every resolution, each scaled down from the final square itself.
+
+    Args:
+        image: A square of the last resolution, mode RGB.
+        resolutions: Sides in pixels, smallest first.
+
+    Returns:
+        For each resolution R a float32 array [3, R, R] in [-1, 1].
+    """
+    levels = [image.resize((side, side), Image.Resampling.BILINEAR) for side in resolutions[:-1]]
+    return tuple(_to_array(level) for level in (*levels, image))
+
+
+def _to_array(image: Image.Image) -> npt.NDArray[np.float32]:
+    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels / np.float32(127.5) - np.float32(1.0))

@@ -1,0 +1,189 @@
+import pickle
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmgan_runtime.errors import DataError
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data import BrokenFiles, CaptionedImages, EpochSampler, Example, Split, collate, make_loader
+from tests.dmgan_train.data.drawing import noise_split, write_cub
+
+LONG = "one two three four five six seven eight"
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    return noise_split(tmp_path_factory.mktemp("pictures"), 10)
+
+
+def dataset(split: Split, **options) -> CaptionedImages:
+    tokenizer = options.pop("tokenizer", None) or Tokenizer.from_captions(split.captions())
+    return CaptionedImages(split, tokenizer, **{"resolutions": (4, 8, 16), "max_words": 5} | options)
+
+
+def with_captions(split: Split, *captions: str) -> Split:
+    example = split.examples[0]
+    return Split("train", split.root, (Example(example.key, example.image, captions, 0),))
+
+
+def same(first, second) -> bool:
+    return (
+        first.keys == second.keys
+        and torch.equal(first.tokens, second.tokens)
+        and all(torch.equal(one, other) for one, other in zip(first.images, second.images, strict=True))
+    )
+
+
+def test_a_batch_is_what_it_says(split):
+    data = dataset(split)
+    batch = collate([data[0, index] for index in (3, 1)])
+    assert [image.shape for image in batch.images] == [(2, 3, 4, 4), (2, 3, 8, 8), (2, 3, 16, 16)]
+    assert {image.dtype for image in batch.images} == {torch.float32}
+    assert all(image.min() >= -1 and image.max() <= 1 and image.std() > 0.01 for image in batch.images)
+    assert batch.tokens.shape == (2, 5)
+    assert {tensor.dtype for tensor in (batch.tokens, batch.lengths, batch.class_ids, batch.indices)} == {torch.int64}
+    assert batch.keys == ("3", "1")
+    assert batch.indices.tolist() == [3, 1]
+    assert batch.class_ids.tolist() == [1, 0]
+    assert batch.broken == ()
+    assert torch.equal((batch.tokens != 0).sum(1), batch.lengths)
+
+
+def test_an_item_follows_from_seed_epoch_and_index_alone(split):
+    data, again, other = dataset(split, seed=1), dataset(split, seed=1), dataset(split, seed=2)
+    first = collate([data[3, index] for index in range(10)])
+    assert same(first, collate([again[3, index] for index in reversed(range(10))][::-1]))
+    assert not same(first, collate([data[4, index] for index in range(10)]))
+    assert not same(first, collate([other[3, index] for index in range(10)]))
+
+
+def test_every_caption_is_drawn_as_often(split):
+    data = dataset(with_captions(split, *(f"word{n}" for n in range(4))))
+    drawn = Counter(int(data[epoch, 0].tokens[0]) for epoch in range(400))
+    assert set(drawn) == {1, 2, 3, 4}
+    assert min(drawn.values()) > 60
+
+
+def test_training_takes_a_random_part_of_a_long_caption_in_order(split):
+    data = dataset(with_captions(split, LONG))
+    drawn = [tuple(data[epoch, 0].tokens) for epoch in range(100)]
+    assert len(set(drawn)) > 20
+    assert all(list(tokens) == sorted(set(tokens)) and 0 not in tokens for tokens in drawn)
+    assert set(np.ravel(drawn)) == set(range(1, 9))
+
+
+def test_evaluation_takes_the_first_words_and_the_middle(split):
+    data = dataset(with_captions(split, LONG), evaluation=True)
+    items = [data[epoch, 0] for epoch in range(5)]
+    assert {tuple(item.tokens) for item in items} == {(1, 2, 3, 4, 5)}
+    assert all(np.array_equal(item.images[-1], items[0].images[-1]) for item in items)
+
+
+def test_captions_without_a_known_word_are_passed_over(split):
+    data = dataset(with_captions(split, "unknown", "a red one", "strange"), tokenizer=Tokenizer(["<end>", "red"]))
+    assert all(data[epoch, 0].tokens.tolist() == [1, 0, 0, 0, 0] for epoch in range(10))
+
+
+def test_without_resolutions_no_picture_is_opened(split):
+    example = Example("gone", split.root / "gone.png", ("a bird",), 0)
+    item = dataset(Split("train", split.root, (example,)), resolutions=())[0, 0]
+    assert item.images == ()
+    assert item.broken == ()
+
+
+def test_birds_are_cropped_to_their_box(tmp_path):
+    from dmgan_train.data import load_split
+
+    split = load_split("cub", write_cub(tmp_path), "train")
+    item = dataset(split, augment="none")[0, 0]
+    whole = Split("train", tmp_path, (Example("whole", split.examples[0].image, ("a bird",), 0),))
+    assert not np.array_equal(item.images[-1], dataset(whole, augment="none")[0, 0].images[-1])
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Twelve examples: 0 is missing, 1 is truncated, 2 has a box outside the picture, 3 has no known word."""
+    split = noise_split(tmp_path, 12)
+    zero, one, two, three, *rest = split.examples
+    zero.image.unlink()
+    one.image.write_bytes(one.image.read_bytes()[:500])
+    two = Example(two.key, two.image, two.captions, two.class_id, box=(900.0, 0.0, 5.0, 5.0))
+    three = Example(three.key, three.image, ("unheard of",), three.class_id)
+    return Split("train", tmp_path, (zero, one, two, three, *rest))
+
+
+def test_a_broken_example_is_replaced_and_named(damaged):
+    tokenizer = Tokenizer.from_captions(damaged.examples[0].captions)
+    data = dataset(damaged, tokenizer=tokenizer)
+    for index, reason in enumerate(("no such file", "truncated", "holds nothing", "no caption of it has a word")):
+        item = data[0, index]
+        assert item.position > 3
+        assert damaged.examples[item.position] is item.example
+        assert str(damaged.examples[index].image) in item.broken[0]
+        assert reason in item.broken[0]
+        assert item.images[-1].std() > 0.1
+        assert same(collate([item]), collate([dataset(damaged, tokenizer=tokenizer)[0, index]]))
+
+
+def test_the_loader_stops_once_too_much_is_broken(damaged, caplog):
+    tokenizer = Tokenizer.from_captions(damaged.examples[0].captions)
+    loader = make_loader(dataset(damaged, tokenizer=tokenizer), 4, broken=BrokenFiles(damaged, limit=3))
+    with pytest.raises(DataError, match=r"4 of the 12 pictures .*at most 3 may be"):
+        list(islice(loader, 12))
+    assert len(caplog.messages) == len(set(caplog.messages)) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_where_nothing_can_be_used_is_an_error_of_one_line(tmp_path, workers):
+    split = noise_split(tmp_path, 3)
+    for example in split.examples:
+        example.image.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"^{tmp_path}: none of 100 examples .*cannot identify image file[^\n]*$"):
+        next(make_loader(dataset(split), 2, workers=workers))
+
+
+@settings(max_examples=50)
+@given(length=st.integers(1, 30), batch_size=st.integers(1, 30), start=st.integers(0, 40), seed=st.integers(0, 9))
+def test_a_run_goes_on_where_it_was_cut_off(length, batch_size, start, seed):
+    if length < batch_size:
+        with pytest.raises(DataError, match=f"has {length} examples, too few for one batch of {batch_size}"):
+            EpochSampler(length, batch_size, seed)
+        return
+    whole = list(islice(EpochSampler(length, batch_size, seed), start + 5))
+    assert list(islice(EpochSampler(length, batch_size, seed, start), 5)) == whole[start:]
+
+
+def test_an_epoch_shows_each_example_once():
+    sampler = EpochSampler(length=10, batch_size=3, seed=5)
+    assert sampler.steps_per_epoch == 3
+    batches = list(islice(sampler, 6))
+    for epoch, first in enumerate((0, 3)):
+        keys = [key for batch in batches[first : first + 3] for key in batch]
+        assert {number for number, _ in keys} == {epoch}
+        assert len({index for _, index in keys}) == 9
+    assert batches[:3] != batches[3:]
+
+
+def test_workers_change_nothing(split):
+    data = dataset(split)
+    alone = list(islice(make_loader(data, 4, seed=3), 6))
+    shared = make_loader(data, 4, seed=3, start_step=3, workers=2)
+    assert all(same(one, other) for one, other in zip(alone[3:], islice(shared, 3), strict=True))
+    shared.close()
+
+
+def test_a_loader_leaves_the_global_random_state_alone(split):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    next(make_loader(dataset(split), 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_data_set_can_be_sent_to_another_process(split):
+    data = dataset(split)
+    assert same(collate([pickle.loads(pickle.dumps(data))[2, 1]]), collate([data[2, 1]]))

@@ -1,0 +1,181 @@
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dmgan_runtime.errors import DataError
+from dmgan_train.data.transforms import cub_crop, load_image, pyramid, resize_short_side, to_square
+from tests.dmgan_train.data.drawing import write_picture
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return load_image(path)
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """Red counts the columns and green the rows, so that a crop tells where it is from."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8))
+
+
+def test_transparency_becomes_white(tmp_path):
+    half = Image.new("RGBA", (2, 1), (*RED, 255))
+    half.putpixel((1, 0), (0, 0, 0, 0))
+    for mode in ("RGBA", "PA"):
+        image = saved(tmp_path / "a.png", half if mode == "RGBA" else half.quantize(4))
+        assert image.mode == "RGB"
+        assert (image.getpixel((0, 0)), image.getpixel((1, 0))) == (RED, WHITE)
+    veiled = saved(tmp_path / "b.png", Image.new("LA", (1, 1), (0, 128)))
+    assert veiled.getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_one_color_may_stand_for_transparency(tmp_path):
+    image = saved(tmp_path / "a.png", Image.new("RGB", (1, 1), RED), transparency=RED)
+    assert image.getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, 0), (65535, 255), (257 * 100, 100)])
+def test_grey_of_16_bits_is_scaled(tmp_path, value, shown):
+    pixels = Image.fromarray(np.full((1, 1), value, dtype=np.uint16))
+    assert saved(tmp_path / "a.png", pixels).getpixel((0, 0)) == (shown, shown, shown)
+
+
+def test_other_modes_become_rgb(tmp_path):
+    assert saved(tmp_path / "grey.png", Image.new("L", (1, 1), 9)).getpixel((0, 0)) == (9, 9, 9)
+    assert saved(tmp_path / "black.png", Image.new("1", (1, 1), 0)).getpixel((0, 0)) == (0, 0, 0)
+    assert saved(tmp_path / "print.tif", Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0)) == RED
+
+
+def test_a_photo_taken_sideways_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    image = saved(tmp_path / "a.png", ramp(3, 2), exif=exif)
+    assert image.size == (2, 3)
+    assert image.getpixel((1, 0)) == (0, 0, 0)
+
+
+def test_a_truncated_jpeg_is_an_error_and_never_half_grey(tmp_path):
+    path = write_picture(tmp_path / "a.jpg", (64, 64))
+    path.write_bytes(path.read_bytes()[:-600])
+    with pytest.raises(DataError, match=r"a\.jpg: cannot be read as a picture .*truncated"):
+        load_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it finds on its way
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tif", "bmp"])
+def test_a_file_cut_anywhere_is_a_picture_or_an_error(tmp_path, suffix):
+    content = io.BytesIO()
+    ramp(8, 8).save(content, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+    path = tmp_path / f"cut.{suffix}"
+    for length in range(0, len(content.getvalue()), 7):
+        path.write_bytes(content.getvalue()[:length])
+        with contextlib.suppress(DataError):
+            assert load_image(path).size == (8, 8)
+
+
+def test_a_missing_file_and_a_folder_are_errors(tmp_path):
+    with pytest.raises(DataError, match=r"none\.png: there is no such file"):
+        load_image(tmp_path / "none.png")
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("box", "left", "top", "size"),
+    [
+        # r = int(20 * 0.75) = 15; the center is (50, 35)
+        ((40.0, 30.0, 20.0, 10.0), 35, 20, (30, 30)),
+        # r = int(0.75 * 21) = 15; cx = int(101 / 2) = 50, cy = int(71 / 2) = 35
+        ((40.0, 30.0, 21.0, 11.0), 35, 20, (30, 30)),
+        # clipped at the left and the top
+        ((0.0, 0.0, 20.0, 10.0), 0, 0, (25, 20)),
+        # clipped at the right and the bottom
+        ((80.0, 70.0, 20.0, 10.0), 75, 60, (25, 20)),
+    ],
+)
+def test_the_crop_is_the_published_one(box, left, top, size):
+    crop = cub_crop(ramp(100, 80), box)
+    assert crop.size == size
+    assert crop.getpixel((0, 0)) == (left, top, 0)
+
+
+def published_crop(width, height, bbox):
+    """The arithmetic of the published code."""
+    r = int(np.maximum(bbox[2], bbox[3]) * 0.75)
+    center_x = int((2 * bbox[0] + bbox[2]) / 2)
+    center_y = int((2 * bbox[1] + bbox[3]) / 2)
+    y1, y2 = np.maximum(0, center_y - r), np.minimum(height, center_y + r)
+    x1, x2 = np.maximum(0, center_x - r), np.minimum(width, center_x + r)
+    return x2 - x1, y2 - y1
+
+
+@given(x=st.integers(0, 60), y=st.integers(0, 60), width=st.floats(2, 40, width=32), height=st.floats(2, 40, width=32))
+def test_every_crop_has_the_published_size(x, y, width, height):
+    box = (float(x), float(y), width, height)
+    assert cub_crop(Image.new("RGB", (100, 100)), box).size == published_crop(100, 100, box)
+
+
+@pytest.mark.parametrize("box", [(500.0, 5.0, 10.0, 10.0), (5.0, 5.0, 0.0, 0.0)])
+def test_a_box_that_holds_nothing_is_an_error(box):
+    with pytest.raises(DataError, match="holds nothing of a picture of 100x80 pixels"):
+        cub_crop(ramp(100, 80), box)
+
+
+def test_the_short_side_is_resized():
+    assert resize_short_side(ramp(100, 80), 304).size == (380, 304)
+    assert resize_short_side(ramp(80, 100), 304).size == (304, 380)
+    assert resize_short_side(ramp(1, 3), 5).size == (5, 15)
+
+
+def test_random_crops_reach_every_corner_and_both_mirrorings():
+    image = ramp(76, 76)  # is resized to itself for a resolution of 64
+    rng = np.random.default_rng(0)
+    corners, mirrored = set(), set()
+    for _ in range(400):
+        crop = np.asarray(to_square(image, 64, "crop_flip", rng)).astype(int)
+        step = crop[0, 1, 0] - crop[0, 0, 0]
+        mirrored.add(step)
+        corners.add((crop[..., 0].min(), crop[..., 1].min()))
+    assert mirrored == {1, -1}
+    assert {left for left, _ in corners} == {top for _, top in corners} == set(range(13))
+
+
+def test_evaluation_takes_the_middle_at_the_same_scale():
+    crop = to_square(ramp(76, 96), 64, "crop_flip", None)
+    assert crop.size == (64, 64)
+    assert crop.getpixel((0, 0)) == (6, 16, 0)
+
+
+def test_flip_alone_keeps_the_whole_picture():
+    image = ramp(64, 64)
+    seen = {to_square(image, 64, "flip", np.random.default_rng(seed)).tobytes() for seed in range(20)}
+    assert seen == {image.tobytes(), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()}
+    assert to_square(image, 64, "none", np.random.default_rng(0)).tobytes() == image.tobytes()
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), seed=st.integers(0, 99))
+def test_any_picture_becomes_a_square(width, height, seed):
+    for augment in ("crop_flip", "flip", "none"):
+        square = to_square(Image.new("RGB", (width, height)), 16, augment, np.random.default_rng(seed))
+        assert square.size == (16, 16)
+
+
+def test_the_pyramid_is_scaled_down_from_the_final_picture():
+    image = ramp(64, 64)
+    small, middle, large = pyramid(image, (16, 32, 64))
+    assert [level.shape for level in (small, middle, large)] == [(3, 16, 16), (3, 32, 32), (3, 64, 64)]
+    assert {level.dtype for level in (small, middle, large)} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(large, np.asarray(image).transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+    resized = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    np.testing.assert_allclose(small, resized / 127.5 - 1, atol=1e-6)
+
+
+def test_black_is_minus_one_and_white_is_one():
+    assert {pyramid(Image.new("RGB", (4, 4), color), (2, 4))[0].mean() for color in ("black", "white")} == {-1, 1}
