@@ -1,0 +1,54 @@
+"""Checkpoints: written whole or not at all, read without running anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from dmgan_runtime.errors import CheckpointError
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes a state of tensors and plain values; a process killed meanwhile leaves the file before it.
+
+    Args:
+        path: Where to; its folder is made.
+        state: What `load_checkpoint` shall return.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, phase: str) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU.
+
+    Args:
+        path: The file.
+        phase: `damsm` or `gan`; the file must be of this phase.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or of another phase.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no checkpoint; train first with `python -m dmgan_train fit`")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: the checkpoint is damaged ({type(error).__name__}: {error}); remove it and run the same"
+            " command to train this phase again, or restore it from a copy"
+        ) from error
+    if not isinstance(state, dict) or state.get("phase") != phase:
+        raise CheckpointError(f"{path}: is not a checkpoint of the phase {phase!r}; remove it or choose another run")
+    return cast("dict[str, Any]", state)

@@ -1,0 +1,130 @@
+"""`python -m dmgan_train`: prepare data, train, and look at what a run has learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmgan_runtime.commands import DmganGroup
+from dmgan_train import __version__
+from dmgan_train.config import PRESETS, Settings, resolve_settings
+from dmgan_train.data import SOURCES
+from dmgan_train.data.cli import prepare
+from dmgan_train.devices import choose_device, default_workers
+from dmgan_train.fit import TrainingData, begin, read_data
+from dmgan_train.fit import fit as fit_run
+from dmgan_train.fit import pretrain as pretrain_run
+from dmgan_train.run import RunFolder
+from dmgan_train.summary import describe_plan
+
+CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=DmganGroup, context_settings=CONTEXT)
+@click.version_option(__version__, package_name="dmgan")
+def main() -> None:
+    """Train DM-GAN, a three-stage text-to-image GAN with a dynamic memory (Zhu et al., CVPR 2019)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+
+main.add_command(prepare)
+
+
+def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    path = click.Path(path_type=Path)
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    options = [
+        click.option("--preset", type=click.Choice(PRESETS), default="birds", help="Settings to start from."),
+        click.option("--data", type=folder, required=True, help="The data set's folder."),
+        click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]"),
+        click.option("--run", "run_folder", type=path, required=True, help="The run's folder; made if it is new."),
+        click.option("--config", type=path, help="A YAML file of settings that override the preset's."),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Override one setting, e.g. gan.batch_size=16; repeatable.",
+        ),
+        click.option("--device", default="auto", metavar="[auto|cpu|cuda[:N]]", help="Where to train."),
+        click.option(
+            "--workers",
+            type=click.IntRange(0, 64),
+            help="Processes that read pictures ahead.  [default: one a spare core, at most 4]",
+        ),
+        click.option("--dry-run", is_flag=True, help="Read the data, print the plan and the settings, train nothing."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _run(
+    work: Callable[..., None],
+    preset: str,
+    data: Path,
+    source: str | None,
+    run_folder: Path,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    workers: int | None,
+    dry_run: bool,
+) -> None:
+    settings: Settings = resolve_settings(preset, file=config, overrides=overrides)
+    chosen = choose_device(device)
+    read: TrainingData = read_data(data, source, settings)
+    click.echo(describe_plan(settings, read, chosen))
+    if dry_run:
+        click.echo(settings.to_yaml())
+        return
+    run = RunFolder(run_folder)
+    with run.locked():
+        begin(settings, read, run)
+        work(settings, read, run, chosen, default_workers() if workers is None else workers)
+
+
+@main.command()
+@_training_options
+def fit(**options: Any) -> None:
+    """Train the whole model: DAMSM first, then the GAN.
+
+    The same command goes on from the last checkpoint, however it ended.
+    """
+    _run(fit_run, **options)
+    click.echo(f"Trained. Next: dmgan-export {options['run_folder']} -o BUNDLE" if not options["dry_run"] else "")
+
+
+@main.command()
+@_training_options
+def pretrain(**options: Any) -> None:
+    """Train the text and the image encoder alone (DAMSM); `fit` goes on from there."""
+    _run(pretrain_run, **options)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("captions", metavar="CAPTION...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("sample.png"),
+    help="The picture to write.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    help="Draws the noise; an exported bundle draws the same.",
+)
+def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int) -> None:
+    """Draw captions with a run's newest averaged generator, all stages side by side, without exporting."""
+    from dmgan_train.samples import draw_captions
+
+    steps = draw_captions(RunFolder(run_folder), captions, seed, output)
+    click.echo(f"{output}: {len(captions)} caption(s), seed {seed}, generator of step {steps:,}")

@@ -1,0 +1,275 @@
+"""The settings of a run: frozen, checked once at the edge, from a preset, a file and flags."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.spec import ModelSpec, PositiveInt
+from dmgan_train.models.trunks import TrunkName
+
+Weight = Annotated[float, msgspec.Meta(ge=0)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+BatchSize = Annotated[int, msgspec.Meta(ge=2)]
+Precision = Literal["auto", "fp32", "bf16"]
+
+PRESETS = ("birds", "coco", "emoji", "tiny")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the settings: immutable, no unknown keys."""
+
+
+class DataSettings(_Section, frozen=True):
+    """What is read of a data set.
+
+    Attributes:
+        captions_per_image: The first so many captions of each image are used; None uses all.
+        training_words: Words of a caption that training sees; of a longer caption a random subset, in order.
+        serving_words: Words of a caption that the exported graphs take.
+        augment: `crop_flip` resizes to 76/64 of the resolution, crops at random and mirrors; `flip` resizes and
+            mirrors; `none` only resizes.
+        broken_limit: Broken image files that are put up with before the run stops; None is 1% of the images.
+    """
+
+    captions_per_image: PositiveInt | None = None
+    training_words: PositiveInt = 18
+    serving_words: Annotated[int, msgspec.Meta(ge=1, le=512)] = 25
+    augment: Literal["crop_flip", "flip", "none"] = "crop_flip"
+    broken_limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class DamsmSettings(_Section, frozen=True):
+    """How text and image encoder are trained to match (AttnGAN's pretraining).
+
+    Attributes:
+        trunk: `inception_v3`, `efficientnet_lite0` or `small`.
+        trunk_weights: `pretrained`, `random`, or the path of a state-dict file.
+        trunk_resolution: Side in pixels that the trunk sees.
+        freeze_trunk: Keep the trunk as it is, as the paper does.
+        cache_trunk: Compute the frozen trunk's features of the training set once and keep them in memory (half
+            precision); `augment` must be `none`.
+        words: Words of a caption that this phase sees.
+        epochs: Passes over the training set.
+        steps: Stop after so many steps, if that is sooner.
+        batch_size: Images a step; also the number of captions that each is compared with.
+        learning_rate: Adam's, at the start.
+        learning_rate_decay: Factor an epoch; the rate never falls below a tenth of its start.
+        gradient_clip: Largest norm of the text encoder's gradient.
+        dropout: Of the word embeddings.
+        gamma1: Sharpness of a word's attention over the regions.
+        gamma2: How much the best-matching words count.
+        gamma3: Sharpness of the softmax over the batch.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    trunk: TrunkName = "inception_v3"
+    trunk_weights: str = "pretrained"
+    trunk_resolution: PositiveInt = 299
+    freeze_trunk: bool = True
+    cache_trunk: bool = False
+    words: PositiveInt = 18
+    epochs: PositiveInt = 600
+    steps: PositiveInt | None = None
+    batch_size: BatchSize = 48
+    learning_rate: Rate = 2e-3
+    learning_rate_decay: Rate = 0.98
+    gradient_clip: Weight = 0.25
+    dropout: Momentum = 0.5
+    gamma1: Weight = 4.0
+    gamma2: Weight = 5.0
+    gamma3: Weight = 10.0
+    checkpoint_every: PositiveInt = 500
+
+    def __post_init__(self) -> None:
+        if self.cache_trunk and not self.freeze_trunk:
+            raise ValueError("cache_trunk needs freeze_trunk: the features of a trunk that learns change")
+        if self.trunk == "small" and self.freeze_trunk:
+            raise ValueError("the small trunk has no pretrained weights; set freeze_trunk to false")
+
+
+class GanSettings(_Section, frozen=True):
+    """How generator and discriminators are trained.
+
+    Attributes:
+        epochs: Passes over the training set.
+        steps: Stop after so many steps, if that is sooner.
+        batch_size: Images a step.
+        discriminator_channels: Nd.
+        generator_learning_rate: Adam's.
+        discriminator_learning_rate: Adam's.
+        beta1: Adam's first momentum.
+        beta2: Adam's second momentum.
+        ema: How much of the averaged generator each step keeps.
+        conditioning_weight: lambda1, of the conditioning augmentation's loss.
+        damsm_weight: lambda2, of the DAMSM loss: 5 for CUB, 50 for COCO.
+        augmentation: Differentiable augmentation of what discriminators and image encoder see (Zhao et al.,
+            DiffAugment, NeurIPS 2020), for small data sets; the paper has none.
+        precision: `bf16` runs the networks under autocast; losses and weights stay fp32. `auto` does so where
+            the processor has instructions for it.
+        sample_every: Steps between pictures of fixed captions.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    epochs: PositiveInt = 600
+    steps: PositiveInt | None = None
+    batch_size: BatchSize = 10
+    discriminator_channels: PositiveInt = 32
+    generator_learning_rate: Rate = 2e-4
+    discriminator_learning_rate: Rate = 2e-4
+    beta1: Momentum = 0.5
+    beta2: Momentum = 0.999
+    ema: Momentum = 0.999
+    conditioning_weight: Weight = 1.0
+    damsm_weight: Weight = 5.0
+    augmentation: bool = False
+    precision: Precision = "fp32"
+    sample_every: PositiveInt = 1000
+    checkpoint_every: PositiveInt = 1000
+
+
+class Settings(_Section, frozen=True):
+    """All settings of a run.
+
+    Attributes:
+        preset: Where they started from.
+        seed: Draws everything: weights, order, crops, noise.
+        model: The networks' shape.
+        data: What is read of the data set.
+        damsm: The first phase.
+        gan: The second phase.
+    """
+
+    preset: Literal["birds", "coco", "emoji", "tiny"] = "birds"
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    model: ModelSpec = ModelSpec()
+    data: DataSettings = DataSettings()
+    damsm: DamsmSettings = DamsmSettings()
+    gan: GanSettings = GanSettings()
+
+    def __post_init__(self) -> None:
+        if self.damsm.cache_trunk and self.data.augment != "none":
+            raise ValueError("damsm.cache_trunk needs data.augment none: a cached image is always seen the same way")
+
+    def to_yaml(self) -> str:
+        """The settings as YAML that `read_settings` takes."""
+        return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
+
+
+def resolve_settings(preset: str, *, file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Settings from a preset, overridden by a YAML file, overridden by `section.key=value` strings.
+
+    Args:
+        preset: One of `PRESETS`.
+        file: A YAML file with the same structure as a preset; only the keys that differ.
+        overrides: For example `["gan.batch_size=16", "model.residual_blocks=3"]`; values are YAML.
+
+    Raises:
+        SettingsError: for an unknown preset or key (naming the nearest), a wrong type or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise SettingsError(f"there is no preset {preset!r}; {_nearest(preset, PRESETS)}")
+    text = resources.files("dmgan_train").joinpath("presets", f"{preset}.yaml").read_text()
+    values: dict[str, Any] = yaml.safe_load(text)
+    if file is not None:
+        _merge(values, _read_yaml(file), str(file))
+    for override in overrides:
+        _merge(values, _parse_override(override), f"--set {override}")
+    return _convert(values, "the settings")
+
+
+def read_settings(path: Path) -> Settings:
+    """Reads the resolved settings of a run folder.
+
+    Raises:
+        SettingsError: if the file is missing or does not hold settings.
+    """
+    return _convert(_read_yaml(path), str(path))
+
+
+def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    """The keys (`section.key`) whose values differ, with both values."""
+    before, after = _flatten(msgspec.to_builtins(old)), _flatten(msgspec.to_builtins(new))
+    return {key: (before[key], after[key]) for key in after if before[key] != after[key]}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path}: cannot be read as YAML settings ({error})") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: holds no settings; write sections such as 'gan:' with keys under them")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"--set {text}: write section.key=value, for example gan.batch_size=16")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {text}: the value is not valid YAML ({error})") from error
+    # YAML 1.1 reads 1e-4 as a string, because it has no dot.
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
+        parsed = float(parsed)
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return parsed
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:
+    known = _defaults()
+    for section, value in changes.items():
+        if section not in known:
+            raise SettingsError(f"{source}: there is no setting {section!r}; {_nearest(section, known)}")
+        if not isinstance(known[section], dict):
+            base[section] = value
+            continue
+        if not isinstance(value, dict):
+            raise SettingsError(
+                f"{source}: {section!r} is a section; set a key in it, such as {section}.{next(iter(known[section]))}"
+            )
+        for key, leaf in value.items():
+            if key not in known[section]:
+                raise SettingsError(f"{source}: there is no setting {section}.{key}; {_nearest(key, known[section])}")
+            base.setdefault(section, {})[key] = leaf
+
+
+def _convert(values: dict[str, Any], source: str) -> Settings:
+    _merge({}, values, source)
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        message = str(error).replace(" - at `$.", "; at `")
+        raise SettingsError(f"{source}: {message}") from error
+
+
+def _defaults() -> dict[str, Any]:
+    return msgspec.to_builtins(Settings())
+
+
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section, value in values.items():
+        if isinstance(value, dict):
+            flat.update({f"{section}.{key}": leaf for key, leaf in value.items()})
+        else:
+            flat[section] = value
+    return flat
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(str(word), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"

@@ -1,0 +1,165 @@
+"""The first phase: text and image encoder learn to match (DAMSM; Xu et al., AttnGAN, CVPR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.config import Settings
+from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader
+from dmgan_train.loop import phase_steps
+from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
+from dmgan_train.models import ImageEncoder, ImageFeatures, TextEncoder
+from dmgan_train.models.trunks import build_trunk, load_trunk_weights
+from dmgan_train.progress import Progress
+
+
+def build_encoders(settings: Settings, vocabulary_size: int) -> tuple[TextEncoder, ImageEncoder]:
+    """Text and image encoder with fresh weights; the trunk's are not loaded yet."""
+    damsm = settings.damsm
+    trunk = build_trunk(damsm.trunk, damsm.trunk_resolution)
+    features = settings.model.text_features
+    image_encoder = ImageEncoder(trunk, damsm.trunk_resolution, features, freeze_trunk=damsm.freeze_trunk)
+    return TextEncoder(vocabulary_size, settings.model, damsm.dropout), image_encoder
+
+
+class DamsmPhase:
+    """Trains the two encoders on the word and the sentence loss."""
+
+    name = "damsm"
+
+    def __init__(
+        self, settings: Settings, split: Split, tokenizer: Tokenizer, device: torch.device, workers: int
+    ) -> None:
+        """Args:
+        settings: The run's.
+        split: The training split.
+        tokenizer: With the run's vocabulary.
+        device: Where the networks live.
+        workers: Processes that read pictures ahead.
+        """
+        own = settings.damsm
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.device = device
+        self.text_encoder, self.image_encoder = build_encoders(settings, len(tokenizer))
+        self.text_encoder.to(device)
+        self.image_encoder.to(device)
+        encoders = nn.ModuleList([self.text_encoder, self.image_encoder])
+        self._optimizer = torch.optim.Adam(
+            (parameter for parameter in encoders.parameters() if parameter.requires_grad),
+            lr=own.learning_rate,
+            betas=(settings.gan.beta1, settings.gan.beta2),
+        )
+        self._split, self._tokenizer, self._workers = split, tokenizer, workers
+        self._cache: tuple[Tensor, Tensor] | None = None
+        self.batch_size = own.batch_size
+        self.steps_per_epoch = max(1, len(split) // own.batch_size)
+        self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
+        self.checkpoint_every = own.checkpoint_every
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """Batches from a step on; without pictures where the trunk's features are cached.
+
+        Raises:
+            CheckpointError: if the trunk's weights cannot be had.
+        """
+        own = self.settings.damsm
+        if start_step == 0:  # later they are in the checkpoint
+            load_trunk_weights(self.image_encoder.trunk, own.trunk_weights)
+        if own.cache_trunk:
+            self._cache = self._cache_features()
+        dataset = CaptionedImages(
+            self._split,
+            self._tokenizer,
+            resolutions=() if own.cache_trunk else (own.trunk_resolution,),
+            max_words=own.words,
+            seed=self.settings.seed,
+            augment=self.settings.data.augment,
+        )
+        broken = BrokenFiles(self._split, self.settings.data.broken_limit)
+        workers = 0 if own.cache_trunk else self._workers
+        return make_loader(dataset, own.batch_size, self.settings.seed, start_step, workers, broken)
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See `Phase.step`."""
+        own = self.settings.damsm
+        self.text_encoder.train()
+        self.image_encoder.train()
+        self._set_learning_rate(step // self.steps_per_epoch)
+        image, lengths = self._encode_images(batch), batch.lengths
+        text = self.text_encoder(batch.tokens.to(self.device), lengths)
+        class_ids, lengths = batch.class_ids.to(self.device), lengths.to(self.device)
+        word = damsm_word_loss(
+            image.regions, text.words, lengths, class_ids, gamma1=own.gamma1, gamma2=own.gamma2, gamma3=own.gamma3
+        )
+        sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=own.gamma3)
+        self._optimizer.zero_grad(set_to_none=True)
+        (word.total + sentence.total).backward()
+        nn.utils.clip_grad_norm_(self.text_encoder.parameters(), own.gradient_clip)
+        self._optimizer.step()
+        return {
+            "word_loss": word.total,
+            "sentence_loss": sentence.total,
+            "top1": _top1(image.image.detach(), text.sentence.detach()),
+        }
+
+    def after_step(self, done: int) -> None:
+        """See `Phase.after_step`."""
+
+    def state(self) -> dict[str, Any]:
+        """See `Phase.state`."""
+        return {
+            "text_encoder": self.text_encoder.state_dict(),
+            "image_encoder": self.image_encoder.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See `Phase.load_state`."""
+        self.text_encoder.load_state_dict(state["text_encoder"])
+        self.image_encoder.load_state_dict(state["image_encoder"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _set_learning_rate(self, epoch: int) -> None:
+        own = self.settings.damsm
+        for group in self._optimizer.param_groups:
+            group["lr"] = own.learning_rate * max(own.learning_rate_decay**epoch, 0.1)
+
+    def _encode_images(self, batch: Batch) -> ImageFeatures:
+        if self._cache is None:
+            return self.image_encoder(batch.images[0].to(self.device))
+        regions, pooled = (features[batch.indices].to(self.device).float() for features in self._cache)
+        return self.image_encoder.project(regions, pooled)
+
+    @torch.inference_mode()
+    def _cache_features(self) -> tuple[Tensor, Tensor]:
+        """The frozen trunk's features of every training image, in half precision on the CPU."""
+        own = self.settings.damsm
+        resolutions = (own.trunk_resolution,)
+        dataset = CaptionedImages(
+            self._split, self._tokenizer, resolutions=resolutions, max_words=own.words, augment="none"
+        )
+        broken = BrokenFiles(self._split, self.settings.data.broken_limit)
+        self.image_encoder.eval()
+        regions, pooled = [], []
+        with Progress(len(dataset), "features of the training images", "image") as bar:
+            for start in range(0, len(dataset), own.batch_size):
+                items = [dataset[0, index] for index in range(start, min(start + own.batch_size, len(dataset)))]
+                broken.add(reason for item in items for reason in item.broken)
+                images = torch.stack([torch.from_numpy(item.images[0]) for item in items])
+                seen = self.image_encoder.see(images.to(self.device))
+                regions.append(seen[0].half().cpu())
+                pooled.append(seen[1].half().cpu())
+                bar.update(len(items))
+        return torch.cat(regions), torch.cat(pooled)
+
+
+def _top1(image: Tensor, sentence: Tensor) -> Tensor:
+    """How often an image's own caption is the nearest of the batch, in [0, 1]."""
+    similarity = nn.functional.normalize(image) @ nn.functional.normalize(sentence).T
+    return (similarity.argmax(dim=1) == torch.arange(len(image), device=image.device)).float().mean()

@@ -1,0 +1,103 @@
+"""The whole of training: data and settings in, a run folder with a trained DM-GAN out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import dmgan_train
+from dmgan_runtime.errors import DataError
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.config import Settings
+from dmgan_train.damsm import DamsmPhase
+from dmgan_train.data import Split, check_files, detect_source, load_split
+from dmgan_train.gan import GanPhase
+from dmgan_train.loading import load_encoders
+from dmgan_train.loop import train
+from dmgan_train.run import RunFolder
+from dmgan_train.samples import SampleSheet
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A data set, read.
+
+    Attributes:
+        source: How it was read, see `dmgan_train.data.SOURCES`.
+        train: The training split.
+        test: The test split; the training split again where there is none.
+        tokenizer: The vocabulary of both.
+    """
+
+    source: str
+    train: Split
+    test: Split
+    tokenizer: Tokenizer
+
+
+def read_data(root: Path, source: str | None, settings: Settings) -> TrainingData:
+    """Reads both splits and collects their vocabulary, as the published code does.
+
+    Args:
+        root: The data set's folder.
+        source: One of `dmgan_train.data.SOURCES`; None tells it from the layout.
+        settings: The run's.
+
+    Raises:
+        DataError: if the data set is not there, not of that layout, or lacks too many files.
+    """
+    source = source or detect_source(root)
+    captions = settings.data.captions_per_image
+    split = load_split(source, root, "train", captions)
+    check_files(split, settings.data.broken_limit)
+    try:
+        test = load_split(source, root, "test", captions)
+    except DataError:
+        test = split
+    return TrainingData(source, split, test, Tokenizer.from_captions([*split.captions(), *test.captions()]))
+
+
+def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
+    """Writes what a new run is, or checks that an old one is the same.
+
+    Raises:
+        SettingsError: if the run has other settings or another vocabulary.
+    """
+    run.settle(settings)
+    run.settle_vocabulary(data.tokenizer)
+    run.write_provenance(
+        {
+            "dmgan": dmgan_train.__version__,
+            "torch": str(torch.__version__),
+            "data": {
+                "source": data.source,
+                "name": data.train.root.resolve().name,
+                "images": len(data.train),
+                "captions": sum(1 for _ in data.train.captions()),
+                "words": len(data.tokenizer) - 1,
+            },
+        }
+    )
+
+
+def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:
+    """The first phase, DAMSM; nothing if it is finished.
+
+    Raises:
+        TrainingError: if a loss is not a number, or the run was asked to stop.
+    """
+    train(DamsmPhase(settings, data.train, data.tokenizer, device, workers), run, settings.seed)
+
+
+def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:
+    """Both phases, each from its checkpoint if there is one.
+
+    Raises:
+        TrainingError: if a loss is not a number, or the run was asked to stop.
+    """
+    pretrain(settings, data, run, device, workers)
+    encoders = load_encoders(run)
+    sheet = SampleSheet(run.samples, data.test, data.tokenizer, settings.data.serving_words)
+    train(GanPhase(settings, data.train, data.tokenizer, encoders, sheet, device, workers), run, settings.seed)

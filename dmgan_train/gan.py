@@ -1,0 +1,196 @@
+"""The second phase: the generator against its three discriminators, with the encoders frozen (eq. 10 to 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.augmentation import augment
+from dmgan_train.config import Settings
+from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader
+from dmgan_train.devices import uses_bf16
+from dmgan_train.loop import phase_steps
+from dmgan_train.losses import (
+    conditioning_loss,
+    damsm_sentence_loss,
+    damsm_word_loss,
+    discriminator_loss,
+    generator_adversarial_loss,
+)
+from dmgan_train.models import (
+    Discriminator,
+    Generator,
+    GeneratorOutput,
+    ImageEncoder,
+    TextEncoder,
+    TextFeatures,
+    build_discriminators,
+)
+from dmgan_train.samples import SampleSheet
+
+
+class GanPhase:
+    """Trains generator and discriminators, one step of each in turn."""
+
+    name = "gan"
+
+    def __init__(
+        self,
+        settings: Settings,
+        split: Split,
+        tokenizer: Tokenizer,
+        encoders: tuple[TextEncoder, ImageEncoder],
+        sheet: SampleSheet,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        """Args:
+        settings: The run's.
+        split: The training split.
+        tokenizer: With the run's vocabulary.
+        encoders: Trained in the first phase; they are frozen here.
+        sheet: Draws the pictures of fixed captions.
+        device: Where the networks live.
+        workers: Processes that read pictures ahead.
+        """
+        own, spec = settings.gan, settings.model
+        torch.manual_seed(settings.seed)
+        self.settings, self.device = settings, device
+        self._bf16 = uses_bf16(own.precision, device)
+        self.text_encoder, self.image_encoder = encoders
+        for encoder in encoders:
+            encoder.to(device).eval().requires_grad_(False)
+        self.generator = Generator(spec).to(device)
+        self.discriminators = build_discriminators(spec, own.discriminator_channels).to(device)
+        self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
+        betas = (own.beta1, own.beta2)
+        self._generator_optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=own.generator_learning_rate, betas=betas
+        )
+        # One optimizer for the three: Adam treats every parameter on its own.
+        self._discriminator_optimizer = torch.optim.Adam(
+            self.discriminators.parameters(), lr=own.discriminator_learning_rate, betas=betas
+        )
+        self._split, self._tokenizer, self._sheet, self._workers = split, tokenizer, sheet, workers
+        self.batch_size = own.batch_size
+        self.steps_per_epoch = max(1, len(split) // own.batch_size)
+        self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
+        self.checkpoint_every = own.checkpoint_every
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """See `Phase.batches`."""
+        dataset = CaptionedImages(
+            self._split,
+            self._tokenizer,
+            resolutions=self.settings.model.resolutions,
+            max_words=self.settings.data.training_words,
+            seed=self.settings.seed,
+            augment=self.settings.data.augment,
+        )
+        broken = BrokenFiles(self._split, self.settings.data.broken_limit)
+        return make_loader(dataset, self.batch_size, self.settings.seed, start_step, self._workers, broken)
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See `Phase.step`."""
+        self.generator.train()
+        self.discriminators.train()
+        lengths, class_ids = batch.lengths.to(self.device), batch.class_ids.to(self.device)
+        with torch.no_grad():
+            text = self.text_encoder(batch.tokens.to(self.device), batch.lengths)
+        with self._autocast():
+            fakes = self.generator(text.sentence, text.words, lengths, *self._noise(len(lengths)))
+        losses = self._train_discriminators([images.to(self.device) for images in batch.images], fakes, text)
+        losses |= self._train_generator(fakes, text, lengths, class_ids)
+        self.average.update_parameters(self.generator)
+        return losses
+
+    def after_step(self, done: int) -> None:
+        """Draws the fixed captions now and then."""
+        if done % self.settings.gan.sample_every == 0 or done == self.steps:
+            self._sheet.draw(cast("Generator", self.average.module), self.text_encoder, done)
+
+    def state(self) -> dict[str, Any]:
+        """See `Phase.state`."""
+        return {name: module.state_dict() for name, module in self._stateful().items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See `Phase.load_state`."""
+        for name, module in self._stateful().items():
+            module.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator,
+            "average": self.average,
+            "discriminators": self.discriminators,
+            "generator_optimizer": self._generator_optimizer,
+            "discriminator_optimizer": self._discriminator_optimizer,
+        }
+
+    def _judges(self) -> Iterable[Discriminator]:
+        return cast("Iterable[Discriminator]", self.discriminators)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+
+    def _noise(self, count: int) -> tuple[Tensor, Tensor]:
+        spec = self.settings.model
+        noise = torch.randn(count, spec.noise_features, device=self.device)
+        return noise, torch.randn(count, spec.condition_features, device=self.device)
+
+    def _see(self, images: Tensor) -> Tensor:
+        return augment(images.float()) if self.settings.gan.augmentation else images.float()
+
+    def _train_discriminators(
+        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures
+    ) -> dict[str, Tensor]:
+        self.discriminators.requires_grad_(True)
+        losses = {}
+        for discriminator, real, fake in zip(self._judges(), reals, fakes.images, strict=True):
+            with self._autocast():
+                loss = discriminator_loss(discriminator, self._see(real), self._see(fake.detach()), text.sentence)
+            losses[f"discriminator_{real.shape[-1]}"] = loss
+        self._discriminator_optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        self._discriminator_optimizer.step()
+        return losses
+
+    def _train_generator(
+        self, fakes: GeneratorOutput, text: TextFeatures, lengths: Tensor, class_ids: Tensor
+    ) -> dict[str, Tensor]:
+        own = self.settings.gan
+        self.discriminators.requires_grad_(False)
+        losses = {}
+        for discriminator, fake in zip(self._judges(), fakes.images, strict=True):
+            with self._autocast():
+                loss = generator_adversarial_loss(discriminator, self._see(fake), text.sentence)
+            losses[f"generator_{fake.shape[-1]}"] = loss
+        losses["conditioning"] = conditioning_loss(fakes.condition.mean.float(), fakes.condition.log_variance.float())
+        losses["damsm"] = self._damsm_loss(fakes.images[-1], text, lengths, class_ids)
+        weights = {"conditioning": own.conditioning_weight, "damsm": own.damsm_weight}
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        self._generator_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self._generator_optimizer.step()
+        return losses
+
+    def _damsm_loss(self, images: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor) -> Tensor:
+        """L_DAMSM of the last stage's images, eq. 12's last term."""
+        gammas = self.settings.damsm
+        with self._autocast():
+            seen = self.image_encoder(self._see(images))
+        word = damsm_word_loss(
+            seen.regions,
+            text.words,
+            lengths,
+            class_ids,
+            gamma1=gammas.gamma1,
+            gamma2=gammas.gamma2,
+            gamma3=gammas.gamma3,
+        )
+        return word.total + damsm_sentence_loss(seen.image, text.sentence, class_ids, gamma3=gammas.gamma3).total

@@ -1,0 +1,57 @@
+"""What a run writes down as it goes: JSON lines for programs, TensorBoard for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dmgan_train.run import RunFolder, write_whole
+
+
+class Journal:
+    """The log of one phase of a run; entries after the step that it starts from are dropped."""
+
+    def __init__(self, run: RunFolder, phase: str, start_step: int) -> None:
+        self._phase = phase
+        self._path = run.log_file
+        self._drop_from(start_step)
+        self._stream = self._path.open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(run.tensorboard / phase), purge_step=start_step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._writer.close()
+
+    def record(self, step: int, values: Mapping[str, float], **more: Any) -> None:
+        """Writes the scalars of a step.
+
+        Args:
+            step: Steps of this phase that are done.
+            values: Name to value; each becomes a TensorBoard scalar.
+            more: What else the JSON line holds.
+        """
+        line = {"phase": self._phase, "step": step, **more, **values}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(f"{self._phase}/{name}", value, step)
+
+    def _drop_from(self, step: int) -> None:
+        """A killed run has logged steps after its last checkpoint; they are about to be done again."""
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._keep(line, step)]
+        write_whole(self._path, "".join(line + "\n" for line in kept).encode())
+
+    def _keep(self, line: str, step: int) -> bool:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # the line that a kill cut off
+            return False
+        return bool(entry["phase"] != self._phase or entry["step"] <= step)

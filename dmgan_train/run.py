@@ -1,0 +1,138 @@
+"""A run folder: everything that a training run reads again or a person wants to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.config import Settings, differences, read_settings
+
+# What may change between one start of a run and the next without making it another run.
+_MAY_CHANGE = frozenset(
+    {
+        "data.broken_limit",
+        "damsm.epochs",
+        "damsm.steps",
+        "damsm.checkpoint_every",
+        "gan.epochs",
+        "gan.steps",
+        "gan.checkpoint_every",
+        "gan.sample_every",
+    }
+)
+
+
+class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        root: The folder.
+        settings_file: The resolved settings.
+        vocabulary_file: The words, as a bundle holds them.
+        provenance_file: What the run was trained on.
+        log_file: One JSON object a line.
+        samples: Pictures of fixed captions.
+        tensorboard: Event files.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings_file = root / "settings.yaml"
+        self.vocabulary_file = root / "vocab.json"
+        self.provenance_file = root / "provenance.json"
+        self.log_file = root / "log.jsonl"
+        self.samples = root / "samples"
+        self.tensorboard = root / "tensorboard"
+
+    def checkpoint(self, phase: str) -> Path:
+        """The newest checkpoint of a phase, `damsm` or `gan`."""
+        return self.root / phase / "checkpoint.pt"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training in this folder; the lock ends with the process, however it ends.
+
+        Raises:
+            SettingsError: if another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SettingsError(
+                f"{self.root}: another process trains here; wait for it or choose another --run"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def settle(self, settings: Settings) -> None:
+        """Writes the settings of a new run, or checks that an old one goes on with its own.
+
+        Lengths of phases and intervals may change; anything else makes another run.
+
+        Raises:
+            SettingsError: naming each setting that differs.
+        """
+        if self.settings_file.exists():
+            changed = {
+                k: v
+                for k, v in differences(read_settings(self.settings_file), settings).items()
+                if k not in _MAY_CHANGE
+            }
+            if changed:
+                listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
+                raise SettingsError(f"{self.root}: this run has other settings ({listed}); choose another --run")
+        write_whole(self.settings_file, settings.to_yaml().encode())
+
+    def settings(self) -> Settings:
+        """The resolved settings.
+
+        Raises:
+            CheckpointError: if this is no run folder.
+        """
+        if not self.settings_file.is_file():
+            raise CheckpointError(
+                f"{self.root}: is not a run folder (it has no settings.yaml); pass a folder that `fit` wrote"
+            )
+        return read_settings(self.settings_file)
+
+    def settle_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """Writes the vocabulary of a new run, or checks that the data still has the same.
+
+        Raises:
+            SettingsError: if the data set's vocabulary is another than the run's.
+        """
+        if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
+            raise SettingsError(
+                f"{self.root}: the data set has other words than when this run began; choose another --run"
+            )
+        write_whole(self.vocabulary_file, tokenizer.to_json())
+
+    def vocabulary(self) -> Tokenizer:
+        """The run's vocabulary."""
+        return Tokenizer.load(self.vocabulary_file)
+
+    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Records what the run is trained on."""
+        write_whole(self.provenance_file, json.dumps(provenance, indent=2).encode())
+
+    def provenance(self) -> dict[str, Any]:
+        """What the run was trained on."""
+        return dict(json.loads(self.provenance_file.read_bytes())) if self.provenance_file.exists() else {}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a small file whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,119 @@
+"""Pictures of fixed captions, drawn again and again while the generator learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dmgan_runtime.images import enlarge, grid, save, to_pil
+from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data import Split
+from dmgan_train.loading import load_encoders, load_generator
+from dmgan_train.models import Generator, GeneratorOutput, TextEncoder
+from dmgan_train.run import RunFolder
+
+CAPTIONS = 8
+
+
+class SampleSheet:
+    """Draws the same captions with the same noise into `step-<steps>.png`: each row's stages, its caption below."""
+
+    def __init__(self, folder: Path, split: Split, tokenizer: Tokenizer, max_words: int) -> None:
+        """Args:
+        folder: Where the pictures go.
+        split: Eight of its captions are used, evenly spread: better one that training does not see.
+        tokenizer: With the run's vocabulary.
+        max_words: Words of a caption that are read.
+        """
+        chosen = np.linspace(0, len(split) - 1, min(CAPTIONS, len(split))).astype(int)
+        self.captions = [split.examples[index].captions[0] for index in chosen]
+        self._folder = folder
+        encodings = [tokenizer.encode(caption, max_words) for caption in self.captions]
+        self._tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
+        self._lengths = torch.tensor([encoding.length for encoding in encodings])
+
+    def draw(self, generator: Generator, text_encoder: TextEncoder, step: int) -> Path:
+        """Writes the sheet of a step and returns its path. The generator is left in evaluation mode."""
+        seeds = range(len(self.captions))
+        output = generate(generator, text_encoder, self._tokens, self._lengths, seeds)
+        path = self._folder / f"step-{step:07d}.png"
+        save(stage_rows(output.images, self.captions, columns=2), path)
+        return path
+
+
+def stage_rows(images: Sequence[Tensor], captions: Sequence[str], columns: int) -> Image.Image:
+    """Every caption's stages side by side, enlarged to the last one's size, the caption below.
+
+    Args:
+        images: One [N, 3, R, R] in [-1, 1] a stage.
+        captions: N.
+        columns: Captions in a row.
+    """
+    side = images[-1].shape[-1]
+    strips = []
+    for row in range(len(captions)):
+        stages = [enlarge(to_pil(stage[row].float().cpu().numpy()), side) for stage in images]
+        strips.append(grid(stages, columns=len(stages)))
+    return grid(strips, captions, columns)
+
+
+@torch.inference_mode()
+def generate(
+    generator: Generator, text_encoder: TextEncoder, tokens: Tensor, lengths: Tensor, seeds: range | list[int]
+) -> GeneratorOutput:
+    """Draws images with the noise that the runtime draws for these seeds.
+
+    Args:
+        generator: Left in evaluation mode.
+        text_encoder: Left in evaluation mode.
+        tokens: [N, T] int64.
+        lengths: [N] int64.
+        seeds: N seeds.
+    """
+    generator.eval()
+    text_encoder.eval()
+    device = next(generator.parameters()).device
+    spec: ModelSpec = generator.spec
+    noise, condition_noise = draw_noise(seeds, spec.noise_features, spec.condition_features)
+    text = text_encoder(tokens.to(device), lengths)
+    return generator(
+        text.sentence,
+        text.words,
+        lengths.to(device),
+        torch.from_numpy(noise).to(device),
+        torch.from_numpy(condition_noise).to(device),
+    )
+
+
+def draw_captions(run: RunFolder, captions: Sequence[str], seed: int, output: Path) -> int:
+    """Draws captions with a run's averaged generator and writes one picture, a row for each.
+
+    Args:
+        run: A run whose second phase has begun.
+        captions: At least one.
+        seed: The noise of every caption.
+        output: Where to.
+
+    Returns:
+        The steps that the generator was trained for.
+
+    Raises:
+        CaptionError: if a caption has no known word.
+        CheckpointError: if the run has no checkpoint yet.
+    """
+    generator, steps = load_generator(run)
+    text_encoder, _ = load_encoders(run)
+    tokenizer, max_words = run.vocabulary(), run.settings().data.serving_words
+    encodings = [tokenizer.encode(caption, max_words) for caption in captions]
+    tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
+    lengths = torch.tensor([encoding.length for encoding in encodings])
+    images = generate(generator, text_encoder, tokens, lengths, [seed] * len(captions)).images
+    save(stage_rows(images, captions, columns=1), output)
+    return steps

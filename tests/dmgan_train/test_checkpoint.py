@@ -1,0 +1,61 @@
+import os
+
+import pytest
+import torch
+
+from dmgan_runtime.errors import CheckpointError
+from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_what_was_saved_is_loaded(tmp_path) -> None:
+    path = tmp_path / "deep" / "checkpoint.pt"
+    save_checkpoint(path, {"phase": "gan", "step": 3, "weights": {"w": torch.arange(3)}})
+    state = load_checkpoint(path, "gan")
+    assert state["step"] == 3
+    assert torch.equal(state["weights"]["w"], torch.arange(3))
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"phase": "gan", "step": 1})
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, {"phase": "gan", "step": 2})
+    assert load_checkpoint(path, "gan")["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500])
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, keep) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"phase": "gan", "step": 1, "w": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: the checkpoint is damaged .* remove it"):
+        load_checkpoint(path, "gan")
+
+
+def test_a_missing_checkpoint_says_what_to_run(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="dmgan_train fit"):
+        load_checkpoint(tmp_path / "none.pt", "gan")
+
+
+def test_a_checkpoint_of_another_phase_is_refused(tmp_path) -> None:
+    save_checkpoint(tmp_path / "c.pt", {"phase": "damsm", "step": 1})
+    with pytest.raises(CheckpointError, match="not a checkpoint of the phase 'gan'"):
+        load_checkpoint(tmp_path / "c.pt", "gan")
+
+
+def test_a_checkpoint_that_would_run_code_runs_none(tmp_path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"phase": "gan", "evil": Evil()}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "c.pt", "gan")
+    assert not (tmp_path / "ran").exists()

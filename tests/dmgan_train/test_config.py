@@ -1,0 +1,87 @@
+import contextlib
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.config import PRESETS, Settings, differences, read_settings, resolve_settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_resolves_and_survives_a_file(preset, tmp_path) -> None:
+    settings = resolve_settings(preset)
+    assert settings.preset == preset
+    (tmp_path / "settings.yaml").write_text(settings.to_yaml())
+    assert read_settings(tmp_path / "settings.yaml") == settings
+
+
+def test_the_default_is_the_paper() -> None:
+    birds, coco = resolve_settings("birds"), resolve_settings("coco")
+    assert birds.model == Settings().model
+    assert birds.model.resolutions == (64, 128, 256)
+    assert (birds.model.residual_blocks, birds.gan.damsm_weight, birds.gan.epochs) == (2, 5.0, 600)
+    assert (birds.data.training_words, birds.data.serving_words, birds.data.captions_per_image) == (18, 25, 10)
+    assert (coco.model.residual_blocks, coco.gan.damsm_weight, coco.gan.epochs) == (3, 50.0, 120)
+    assert (coco.data.training_words, coco.damsm.words, coco.data.serving_words) == (12, 15, 20)
+    assert (birds.gan.generator_learning_rate, birds.gan.beta1, birds.gan.beta2) == (2e-4, 0.5, 0.999)
+    assert (birds.gan.batch_size, birds.gan.ema, birds.gan.augmentation) == (10, 0.999, False)
+
+
+def test_flags_override_a_file_which_overrides_the_preset(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("gan:\n  batch_size: 7\n  epochs: 9\n")
+    settings = resolve_settings("tiny", file=file, overrides=["gan.batch_size=8", "seed=3"])
+    assert (settings.gan.batch_size, settings.gan.epochs, settings.seed) == (8, 9, 3)
+    assert settings.model == resolve_settings("tiny").model
+
+
+def test_a_number_may_be_written_as_people_write_it() -> None:
+    settings = resolve_settings("tiny", overrides=["gan.generator_learning_rate=1e-4", "gan.steps=null"])
+    assert settings.gan.generator_learning_rate == 1e-4
+    assert settings.gan.steps is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gan.batch_sise=8", "did you mean 'batch_size'"),
+        ("gam.batch_size=8", "did you mean 'gan'"),
+        ("gan=8", "is a section"),
+        ("gan.batch_size", "write section.key=value"),
+        ("gan.batch_size=1", r">= 2.*gan\.batch_size"),
+        ("gan.batch_size=many", r"Expected `int`.*gan\.batch_size"),
+        ("gan.epochs=[", "not valid YAML"),
+        ("model.base_resolution=48", "power of two"),
+        ("model.memory_writing=none", "concatenation"),
+        ("damsm.freeze_trunk=true", "small trunk"),
+        ("damsm.cache_trunk=true", "freeze_trunk"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(override, message) -> None:
+    with pytest.raises(SettingsError, match=message):
+        resolve_settings("tiny", overrides=[override])
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'birds'"):
+        resolve_settings("bird")
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "gan: [", "gan:\n  nothing: 1\n"])
+def test_a_file_that_holds_no_settings_is_an_error(tmp_path, content) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(SettingsError, match=r"x\.yaml"):
+        resolve_settings("tiny", file=tmp_path / "x.yaml")
+
+
+@given(st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=5), st.none()), max_size=4))
+def test_any_mapping_is_settings_or_a_settings_error(values) -> None:
+    with contextlib.suppress(SettingsError):
+        resolve_settings("tiny", overrides=[f"{key}={yaml.safe_dump(value)}" for key, value in values.items()])
+
+
+def test_differences_name_the_keys() -> None:
+    changed = resolve_settings("tiny", overrides=["gan.ema=0.5", "seed=1"])
+    assert differences(resolve_settings("tiny"), changed) == {"seed": (0, 1), "gan.ema": (0.99, 0.5)}

@@ -1,0 +1,63 @@
+"""A data set and settings so small that a test can train them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dmgan_train.config import Settings, resolve_settings
+from dmgan_train.fit import TrainingData, begin, fit, read_data
+from dmgan_train.run import RunFolder
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
+SMALL = (
+    "model.base_resolution=8",
+    "model.generator_channels=4",
+    "model.text_features=8",
+    "model.embedding_features=6",
+    "model.noise_features=5",
+    "model.condition_features=3",
+    "model.memory_features=6",
+    "data.training_words=6",
+    "data.serving_words=7",
+    "damsm.trunk_resolution=32",
+    "damsm.words=6",
+    "damsm.batch_size=6",
+    "damsm.steps=4",
+    "gan.batch_size=4",
+    "gan.discriminator_channels=2",
+    "gan.steps=4",
+)
+
+
+def write_images(root: Path, count: int = 12) -> Path:
+    """An image folder of squares of one colour each, two thirds of them for training."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in range(count):
+        name, colour = list(COLOURS.items())[index % 3]
+        pixels = np.full((36, 36, 3), 255, dtype=np.uint8)
+        pixels[8:28, 8 : 20 + index % 8] = colour
+        Image.fromarray(pixels).save(root / f"{index}.png")
+        captions = [f"a {name} square on white", f"this square is {name} and it stands on a white background"]
+        split = "test" if index % 3 == 2 else "train"
+        lines.append({"file_name": f"{index}.png", "captions": captions, "class": index, "split": split})
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def small_settings(*overrides: str) -> Settings:
+    return resolve_settings("tiny", overrides=(*SMALL, *overrides))
+
+
+def train_small(data: Path, run: Path, *overrides: str) -> RunFolder:
+    """Trains both phases for a few steps on the CPU."""
+    settings = small_settings(*overrides)
+    read: TrainingData = read_data(data, None, settings)
+    folder = RunFolder(run)
+    with folder.locked():
+        begin(settings, read, folder)
+        fit(settings, read, folder, torch.device("cpu"), workers=0)
+    return folder
