@@ -1,0 +1,59 @@
+"""The model card of a bundle, from facts alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dmgan_runtime.manifest import Manifest
+
+
+def model_card(manifest: Manifest, *, has_samples: bool) -> str:
+    """Markdown: what the model is, what it was trained on and how, what was measured, and what was not.
+
+    Args:
+        manifest: The bundle's; what it does not say, the card does not say.
+        has_samples: Whether `samples.png` lies beside the card.
+    """
+    spec = manifest.model
+    pyramid = ", ".join(f"{side}x{side}" for side in spec.resolutions)
+    sections = [
+        f"# {manifest.name}",
+        f"A DM-GAN (Zhu et al., CVPR 2019): a caption of up to {manifest.tokenizer.max_words} words to images of"
+        f" {pyramid} pixels.",
+        *(["![samples](samples.png)"] if has_samples else []),
+        f"## Licence\n\nWeights: {manifest.license}.",
+        "## Model\n\n" + _table(msgspec.to_builtins(spec)),
+    ]
+    if manifest.provenance:
+        sections.append("## Provenance\n\n" + _table(_flatten(manifest.provenance)))
+    sections.append(
+        "## Metrics\n\n" + (_table(_flatten(manifest.metrics)) if manifest.metrics else "None were measured.")
+    )
+    sections.append("## Parity with PyTorch at export\n\n" + _parity(manifest))
+    return "\n\n".join(sections) + "\n"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = [f"| {key} | {value} |" for key, value in values.items()]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def _parity(manifest: Manifest) -> str:
+    rows = [
+        f"| {entry.role} | {entry.precision} | {entry.output} | {entry.max_abs_error:.1e} | {entry.tolerance:.1e} |"
+        for entry in manifest.parity
+    ]
+    head = "| graph | precision | output | largest difference | allowed |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])

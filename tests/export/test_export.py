@@ -1,0 +1,191 @@
+"""A run becomes a bundle whose graphs compute what PyTorch computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dmgan_runtime import Generator as Server
+from dmgan_runtime.errors import BundleError, ExportError
+from dmgan_runtime.manifest import ROLES, Manifest
+from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.official import load_official_generator, load_official_text_encoder
+from dmgan_train.samples import generate
+from export import bundle as bundle_module
+from export.bundle import Model, write_bundle
+from export.cli import main, read_model
+from export.graphs import build_graphs
+from export.onnx_file import quiet_exporter, write_onnx
+from export.parity import measure_parity, reference_cases
+from tests import golden_data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> None:
+    quiet_exporter()
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory) -> tuple[Path, Manifest, list[str]]:
+    path = tmp_path_factory.mktemp("bundles") / "squares"
+    reports: list[str] = []
+    manifest = write_bundle(read_model(run, "squares", "CC0-1.0"), path, reports.append)
+    return path, manifest, reports
+
+
+def test_a_bundle_holds_every_graph_and_their_parity(bundle) -> None:
+    path, manifest, reports = bundle
+    assert [graph.role for graph in manifest.graphs] == list(ROLES)
+    assert len(manifest.parity) == 2 + 2 + 5 + 5
+    assert all(entry.max_abs_error <= entry.tolerance <= 1e-2 for entry in manifest.parity)
+    assert all(entry.batches == (1, 3, 16) for entry in manifest.parity)
+    assert reports[0].startswith("running the model")
+    files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    graphs = {f"onnx/{role}.onnx" for role in ROLES}
+    assert files == {"manifest.json", "vocab.json", "MODEL_CARD.md", "samples.png"} | graphs
+
+
+def test_the_served_image_is_the_trained_one(bundle, run) -> None:
+    model = read_model(run, "squares", "")
+    with Server.open(bundle[0]) as server:
+        served = server.generate("a red square on white", seed=5)[0]
+    encoding = model.tokenizer.encode("a red square on white", model.max_words)
+    tokens, lengths = torch.from_numpy(encoding.tokens)[None], torch.tensor([encoding.length])
+    expected = generate(model.generator, model.text_encoder, tokens, lengths, [5]).images[-1][0].numpy()
+    actual = np.asarray(served.image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    assert np.abs(actual - expected).max() < 0.5 / 127.5 + 1e-4
+
+
+def test_the_card_states_facts(bundle) -> None:
+    card = (bundle[0] / "MODEL_CARD.md").read_text()
+    for fact in (
+        "# squares",
+        "CC0-1.0",
+        "8x8, 16x16, 32x32",
+        "| data.images | 8 |",
+        "| gan_steps | 4 |",
+        "None were measured",
+    ):
+        assert fact in card
+
+
+def test_a_bundle_is_never_changed(bundle, run) -> None:
+    with pytest.raises(BundleError, match="exists already"):
+        write_bundle(read_model(run, "squares", ""), bundle[0], lambda _: None)
+
+
+def test_a_zip_serves_the_same_image(bundle, run, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "squares.zip"
+    write_bundle(read_model(run, "squares", "CC0-1.0"), path, lambda _: None)
+    with Server.open(bundle[0]) as folder, Server.open(path) as archive:
+        first, second = (server.generate("a blue square", seed=1)[0].image for server in (folder, archive))
+    assert first.tobytes() == second.tobytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["squares.zip"]
+
+
+def test_a_graph_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch) -> None:
+    original = bundle_module.write_onnx
+
+    def write_wrong(graph, path):
+        opset = original(graph, path)
+        model = onnx.load(path)
+        head = next(node for node in model.graph.node if node.op_type == "Tanh")
+        head.op_type = "Sigmoid"
+        onnx.save(model, path)
+        return opset
+
+    def write(graph, path):
+        return write_wrong(graph, path) if graph.role == "generator_1" else original(graph, path)
+
+    monkeypatch.setattr(bundle_module, "write_onnx", write)
+    with pytest.raises(ExportError, match=r"generator_1 in fp32: image differs from PyTorch by .* no bundle"):
+        write_bundle(read_model(run, "squares", ""), tmp_path / "bundle", lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "measure_parity", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_bundle(read_model(run, "squares", ""), tmp_path / "bundle", lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("writing", "response"), [("gated", "concatenation"), ("words", "concatenation"), ("none", "concatenation")]
+)
+def test_every_ablation_exports(writing, response, tmp_path) -> None:
+    spec = ModelSpec(
+        base_resolution=8,
+        generator_channels=4,
+        text_features=8,
+        embedding_features=6,
+        noise_features=5,
+        condition_features=3,
+        memory_features=6,
+        residual_blocks=1,
+        memory_writing=writing,
+        memory_response=response,
+    )
+    graphs = build_graphs(TextEncoder(11, spec).eval(), Generator(spec).eval(), 7)
+    cases = reference_cases(graphs, 11)
+    write_onnx(graphs["generator_1"], tmp_path / "graph.onnx")
+    entries = measure_parity(tmp_path / "graph.onnx", graphs["generator_1"], "fp32", cases)
+    names = [entry.output for entry in entries]
+    assert names == ["image", "features", "attention"] + (["writing_gate"] if writing == "gated" else [])
+
+
+def test_the_published_weights_serve_the_golden_images(tmp_path) -> None:
+    generator = load_official_generator(golden_data.FOLDER / "netG.pth")
+    text_encoder = load_official_text_encoder(golden_data.FOLDER / "text_encoder.pth", generator.spec)
+    vocabulary = Tokenizer(["<end>", *(f"word{index}" for index in range(1, 60))])
+    model = Model("golden", "", text_encoder, generator, vocabulary, max_words=18)
+    write_bundle(model, tmp_path / "golden", lambda _: None)
+    golden = golden_data.load("outputs.npz")
+    columns = ("tokens", "length", "noise", "condition_noise")
+    inputs = [np.concatenate([golden[f"{name}_{column}"] for name in golden_data.CAPTIONS]) for column in columns]
+    with Server.open(tmp_path / "golden") as server:
+        images = server.synthesize(*inputs).images
+    for row, name in enumerate(golden_data.CAPTIONS):
+        for side, image in images.items():
+            expected = golden[f"{name}_image_{side}"][0].numpy()
+            stride = side // expected.shape[-1]
+            np.testing.assert_allclose(image[row, :, ::stride, ::stride], expected, atol=1e-4, rtol=0)
+
+
+def test_the_command_prints_the_parity_and_the_next_step(run, tmp_path) -> None:
+    result = CliRunner().invoke(main, [str(run.root), "-o", str(tmp_path / "b"), "--name", "squares"])
+    assert result.exit_code == 0, result.output
+    assert "Parity with PyTorch" in result.output
+    assert "dmgan-generate" in result.output
+
+
+def test_a_folder_that_is_no_run_is_a_users_mistake(tmp_path) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path), "-o", str(tmp_path / "b")])
+    assert result.exit_code == 2
+    assert "is not a run folder" in result.output
+
+
+def test_a_bundle_serves_where_torch_and_onnx_cannot_be_imported(bundle, tmp_path) -> None:
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "dmgan_train", "export", "onnxscript"):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+from dmgan_runtime import Generator
+with Generator.open({str(bundle[0])!r}) as generator:
+    generator.generate("a red square", seed=1)[0].image.save({str(tmp_path / "red.png")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (tmp_path / "red.png").stat().st_size > 100
