@@ -127,4 +127,5 @@ def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int)
     from dmgan_train.samples import draw_captions
 
     steps = draw_captions(RunFolder(run_folder), captions, seed, output)
-    click.echo(f"{output}: {len(captions)} caption(s), seed {seed}, generator of step {steps:,}")
+    plural = "" if len(captions) == 1 else "s"
+    click.echo(f"{output}: {len(captions)} caption{plural}, seed {seed}, generator of step {steps:,}")

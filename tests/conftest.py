@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 
 from dmgan_train.run import RunFolder
+from export.bundle import write_bundle
+from export.cli import read_model
+from export.onnx_file import quiet_exporter
 from tests.training import train_small, write_images
 
 
@@ -16,3 +19,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that was trained for a few steps; do not change it."""
     return train_small(images, tmp_path_factory.mktemp("runs") / "squares")
+
+
+@pytest.fixture(scope="session")
+def bundle(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of that run; do not change it."""
+    quiet_exporter()
+    path = tmp_path_factory.mktemp("bundles") / "squares"
+    write_bundle(read_model(run, "squares", "CC0-1.0"), path, lambda _: None)
+    return path

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dmgan_runtime.spec import STAGES, ModelSpec
 from dmgan_train.models.conditioning import Condition, ConditioningAugmentation
 from dmgan_train.models.dynamic_memory import DynamicMemory, MemoryOutput
-from dmgan_train.models.layers import ResidualBlock, image_head, initialise, up_block
+from dmgan_train.models.layers import ResidualBlock, UpBlock, image_head, initialise
 
 FIRST_SIDE = 4
 
@@ -48,7 +48,7 @@ class InitialStage(nn.Module):
         )
         blocks = []
         while channels > spec.generator_channels:
-            blocks.append(up_block(channels, channels // 2))
+            blocks.append(UpBlock(channels, channels // 2))
             channels //= 2
         self.upsample = nn.Sequential(*blocks)
         self.to_image = image_head(spec.generator_channels)
@@ -67,7 +67,7 @@ class RefinementStage(nn.Module):
         channels = spec.generator_channels
         self.memory = DynamicMemory(spec)
         self.residual = nn.Sequential(*(ResidualBlock(2 * channels) for _ in range(spec.residual_blocks)))
-        self.upsample = up_block(2 * channels, channels)
+        self.upsample = UpBlock(2 * channels, channels)
         self.to_image = image_head(channels)
 
     def forward(self, features: Tensor, word_features: Tensor, valid: Tensor) -> tuple[Tensor, MemoryOutput]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -10,17 +12,34 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
 
-def up_block(in_channels: int, out_channels: int) -> nn.Sequential:
+class UpBlock(nn.Sequential):
     """Doubles height and width: nearest x2, 3x3 convolution, BatchNorm, GLU.
 
-    Maps [N, in_channels, H, W] to [N, out_channels, 2H, 2W].
+    In training the first two run as the one transposed convolution that they are, which takes 4/9 of the arithmetic.
     """
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        conv3x3(in_channels, 2 * out_channels),
-        nn.BatchNorm2d(2 * out_channels),
-        nn.GLU(dim=1),
-    )
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            conv3x3(in_channels, 2 * out_channels),
+            nn.BatchNorm2d(2 * out_channels),
+            nn.GLU(dim=1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps [N, in_channels, H, W] to [N, out_channels, 2H, 2W]."""
+        if not self.training:
+            return super().forward(features)
+        convolution, norm, glu = self[1], self[2], self[3]
+        assert isinstance(convolution, nn.Conv2d)
+        kernel = _transposed_kernel(convolution.weight)
+        return glu(norm(F.conv_transpose2d(features, kernel, stride=2, padding=1)))
+
+
+def _transposed_kernel(weight: Tensor) -> Tensor:
+    """The [in, out, 4, 4] stride-2 transposed convolution that equals nearest x2 and then [out, in, 3, 3]."""
+    shifts = [F.pad(weight, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1)]
+    return torch.stack(shifts).sum(dim=0).flip(2, 3).transpose(0, 1)
 
 
 def image_head(channels: int) -> nn.Sequential:

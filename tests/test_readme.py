@@ -1,0 +1,68 @@
+"""What the README and the docs tell a reader to type works."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from PIL import Image
+
+from dmgan_runtime.cli import main as generate
+from dmgan_train.cli import main as train
+from export.cli import main as export
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> Iterator[str]:
+    for document in DOCUMENTS:
+        for found in BLOCK.finditer(document.read_text()):
+            if found[1] == language:
+                yield found[2]
+
+
+def commands() -> list[str]:
+    lines = [line.partition(" #")[0].strip() for block in blocks("") for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("python -m dmgan_train", "dmgan-"))]
+
+
+def options(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in parameter.opts}
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_exists_with_its_options(line) -> None:
+    words = shlex.split(line)
+    command: click.Command = {"python": train, "dmgan-export": export, "dmgan-generate": generate}[words[0]]
+    rest = words[3:] if words[0] == "python" else words[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[rest.pop(0)]
+    assert {word for word in rest if word.startswith("-")} <= options(command)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 6
+
+
+def test_the_python_example_makes_an_image(bundle, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "bundle").symlink_to(bundle)
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    with Image.open("bird.png") as picture:
+        assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_makefile_has_the_two_commands() -> None:
+    assert {"demo:", "test:"} <= {line.split(" ")[0] for line in (ROOT / "Makefile").read_text().splitlines()}
