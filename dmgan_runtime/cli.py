@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dmgan_runtime import images
 from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.results import Generation
+
+_LEGIBLE_SIDE = 192
 
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,13 +100,19 @@ def _numbered(output: Path, count: int) -> list[Path]:
 
 
 def _captioned(generations: list[Generation]) -> Image.Image:
-    return images.grid([each.image for each in generations], [each.caption for each in generations])
+    pictures = [images.enlarge(each.image, _legible(each.image.width)) for each in generations]
+    return images.grid(pictures, [each.caption for each in generations])
 
 
 def _side_by_side(generations: list[Generation]) -> Image.Image:
-    side = generations[0].image.width
+    side = _legible(generations[0].image.width)
     pictures = [images.enlarge(picture, side) for each in generations for picture in each.stages.values()]
     return images.grid(pictures, columns=len(generations[0].stages))
+
+
+def _legible(side: int) -> int:
+    """A whole multiple of a small picture's side that a person can see, and that has room for a caption."""
+    return side * math.ceil(_LEGIBLE_SIDE / side)
 
 
 def _report(path: Path, generations: list[Generation]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from dmgan_runtime.errors import CheckpointError
 
@@ -52,3 +55,37 @@ def load_checkpoint(path: Path, phase: str) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("phase") != phase:
         raise CheckpointError(f"{path}: is not a checkpoint of the phase {phase!r}; remove it or choose another run")
     return cast("dict[str, Any]", state)
+
+
+def restore(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    """Loads a state dict into a network.
+
+    Raises:
+        CheckpointError: if it is of another shape.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {error}") from error
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of a network's tensors, by name and in order."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_fingerprint(state: Mapping[str, Any], text_encoder: nn.Module) -> None:
+    """Checks that a generator's checkpoint was trained with this text encoder.
+
+    Raises:
+        CheckpointError: if it was another.
+    """
+    if state["text_encoder_sha256"] != fingerprint(text_encoder):
+        raise CheckpointError(
+            "the generator was trained with another text encoder than damsm/checkpoint.pt now holds; restore that file,"
+            " or remove gan/checkpoint.pt to train the generator again"
+        )

@@ -14,7 +14,7 @@ from dmgan_train import __version__
 from dmgan_train.config import PRESETS, Settings, resolve_settings
 from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
-from dmgan_train.devices import choose_device, default_workers
+from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.fit import TrainingData, begin, read_data
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
@@ -75,8 +75,8 @@ def _run(
     workers: int | None,
     dry_run: bool,
 ) -> None:
-    settings: Settings = resolve_settings(preset, file=config, overrides=overrides)
     chosen = choose_device(device)
+    settings: Settings = resolve_precision(resolve_settings(preset, file=config, overrides=overrides), chosen)
     read: TrainingData = read_data(data, source, settings)
     click.echo(describe_plan(settings, read, chosen))
     if dry_run:

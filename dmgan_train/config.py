@@ -63,6 +63,8 @@ class DamsmSettings(_Section, frozen=True):
         steps: Stop after so many steps, if that is sooner.
         batch_size: Images a step; also the number of captions that each is compared with.
         learning_rate: Adam's, at the start.
+        beta1: Adam's first momentum.
+        beta2: Adam's second momentum.
         learning_rate_decay: Factor an epoch; the rate never falls below a tenth of its start.
         gradient_clip: Largest norm of the text encoder's gradient.
         dropout: Of the word embeddings.
@@ -78,10 +80,12 @@ class DamsmSettings(_Section, frozen=True):
     freeze_trunk: bool = True
     cache_trunk: bool = False
     words: PositiveInt = 18
-    epochs: PositiveInt = 600
+    epochs: PositiveInt = 200
     steps: PositiveInt | None = None
     batch_size: BatchSize = 48
     learning_rate: Rate = 2e-3
+    beta1: Momentum = 0.5
+    beta2: Momentum = 0.999
     learning_rate_decay: Rate = 0.98
     gradient_clip: Weight = 0.25
     dropout: Momentum = 0.5
@@ -179,11 +183,15 @@ def resolve_settings(preset: str, *, file: Path | None = None, overrides: Iterab
     if preset not in PRESETS:
         raise SettingsError(f"there is no preset {preset!r}; {_nearest(preset, PRESETS)}")
     text = resources.files("dmgan_train").joinpath("presets", f"{preset}.yaml").read_text()
-    values: dict[str, Any] = yaml.safe_load(text)
+    values: dict[str, Any] = _parse_yaml(text)
     if file is not None:
         _merge(values, _read_yaml(file), str(file))
     for override in overrides:
         _merge(values, _parse_override(override), f"--set {override}")
+    if values["preset"] != preset:
+        raise SettingsError(
+            f"the preset is {preset!r}, and the settings say {values['preset']!r}; choose it with --preset"
+        )
     return _convert(values, "the settings")
 
 
@@ -202,9 +210,22 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     return {key: (before[key], after[key]) for key in after if before[key] != after[key]}
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number; YAML 1.1 takes it for a string, because it has no dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
+)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: cannot be read as YAML settings ({error})") from error
     if not isinstance(values, dict):
@@ -217,12 +238,9 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise SettingsError(f"--set {text}: write section.key=value, for example gan.batch_size=16")
     try:
-        parsed: Any = yaml.safe_load(value)
+        parsed: Any = _parse_yaml(value)
     except yaml.YAMLError as error:
         raise SettingsError(f"--set {text}: the value is not valid YAML ({error})") from error
-    # YAML 1.1 reads 1e-4 as a string, because it has no dot.
-    if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
-        parsed = float(parsed)
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed

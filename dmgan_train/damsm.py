@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.config import Settings
-from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader
+from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
 from dmgan_train.models import ImageEncoder, ImageFeatures, TextEncoder
@@ -53,12 +54,12 @@ class DamsmPhase:
         self._optimizer = torch.optim.Adam(
             (parameter for parameter in encoders.parameters() if parameter.requires_grad),
             lr=own.learning_rate,
-            betas=(settings.gan.beta1, settings.gan.beta2),
+            betas=(own.beta1, own.beta2),
         )
         self._split, self._tokenizer, self._workers = split, tokenizer, workers
         self._cache: tuple[Tensor, Tensor] | None = None
         self.batch_size = own.batch_size
-        self.steps_per_epoch = max(1, len(split) // own.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
 
@@ -146,16 +147,19 @@ class DamsmPhase:
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         self.image_encoder.eval()
-        regions, pooled = [], []
+        regions, pooled, examples = [], [], []
         with Progress(len(dataset), "features of the training images", "image") as bar:
             for start in range(0, len(dataset), own.batch_size):
                 items = [dataset[0, index] for index in range(start, min(start + own.batch_size, len(dataset)))]
                 broken.add(reason for item in items for reason in item.broken)
                 images = torch.stack([torch.from_numpy(item.images[0]) for item in items])
-                seen = self.image_encoder.see(images.to(self.device))
+                seen = self.image_encoder.extract_features(images.to(self.device))
                 regions.append(seen[0].half().cpu())
                 pooled.append(seen[1].half().cpu())
+                examples += [item.example for item in items]
                 bar.update(len(items))
+        # Where a broken picture was replaced, its captions must be too: nothing opens it again.
+        self._split = replace(self._split, examples=tuple(examples))
         return torch.cat(regions), torch.cat(pooled)
 
 

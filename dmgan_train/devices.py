@@ -7,7 +7,7 @@ import os
 import torch
 
 from dmgan_runtime.errors import BackendError
-from dmgan_train.config import Precision
+from dmgan_train.config import Precision, Settings
 
 
 def choose_device(name: str) -> torch.device:
@@ -22,11 +22,15 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise BackendError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise BackendError(f"--device {name}: only the CPU and CUDA are supported; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendError(
             f"--device {name}: PyTorch {torch.__version__} sees no CUDA device; install a CUDA build of PyTorch and"
             " the NVIDIA driver, or use --device cpu"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 
@@ -39,7 +43,10 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
     if precision == "fp32":
         return False
     # Without these instructions PyTorch falls back to convolutions that are some twenty times slower.
-    able = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if precision == "bf16" and not able:
         raise BackendError(
             f"gan.precision is bf16, and the {device.type} here has no bf16 instructions; use auto or fp32"
@@ -47,6 +54,18 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
     return bool(able)
 
 
+def resolve_precision(settings: Settings, device: torch.device) -> Settings:
+    """The settings with `auto` precision replaced by what the device can do, so that a run keeps to it.
+
+    Raises:
+        BackendError: if bf16 was asked for and cannot be had.
+    """
+    precision: Precision = "bf16" if uses_bf16(settings.gan.precision, device) else "fp32"
+    return settings.__replace__(gan=settings.gan.__replace__(precision=precision))
+
+
 def default_workers() -> int:
     """Processes that read pictures ahead: one for each core but one, at most four."""
-    return min(4, max(0, (os.cpu_count() or 1) - 1))
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux; a container may allow fewer cores than there are
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(4, cores - 1)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import dmgan_train
-from dmgan_runtime.errors import DataError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.config import Settings
 from dmgan_train.damsm import DamsmPhase
-from dmgan_train.data import Split, check_files, detect_source, load_split
+from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split
 from dmgan_train.gan import GanPhase
 from dmgan_train.loading import load_encoders
 from dmgan_train.loop import train
@@ -27,13 +27,13 @@ class TrainingData:
     Attributes:
         source: How it was read, see `dmgan_train.data.SOURCES`.
         train: The training split.
-        test: The test split; the training split again where there is none.
+        test: The test split; None where the data set has none.
         tokenizer: The vocabulary of both.
     """
 
     source: str
     train: Split
-    test: Split
+    test: Split | None
     tokenizer: Tokenizer
 
 
@@ -52,34 +52,29 @@ def read_data(root: Path, source: str | None, settings: Settings) -> TrainingDat
     captions = settings.data.captions_per_image
     split = load_split(source, root, "train", captions)
     check_files(split, settings.data.broken_limit)
-    try:
+    texts = list(split.captions())
+    test = None
+    with suppress(MissingSplitError):
         test = load_split(source, root, "test", captions)
-    except DataError:
-        test = split
-    return TrainingData(source, split, test, Tokenizer.from_captions([*split.captions(), *test.captions()]))
+        texts += test.captions()
+    return TrainingData(source, split, test, Tokenizer.from_captions(texts))
 
 
 def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
     """Writes what a new run is, or checks that an old one is the same.
 
     Raises:
-        SettingsError: if the run has other settings or another vocabulary.
+        SettingsError: if the run has other settings, another vocabulary or other data.
     """
-    run.settle(settings)
-    run.settle_vocabulary(data.tokenizer)
-    run.write_provenance(
-        {
-            "dmgan": dmgan_train.__version__,
-            "torch": str(torch.__version__),
-            "data": {
-                "source": data.source,
-                "name": data.train.root.resolve().name,
-                "images": len(data.train),
-                "captions": sum(1 for _ in data.train.captions()),
-                "words": len(data.tokenizer) - 1,
-            },
-        }
-    )
+    description = {
+        "source": data.source,
+        "name": data.train.root.resolve().name,
+        "images": len(data.train),
+        "captions": sum(1 for _ in data.train.captions()),
+        "words": len(data.tokenizer) - 1,
+    }
+    provenance = {"dmgan": dmgan_train.__version__, "torch": str(torch.__version__), "data": description}
+    run.settle(settings, data.tokenizer, provenance)
 
 
 def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:
@@ -99,5 +94,5 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     """
     pretrain(settings, data, run, device, workers)
     encoders = load_encoders(run)
-    sheet = SampleSheet(run.samples, data.test, data.tokenizer, settings.data.serving_words)
+    sheet = SampleSheet(run.samples, data.test or data.train, data.tokenizer, settings.data.serving_words)
     train(GanPhase(settings, data.train, data.tokenizer, encoders, sheet, device, workers), run, settings.seed)

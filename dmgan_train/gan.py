@@ -11,8 +11,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.augmentation import augment
+from dmgan_train.checkpoint import check_fingerprint, fingerprint
 from dmgan_train.config import Settings
-from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader
+from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
 from dmgan_train.devices import uses_bf16
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import (
@@ -67,7 +68,7 @@ class GanPhase:
             encoder.to(device).eval().requires_grad_(False)
         self.generator = Generator(spec).to(device)
         self.discriminators = build_discriminators(spec, own.discriminator_channels).to(device)
-        self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
+        self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
         betas = (own.beta1, own.beta2)
         self._generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=own.generator_learning_rate, betas=betas
@@ -78,7 +79,7 @@ class GanPhase:
         )
         self._split, self._tokenizer, self._sheet, self._workers = split, tokenizer, sheet, workers
         self.batch_size = own.batch_size
-        self.steps_per_epoch = max(1, len(split) // own.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
 
@@ -106,27 +107,33 @@ class GanPhase:
             fakes = self.generator(text.sentence, text.words, lengths, *self._noise(len(lengths)))
         losses = self._train_discriminators([images.to(self.device) for images in batch.images], fakes, text)
         losses |= self._train_generator(fakes, text, lengths, class_ids)
-        self.average.update_parameters(self.generator)
+        self.generator_ema.update_parameters(self.generator)
         return losses
 
     def after_step(self, done: int) -> None:
         """Draws the fixed captions now and then."""
         if done % self.settings.gan.sample_every == 0 or done == self.steps:
-            self._sheet.draw(cast("Generator", self.average.module), self.text_encoder, done)
+            self._sheet.draw(cast("Generator", self.generator_ema.module), self.text_encoder, done)
 
     def state(self) -> dict[str, Any]:
         """See `Phase.state`."""
-        return {name: module.state_dict() for name, module in self._stateful().items()}
+        states = {name: module.state_dict() for name, module in self._stateful().items()}
+        return {**states, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """See `Phase.load_state`."""
+        """See `Phase.load_state`.
+
+        Raises:
+            CheckpointError: if the generator was trained with another text encoder.
+        """
+        check_fingerprint(state, self.text_encoder)
         for name, module in self._stateful().items():
             module.load_state_dict(state[name])
 
     def _stateful(self) -> dict[str, Any]:
         return {
             "generator": self.generator,
-            "average": self.average,
+            "generator_ema": self.generator_ema,
             "discriminators": self.discriminators,
             "generator_optimizer": self._generator_optimizer,
             "discriminator_optimizer": self._discriminator_optimizer,
@@ -176,8 +183,9 @@ class GanPhase:
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         self._generator_optimizer.zero_grad(set_to_none=True)
         total.backward()
+        gradients = [parameter.grad for parameter in self.generator.parameters() if parameter.grad is not None]
         self._generator_optimizer.step()
-        return losses
+        return losses | {"generator_gradient": torch.nn.utils.get_total_norm(gradients)}
 
     def _damsm_loss(self, images: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor) -> Tensor:
         """L_DAMSM of the last stage's images, eq. 12's last term."""

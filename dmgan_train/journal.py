@@ -19,7 +19,7 @@ class Journal:
         self._path = run.log_file
         self._drop_from(start_step)
         self._stream = self._path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(run.tensorboard / phase), purge_step=start_step)
+        self._writer = SummaryWriter(str(run.tensorboard / phase), purge_step=start_step + 1)
 
     def __enter__(self) -> Journal:
         return self

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dmgan_train.checkpoint import load_checkpoint
+from typing import NamedTuple
+
+from dmgan_train.checkpoint import check_fingerprint, load_checkpoint, restore
 from dmgan_train.damsm import build_encoders
 from dmgan_train.models import Generator, ImageEncoder, TextEncoder
 from dmgan_train.run import RunFolder
+
+
+class TrainedModel(NamedTuple):
+    """What a run has learned, on the CPU, in evaluation mode.
+
+    Attributes:
+        text_encoder: Of the first phase.
+        generator: The averaged one (EMA).
+        steps: How many steps the generator was trained for.
+    """
+
+    text_encoder: TextEncoder
+    generator: Generator
+    steps: int
 
 
 def load_encoders(run: RunFolder) -> tuple[TextEncoder, ImageEncoder]:
@@ -14,22 +30,28 @@ def load_encoders(run: RunFolder) -> tuple[TextEncoder, ImageEncoder]:
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
-    state = load_checkpoint(run.checkpoint("damsm"), "damsm")
+    path = run.checkpoint("damsm")
+    state = load_checkpoint(path, "damsm")
     text_encoder, image_encoder = build_encoders(run.settings(), len(run.vocabulary()))
-    text_encoder.load_state_dict(state["text_encoder"])
-    image_encoder.load_state_dict(state["image_encoder"])
+    restore(text_encoder, state["text_encoder"], path)
+    restore(image_encoder, state["image_encoder"], path)
     return text_encoder.eval(), image_encoder.eval()
 
 
-def load_generator(run: RunFolder) -> tuple[Generator, int]:
-    """The averaged generator of a run, on the CPU, in evaluation mode, and the steps it was trained for.
+def load_model(run: RunFolder) -> TrainedModel:
+    """The newest text encoder and averaged generator of a run.
 
     Raises:
-        CheckpointError: if there is no checkpoint, or it is damaged.
+        CheckpointError: if a checkpoint is missing or damaged, or the two do not belong together.
     """
-    state = load_checkpoint(run.checkpoint("gan"), "gan")
-    generator = Generator(run.settings().model)
+    path, settings = run.checkpoint("gan"), run.settings()
+    state = load_checkpoint(path, "gan")
+    generator = Generator(settings.model)
     prefix = "module."
-    average = {key.removeprefix(prefix): value for key, value in state["average"].items() if key.startswith(prefix)}
-    generator.load_state_dict(average)
-    return generator.eval(), int(state["step"])
+    ema = {key.removeprefix(prefix): value for key, value in state["generator_ema"].items() if key.startswith(prefix)}
+    restore(generator, ema, path)
+    text_encoder = TextEncoder(len(run.vocabulary()), settings.model)
+    path = run.checkpoint("damsm")
+    restore(text_encoder, load_checkpoint(path, "damsm")["text_encoder"], path)
+    check_fingerprint(state, text_encoder)
+    return TrainedModel(text_encoder.eval(), generator.eval(), int(state["step"]))

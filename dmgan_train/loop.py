@@ -46,7 +46,7 @@ class Phase(Protocol):
         """Trains on a batch; `step` counts from 0. Returns scalars to log, the losses among them."""
 
     def after_step(self, done: int) -> None:
-        """Called when `done` steps are done, before any checkpoint."""
+        """Called when `done` steps are done, after any checkpoint."""
 
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, but the step."""
@@ -96,31 +96,61 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         start = int(state["step"])
     if start >= phase.steps:
         return
+    batches = phase.batches(start)
     with (
         Interruption() as interruption,
         Journal(run, phase.name, start) as journal,
         Progress(phase.steps, phase.name, "step", initial=start) as bar,
     ):
-        batches, clock = phase.batches(start), time.perf_counter()
+        meter = _Meter(phase.batch_size)
         for step in range(start, phase.steps):
             torch.manual_seed(seed * 1_000_003 + step)
-            values = _finite(phase.step(next(batches), step), phase, step)
+            meter.add(_step(phase, next(batches), step))
             done = step + 1
             bar.update()
             if done % LOG_EVERY == 0 or done == phase.steps:
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                since = (done - start) % LOG_EVERY or LOG_EVERY
-                rate = {"images_per_second": phase.batch_size * since / seconds}
-                journal.record(done, values | rate, epoch=step // phase.steps_per_epoch)
-                bar.show(values | rate)
-            phase.after_step(done)
+                means = meter.means()
+                journal.record(done, means, epoch=step // phase.steps_per_epoch)
+                bar.show(means)
             if interruption.requested or done % phase.checkpoint_every == 0 or done == phase.steps:
                 save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
-            if interruption.requested and done < phase.steps:
+            phase.after_step(done)
+            if interruption.requested:
                 raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
 
 
-def _finite(values: Mapping[str, Tensor], phase: Phase, step: int) -> dict[str, float]:
+class _Meter:
+    """Means of what the steps measured since the last time they were asked for, and images a second."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._start = time.perf_counter()
+
+    def add(self, values: Mapping[str, float]) -> None:
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+        self._steps += 1
+
+    def means(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self._start
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        means["images_per_second"] = self._batch_size * self._steps / seconds
+        self._clear()
+        return means
+
+
+def _step(phase: Phase, batch: Batch, step: int) -> dict[str, float]:
+    try:
+        values = phase.step(batch, step)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device ran out of memory at step {step + 1:,} of {phase.name}; use a smaller batch"
+            f" (--set {phase.name}.batch_size=...) in a new --run"
+        ) from error
     numbers = dict(
         zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist(), strict=True)
     )
@@ -128,6 +158,6 @@ def _finite(values: Mapping[str, Tensor], phase: Phase, step: int) -> dict[str, 
     if bad:
         raise TrainingError(
             f"{', '.join(bad)} is not a number at step {step + 1:,} of {phase.name}; the last checkpoint is untouched."
-            " Try a lower learning rate, --set gan.precision=fp32 or a larger batch, in a new --run"
+            " Try a lower learning rate, fp32 (gan.precision) or a larger batch, in a new --run"
         )
     return numbers

@@ -1,7 +1,8 @@
 """The authors' published weights, read strictly into our networks.
 
-The published files are plain state dicts: `netG*.pth` for the generator and `text_encoder*.pth` for the text
-encoder. Every key must be known and every shape must fit; nothing is unpickled but tensors.
+The published files are plain state dicts: `netG*.pth` for the generator, `text_encoder*.pth` and `image_encoder*.pth`
+for the encoders; `captions.pickle` holds the vocabulary. Every key must be known and every shape must fit; nothing is
+unpickled but tensors, plain containers, strings and numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_runtime.spec import ModelSpec
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data.unpickle import load_pickle
+from dmgan_train.models import Generator, ImageEncoder, TextEncoder
+from dmgan_train.models.inception import InceptionTrunk
 
 _GENERATOR_NAMES = (
     (r"ca_net\.fc\.", "conditioning.linear."),
@@ -31,6 +35,11 @@ _GENERATOR_NAMES = (
     (r"h_net([23])\.response_gate\.0\.", lambda found: f"refinements.{int(found[1]) - 2}.memory.response_gate."),
     (r"h_net([23])\.(residual|upsample)\.", lambda found: f"refinements.{int(found[1]) - 2}.{found[2]}."),
     (r"img_net([23])\.img\.", lambda found: f"refinements.{int(found[1]) - 2}.to_image."),
+)
+_IMAGE_ENCODER_NAMES = (
+    (r"emb_features\.", "to_regions."),
+    (r"emb_cnn_code\.", "to_global."),
+    (r"(Conv2d|Mixed)_", lambda found: f"trunk.{found[0]}"),
 )
 _TEXT_ENCODER_NAMES = ((r"encoder\.", "embedding."), (r"rnn\.", "lstm."))
 
@@ -71,6 +80,42 @@ def load_official_text_encoder(path: Path, spec: ModelSpec) -> TextEncoder:
     encoder = TextEncoder(vocabulary.shape[0], spec)
     _fill(encoder, state, path)
     return encoder.eval()
+
+
+def load_official_image_encoder(path: Path) -> ImageEncoder:
+    """Reads a published DAMSM image encoder (Inception-v3).
+
+    Args:
+        path: An `image_encoder*.pth` file.
+
+    Raises:
+        CheckpointError: as `load_official_generator`.
+    """
+    state = _rename(_read(path), _IMAGE_ENCODER_NAMES, path)
+    regions = state.get("to_regions.weight")
+    if regions is None:
+        raise CheckpointError(f"{path}: lacks emb_features.weight; pass a published image encoder (image_encoder*.pth)")
+    encoder = ImageEncoder(InceptionTrunk(), 299, regions.shape[0], freeze_trunk=True)
+    _fill(encoder, state, path)
+    return encoder.eval()
+
+
+def load_official_vocabulary(path: Path) -> Tokenizer:
+    """Reads the words of a published `captions.pickle`, in the order of their indices.
+
+    Args:
+        path: A list of training captions, test captions, index to word, and word to index.
+
+    Raises:
+        CheckpointError: if it holds anything else.
+        DataError: if the pickle is damaged or names anything but plain data.
+    """
+    content = load_pickle(path)
+    try:
+        words = content[2]  # type: ignore[index]
+        return Tokenizer([words[index] for index in range(len(words))])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no published captions.pickle ({error})") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -75,24 +75,46 @@ class RunFolder:
         finally:
             lock.release()
 
-    def settle(self, settings: Settings) -> None:
-        """Writes the settings of a new run, or checks that an old one goes on with its own.
+    def settle(self, settings: Settings, tokenizer: Tokenizer, provenance: Mapping[str, Any]) -> None:
+        """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
 
-        Lengths of phases and intervals may change; anything else makes another run.
+        Lengths of phases and intervals may change, but not the first phase's once the second has begun: the
+        generator belongs to the encoders that it was trained with.
+
+        Args:
+            settings: Resolved.
+            tokenizer: With the data set's vocabulary.
+            provenance: Versions, and under "data" what the data set is.
 
         Raises:
-            SettingsError: naming each setting that differs.
+            SettingsError: naming each setting that differs, or that the data set does.
         """
         if self.settings_file.exists():
-            changed = {
-                k: v
-                for k, v in differences(read_settings(self.settings_file), settings).items()
-                if k not in _MAY_CHANGE
-            }
-            if changed:
-                listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
-                raise SettingsError(f"{self.root}: this run has other settings ({listed}); choose another --run")
+            self._check_settings(settings)
+        if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
+            raise SettingsError(
+                f"{self.root}: the data set has other words than when this run began; choose another --run"
+            )
+        before = self.provenance().get("data", provenance["data"])
+        if before != provenance["data"]:
+            raise SettingsError(
+                f"{self.root}: the data set was {before} when this run began, and is now {provenance['data']};"
+                " choose another --run"
+            )
         write_whole(self.settings_file, settings.to_yaml().encode())
+        write_whole(self.vocabulary_file, tokenizer.to_json())
+        write_whole(self.provenance_file, json.dumps(provenance, indent=2).encode())
+
+    def _check_settings(self, settings: Settings) -> None:
+        fixed = self.checkpoint("gan").exists()
+        changed = {
+            key: values
+            for key, values in differences(read_settings(self.settings_file), settings).items()
+            if key not in _MAY_CHANGE or (fixed and key.startswith("damsm."))
+        }
+        if changed:
+            listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
+            raise SettingsError(f"{self.root}: this run has other settings ({listed}); choose another --run")
 
     def settings(self) -> Settings:
         """The resolved settings.
@@ -106,25 +128,15 @@ class RunFolder:
             )
         return read_settings(self.settings_file)
 
-    def settle_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Writes the vocabulary of a new run, or checks that the data still has the same.
+    def vocabulary(self) -> Tokenizer:
+        """The run's vocabulary.
 
         Raises:
-            SettingsError: if the data set's vocabulary is another than the run's.
+            CheckpointError: if the run has none.
         """
-        if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
-            raise SettingsError(
-                f"{self.root}: the data set has other words than when this run began; choose another --run"
-            )
-        write_whole(self.vocabulary_file, tokenizer.to_json())
-
-    def vocabulary(self) -> Tokenizer:
-        """The run's vocabulary."""
+        if not self.vocabulary_file.is_file():
+            raise CheckpointError(f"{self.root}: has no vocab.json; pass a folder that `fit` wrote, whole")
         return Tokenizer.load(self.vocabulary_file)
-
-    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
-        """Records what the run is trained on."""
-        write_whole(self.provenance_file, json.dumps(provenance, indent=2).encode())
 
     def provenance(self) -> dict[str, Any]:
         """What the run was trained on."""

@@ -15,11 +15,16 @@ from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.spec import ModelSpec
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data import Split
-from dmgan_train.loading import load_encoders, load_generator
+from dmgan_train.loading import load_model
 from dmgan_train.models import Generator, GeneratorOutput, TextEncoder
 from dmgan_train.run import RunFolder
 
 CAPTIONS = 8
+
+
+def sample_name(step: int) -> str:
+    """The file name of a step's sheet."""
+    return f"step-{step:07d}.png"
 
 
 class SampleSheet:
@@ -43,7 +48,7 @@ class SampleSheet:
         """Writes the sheet of a step and returns its path. The generator is left in evaluation mode."""
         seeds = range(len(self.captions))
         output = generate(generator, text_encoder, self._tokens, self._lengths, seeds)
-        path = self._folder / f"step-{step:07d}.png"
+        path = self._folder / sample_name(step)
         save(stage_rows(output.images, self.captions, columns=2), path)
         return path
 
@@ -108,8 +113,7 @@ def draw_captions(run: RunFolder, captions: Sequence[str], seed: int, output: Pa
         CaptionError: if a caption has no known word.
         CheckpointError: if the run has no checkpoint yet.
     """
-    generator, steps = load_generator(run)
-    text_encoder, _ = load_encoders(run)
+    text_encoder, generator, steps = load_model(run)
     tokenizer, max_words = run.vocabulary(), run.settings().data.serving_words
     encodings = [tokenizer.encode(caption, max_words) for caption in captions]
     tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))

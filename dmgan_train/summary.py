@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dmgan_train.config import Settings
+from dmgan_train.data import steps_per_epoch
 from dmgan_train.fit import TrainingData
 from dmgan_train.loop import phase_steps
 from dmgan_train.models import Generator, build_discriminators
@@ -19,12 +20,13 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
     pyramid = "/".join(str(side) for side in settings.model.resolutions)
     lines = [
         f"preset {settings.preset} on {device}",
-        f"data   {data.train.root}: {data.source}, {len(data.train):,} training and {len(data.test):,} test images,"
+        f"data   {data.train.root}: {data.source}, {len(data.train):,} training and"
+        f" {len(data.test) if data.test else 0:,} test images,"
         f" {len(data.tokenizer) - 1:,} words",
         f"model  {pyramid} pixels, generator {generator:.1f} M parameters, discriminators {discriminators:.1f} M",
     ]
     for name, own in (("damsm", settings.damsm), ("gan", settings.gan)):
-        steps = phase_steps(own.epochs, own.steps, max(1, len(data.train) // own.batch_size))
+        steps = phase_steps(own.epochs, own.steps, steps_per_epoch(len(data.train), own.batch_size))
         lines.append(f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most)")
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from export.parity import TOLERANCE, measure_parity, reference_cases
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"
 VOCABULARY_NAME = "vocab.json"
+VERSIONS = {"torch": str(torch.__version__), "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _fill(folder: Path, model: Model, report: Callable[[str], None]) -> Manifest
         tokenizer=TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=model.max_words),
         graphs=tuple(entries),
         parity=tuple(parity),
-        provenance={**model.provenance, "exported_with": {"torch": str(torch.__version__), "onnx": onnx.__version__}},
+        provenance={**model.provenance, "exported_with": VERSIONS},
     )
     if model.samples is not None:
         shutil.copyfile(model.samples, folder / SAMPLES_NAME)
@@ -137,21 +139,21 @@ def _fill(folder: Path, model: Model, report: Callable[[str], None]) -> Manifest
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     report("checking the bundle from end to end")
-    for case in cases:
-        _check_end_to_end(folder, case)
+    with Server.open(folder) as server:
+        for case in cases:
+            _check_end_to_end(server, case)
     return manifest
 
 
-def _check_end_to_end(folder: Path, case: Mapping[str, Tensor]) -> None:
+def _check_end_to_end(server: Server, case: Mapping[str, Tensor]) -> None:
     """The bundle, opened as a user opens it, gives PyTorch's images."""
-    with Server.open(folder) as server:
-        inputs = (
-            "text_encoder.tokens",
-            "text_encoder.lengths",
-            "generator_0.noise",
-            "generator_0.condition_noise",
-        )
-        images = server.synthesize(*(case[name].numpy() for name in inputs)).images
+    inputs = (
+        "text_encoder.tokens",
+        "text_encoder.lengths",
+        "generator_0.noise",
+        "generator_0.condition_noise",
+    )
+    images = server.synthesize(*(case[name].numpy() for name in inputs)).images
     for stage, (resolution, image) in enumerate(images.items()):
         difference = float(np.abs(image - case[f"generator_{stage}.image"].numpy()).max())
         if not difference <= TOLERANCE["fp32"]:

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.manifest import Manifest
-from dmgan_train.loading import load_encoders, load_generator
+from dmgan_train.loading import load_model
 from dmgan_train.run import RunFolder
+from dmgan_train.samples import sample_name
 from export.bundle import Model, write_bundle
 from export.onnx_file import quiet_exporter
 
@@ -58,9 +59,8 @@ def read_model(run: RunFolder, name: str, license_: str) -> Model:
         CheckpointError: if the run has no checkpoint of both phases.
     """
     settings = run.settings()
-    generator, steps = load_generator(run)
-    text_encoder, _ = load_encoders(run)
-    samples = sorted(run.samples.glob("step-*.png"))
+    text_encoder, generator, steps = load_model(run)
+    samples = run.samples / sample_name(steps)
     return Model(
         name=name,
         license=license_,
@@ -69,7 +69,7 @@ def read_model(run: RunFolder, name: str, license_: str) -> Model:
         tokenizer=run.vocabulary(),
         max_words=settings.data.serving_words,
         provenance={**run.provenance(), "preset": settings.preset, "seed": settings.seed, "gan_steps": steps},
-        samples=samples[-1] if samples else None,
+        samples=samples if samples.exists() else None,
     )
 
 

@@ -51,10 +51,10 @@ def write_onnx(graph: Graph, path: Path) -> int:
             )
             assert program is not None
             program.save(str(path), external_data=False)
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
     except Exception as error:
         raise ExportError(f"PyTorch {torch.__version__} could not export {path.stem}: {error}") from error
-    model = onnx.load(path)
-    onnx.checker.check_model(model, full_check=True)
     _check_interface(model, graph, path)
     return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 

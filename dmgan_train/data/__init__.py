@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import coco, cub, image_folder
-from dmgan_train.data.batches import Batch, CaptionedImages, EpochSampler, collate, make_loader
+from dmgan_train.data.batches import Batch, CaptionedImages, EpochSampler, collate, make_loader, steps_per_epoch
 from dmgan_train.data.broken import BrokenFiles, check_files
-from dmgan_train.data.examples import Example, Split, SplitName
+from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName
 
 __all__ = [
     "SOURCES",
@@ -19,6 +19,7 @@ __all__ = [
     "CaptionedImages",
     "EpochSampler",
     "Example",
+    "MissingSplitError",
     "Split",
     "SplitName",
     "check_files",
@@ -26,6 +27,7 @@ __all__ = [
     "detect_source",
     "load_split",
     "make_loader",
+    "steps_per_epoch",
 ]
 
 

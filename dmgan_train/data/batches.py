@@ -168,6 +168,20 @@ def collate(items: Sequence[Item]) -> Batch:
     )
 
 
+def steps_per_epoch(length: int, batch_size: int) -> int:
+    """Whole batches in a data set.
+
+    Raises:
+        DataError: if the data set cannot fill one.
+    """
+    if length < batch_size:
+        raise DataError(
+            f"the data set has {length} examples, too few for one batch of {batch_size};"
+            f" use a batch size of at most {length}, or more data"
+        )
+    return length // batch_size
+
+
 class EpochSampler(Sampler[list[ItemKey]]):
     """Endless batches of item keys, from any step on exactly as an uninterrupted run would have them.
 
@@ -184,20 +198,11 @@ class EpochSampler(Sampler[list[ItemKey]]):
         Raises:
             DataError: if the data set cannot fill one batch.
         """
-        if length < batch_size:
-            raise DataError(
-                f"the data set has {length} examples, too few for one batch of {batch_size};"
-                f" use a batch size of at most {length}, or more data"
-            )
+        self.steps_per_epoch = steps_per_epoch(length, batch_size)
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
         self.start_step = start_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return self.length // self.batch_size
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
         epoch, step = divmod(self.start_step, self.steps_per_epoch)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data.examples import Example, Split, SplitName, usable_captions
+from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName, usable_captions
 
 LAYOUT = "annotations/captions_train2014.json, annotations/captions_val2014.json, images/train2014/, images/val2014/"
 _PARTS: dict[SplitName, str] = {"train": "train2014", "test": "val2014"}
@@ -51,6 +51,10 @@ def load_coco(root: Path, split: SplitName, captions_per_image: int | None = Non
     path = _annotation_file(root, part)
     try:
         annotations = msgspec.json.decode(path.read_bytes(), type=_Annotations)
+    except FileNotFoundError as error:
+        raise MissingSplitError(
+            f"{path}: cannot be read (No such file or directory); COCO is laid out as {LAYOUT}"
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); COCO is laid out as {LAYOUT}") from error
     except ValueError as error:

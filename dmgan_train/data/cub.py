@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data.examples import Box, Example, Split, SplitName, usable_captions
+from dmgan_train.data.examples import Box, Example, MissingSplitError, Split, SplitName, usable_captions
 from dmgan_train.data.unpickle import load_pickle
 
 LAYOUT = (
@@ -38,6 +38,8 @@ def load_cub(root: Path, split: SplitName, captions_per_image: int | None = None
         DataError: if a list or a caption file is missing, or the lists do not fit each other. Whether the
             pictures are there is not checked here.
     """
+    if not (root / split).is_dir():
+        raise MissingSplitError(f"{root / split}: there is no such folder; CUB is laid out as {LAYOUT}")
     keys = _load_keys(root / split / "filenames.pickle")
     class_ids = _load_class_ids(root / split / "class_info.pickle", len(keys))
     pictures = _load_pictures(root / "CUB_200_2011")

@@ -8,10 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from dmgan_runtime.errors import DataError
 from dmgan_runtime.tokenizer import split_words
 
 SplitName = Literal["train", "test"]
 Box = tuple[float, float, float, float]
+
+
+class MissingSplitError(DataError):
+    """A data set is sound and has no such split."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data.examples import Example, Split, SplitName, usable_captions
+from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName, usable_captions
 
 METADATA = "metadata.jsonl"
 LAYOUT = f"{METADATA}, or train/{METADATA} and test/{METADATA}"
@@ -69,7 +69,9 @@ def load_image_folder(root: Path, split: SplitName, captions_per_image: int | No
         if entry.split == split:
             examples.append(_example(root, entry, class_id, captions_per_image))
     if not examples:
-        raise DataError(f'{root}: no picture is in the split {split!r}; add "split": "{split}" to lines of {METADATA}')
+        raise MissingSplitError(
+            f'{root}: no picture is in the split {split!r}; add "split": "{split}" to lines of {METADATA}'
+        )
     return Split(split, root, tuple(examples))
 
 

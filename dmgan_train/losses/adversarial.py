@@ -41,8 +41,8 @@ def discriminator_loss(
     pairs = torch.cat([real, fake, real[:-1]])
     sentences = torch.cat([sentence_feature, sentence_feature, sentence_feature[1:]])
     count = len(real_images)
-    real_pair, fake_pair, mismatch = discriminator.judge_pair(pairs, sentences).split([count, count, count - 1])
-    real_alone, fake_alone = discriminator.judge_image(features).chunk(2)
+    real_pair, fake_pair, mismatch = discriminator.conditional_logits(pairs, sentences).split([count, count, count - 1])
+    real_alone, fake_alone = discriminator.unconditional_logits(features).chunk(2)
     real_loss = (_real(real_alone) + _real(real_pair)) / 2
     return real_loss + (_fake(fake_alone) + _fake(fake_pair) + _fake(mismatch)) / 3
 
@@ -56,4 +56,6 @@ def generator_adversarial_loss(discriminator: Discriminator, fake_images: Tensor
         sentence_feature: [N, text_features].
     """
     features = discriminator(fake_images)
-    return _real(discriminator.judge_image(features)) + _real(discriminator.judge_pair(features, sentence_feature))
+    return _real(discriminator.unconditional_logits(features)) + _real(
+        discriminator.conditional_logits(features, sentence_feature)
+    )

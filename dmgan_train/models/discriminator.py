@@ -59,11 +59,11 @@ class Discriminator(nn.Module):
         """Features [N, 8 Nd, 4, 4] of images [N, 3, R, R] in [-1, 1]."""
         return self.features(images)
 
-    def judge_image(self, features: Tensor) -> Tensor:
+    def unconditional_logits(self, features: Tensor) -> Tensor:
         """Logits [N] that the image is real, from `forward`'s features."""
         return self.unconditional(features).flatten()
 
-    def judge_pair(self, features: Tensor, sentence_feature: Tensor) -> Tensor:
+    def conditional_logits(self, features: Tensor, sentence_feature: Tensor) -> Tensor:
         """Logits [N] that the image is real and fits the sentence feature [N, text_features]."""
         tiled = sentence_feature.to(features.dtype)[:, :, None, None].expand(-1, -1, LAST_SIDE, LAST_SIDE)
         return self.conditional(self.joint(torch.cat([features, tiled], dim=1))).flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,10 @@ class MemoryOutput(NamedTuple):
 def _pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
     """A 1x1 convolution over the words and the ReLU that the published code puts after it."""
     return nn.Sequential(nn.Conv1d(in_channels, out_channels, kernel_size=1), nn.ReLU())
+
+
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class DynamicMemory(nn.Module):
@@ -101,7 +106,9 @@ class DynamicMemory(nn.Module):
         Returns:
             The attention [N, T, R, R].
         """
-        logits = torch.bmm(keys.transpose(1, 2), features.flatten(2)).float()
+        # Without a scale the logits grow large, and bf16 would round them to three digits.
+        with _full_precision(features.device.type):
+            logits = torch.bmm(keys.float().transpose(1, 2), features.float().flatten(2))
         # A finite constant, because an engine in half precision turns a row of -inf into NaN.
         logits = logits.masked_fill(~valid.unsqueeze(2), -1e4)
         attention = torch.softmax(logits, dim=1).to(features.dtype)

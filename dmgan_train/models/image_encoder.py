@@ -51,9 +51,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """Encodes images [N, 3, R, R] in [-1, 1]."""
-        return self.project(*self.see(images))
+        return self.project(*self.extract_features(images))
 
-    def see(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def extract_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's own features: regions [N, region_channels, h, w] and pooled [N, global_channels]."""
         regions, pooled = self.trunk(resize_images(images, self.resolution))
         return regions, pooled

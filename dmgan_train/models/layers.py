@@ -28,9 +28,9 @@ class UpBlock(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps [N, in_channels, H, W] to [N, out_channels, 2H, 2W]."""
+        upsample, convolution, norm, glu = self
         if not self.training:
-            return super().forward(features)
-        convolution, norm, glu = self[1], self[2], self[3]
+            return glu(norm(convolution(upsample(features))))
         assert isinstance(convolution, nn.Conv2d)
         kernel = _transposed_kernel(convolution.weight)
         return glu(norm(F.conv_transpose2d(features, kernel, stride=2, padding=1)))

@@ -13,6 +13,8 @@ from PIL import Image
 from dmgan_runtime import Generator
 from dmgan_runtime.cli import main
 
+LEGIBLE = 192  # small pictures are enlarged to it on sheets
+
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="dmgan-generate")
@@ -53,20 +55,20 @@ def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
 def test_a_grid_is_one_picture(bundle: Path, out: Path) -> None:
     result = run(bundle, "a heart", "a square", "--n", "2", "-o", out, "--grid")
     assert names(out) == ["out.png"]
-    assert size(out)[0] == 2 * (96 + 6) + 6
+    assert size(out)[0] == 2 * (LEGIBLE + 6) + 6
     assert len(result.stdout.splitlines()) == 4
 
 
 def test_stages_are_shown_side_by_side(bundle: Path, out: Path) -> None:
     run(bundle, "a heart", "-n", "2", "-o", out, "--stages")
     assert names(out) == ["out-1-stages.png", "out-1.png", "out-2-stages.png", "out-2.png"]
-    assert size(out.with_name("out-1-stages.png")) == (3 * (32 + 6) + 6, 32 + 6 + 6)
+    assert size(out.with_name("out-1-stages.png")) == (3 * (LEGIBLE + 6) + 6, LEGIBLE + 6 + 6)
 
 
 def test_stages_of_a_grid_are_its_rows(bundle: Path, out: Path) -> None:
     run(bundle, "a heart", "-n", "4", "-o", out, "--stages", "--grid", "--resolution", "16")
     assert names(out) == ["out-stages.png", "out.png"]
-    assert size(out.with_name("out-stages.png")) == (2 * (16 + 6) + 6, 4 * (16 + 6) + 6)
+    assert size(out.with_name("out-stages.png")) == (2 * (LEGIBLE + 6) + 6, 4 * (LEGIBLE + 6) + 6)
 
 
 def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:

@@ -33,7 +33,8 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
 
 
 def test_the_papers_plan_has_the_papers_numbers(images, tmp_path) -> None:
-    result = invoke("fit", "--data", images, "--run", tmp_path / "run", "--dry-run", "--set", "damsm.batch_size=8")
+    small = ("--set", "damsm.batch_size=8", "--set", "gan.batch_size=8")
+    result = invoke("fit", "--data", images, "--run", tmp_path / "run", "--dry-run", *small)
     assert "64/128/256 pixels, generator 21.4 M parameters" in result.output
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import torch
 from PIL import Image
 
 from dmgan_runtime.errors import CheckpointError, DataError, SettingsError, TrainingError
-from dmgan_train.checkpoint import load_checkpoint
+from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import read_data
 from dmgan_train.gan import GanPhase
-from dmgan_train.loading import load_encoders, load_generator
+from dmgan_train.loading import load_encoders, load_model
 from dmgan_train.run import RunFolder
+from dmgan_train.samples import SampleSheet
 from tests.training import SMALL, small_settings, train_small, write_images
 
 
@@ -63,15 +65,100 @@ def test_a_run_leaves_what_a_person_needs(run) -> None:
 def test_the_averaged_generator_differs_from_the_last_one(run) -> None:
     state = load_checkpoint(run.checkpoint("gan"), "gan")
     key = "initial.project.0.weight"
-    assert not torch.equal(state["average"][f"module.{key}"], state["generator"][key])
-    generator, steps = load_generator(run)
+    assert not torch.equal(state["generator_ema"][f"module.{key}"], state["generator"][key])
+    _, generator, steps = load_model(run)
     assert steps == 4
-    assert torch.equal(generator.state_dict()[key], state["average"][f"module.{key}"])
+    assert torch.equal(generator.state_dict()[key], state["generator_ema"][f"module.{key}"])
 
 
-def test_the_second_phase_leaves_the_encoders_alone(run, images, tmp_path) -> None:
-    before = load_checkpoint(run.checkpoint("damsm"), "damsm")["text_encoder"]
-    assert_same(dict(before), dict(load_encoders(run)[0].state_dict()))
+def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
+    settings = small_settings(*overrides)
+    data = read_data(images, None, settings)
+    sheet = SampleSheet(run.samples, data.train, data.tokenizer, 7)
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), sheet, torch.device("cpu"), workers=0)
+
+
+def copies(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_a_step_trains_generator_and_discriminators_and_leaves_the_encoders_alone(run, images) -> None:
+    phase = phase_of(run, images)
+    frozen = (phase.text_encoder, phase.image_encoder)
+    learning = (phase.generator, *phase.discriminators)
+    before = [copies(module) for module in (*frozen, *learning)]
+    torch.manual_seed(0)
+    phase.step(next(phase.batches(0)), 0)
+    after = [dict(module.state_dict()) for module in (*frozen, *learning)]
+    assert_same(before[:2], after[:2])
+    for old, new in zip(before[2:], after[2:], strict=True):
+        assert any(not torch.equal(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize("override", ["gan.augmentation=true", "gan.precision=bf16"])
+def test_a_step_runs_with_augmentation_and_under_autocast(run, images, override, monkeypatch) -> None:
+    monkeypatch.setattr("dmgan_train.gan.uses_bf16", lambda precision, _: precision == "bf16")
+    phase = phase_of(run, images, override)
+    losses = phase.step(next(phase.batches(0)), 0)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_the_weights_of_the_losses_count(run, images) -> None:
+    gradients = []
+    for override in ("gan.damsm_weight=0", "gan.damsm_weight=50"):
+        phase = phase_of(run, images, override)
+        torch.manual_seed(0)
+        gradients.append(float(phase.step(next(phase.batches(0)), 0)["generator_gradient"]))
+    assert gradients[1] > 2 * gradients[0]
+
+
+def test_the_average_is_the_papers(run, images) -> None:
+    phase = phase_of(run, images)
+    batches = phase.batches(0)
+    name = "initial.project.0.weight"
+    torch.manual_seed(0)
+    phase.step(next(batches), 0)
+    first = phase.generator.state_dict()[name].clone()  # the first update takes the weights as they are
+    phase.step(next(batches), 1)
+    expected = 0.99 * first + 0.01 * phase.generator.state_dict()[name]
+    torch.testing.assert_close(phase.generator_ema.state_dict()[f"module.{name}"], expected)
+
+
+def test_encoders_do_not_change_under_a_generator(run, images, tmp_path) -> None:
+    with pytest.raises(SettingsError, match=r"damsm\.steps was 4 and is now 8"):
+        train_small(images, run.root, "damsm.steps=8", "damsm.epochs=100")
+    folder = shutil.copytree(run.root, tmp_path / "run")
+    path = RunFolder(folder).checkpoint("damsm")
+    state = load_checkpoint(path, "damsm")
+    state["text_encoder"]["embedding.weight"] += 1
+    save_checkpoint(path, state)
+    with pytest.raises(CheckpointError, match="another text encoder"):
+        load_model(RunFolder(folder))
+
+
+def test_other_data_under_the_same_words_is_refused(run, tmp_path) -> None:
+    data = write_images(tmp_path / "squares", count=24)
+    with pytest.raises(SettingsError, match="'images': 16"):
+        train_small(data, run.root)
+
+
+def test_a_cached_trunk_keeps_pictures_and_captions_together(images, tmp_path) -> None:
+    data_root = shutil.copytree(images, tmp_path / "squares")
+    (data_root / "0.png").write_bytes(b"broken")
+    settings = small_settings(
+        "damsm.trunk=efficientnet_lite0",
+        "damsm.trunk_weights=pretrained",
+        "damsm.freeze_trunk=true",
+        "data.augment=none",
+        "damsm.trunk_resolution=64",
+        "damsm.cache_trunk=true",
+    )
+    data = read_data(data_root, None, settings)
+    phase = DamsmPhase(settings, data.train, data.tokenizer, torch.device("cpu"), workers=0)
+    batches = phase.batches(0)
+    keys = {key for _ in range(4) for key in next(batches).keys}
+    assert "0.png" in {example.image.name for example in data.train.examples}
+    assert "0.png" not in {Path(key).name for key in keys}
 
 
 @pytest.mark.parametrize("cut", [("damsm.steps=2", "gan.steps=1"), ("gan.steps=2",), ("gan.steps=3",)])
@@ -141,10 +228,10 @@ def test_a_loss_that_is_no_number_stops_with_the_step(images, tmp_path, monkeypa
     original = GanPhase._damsm_loss
 
     def broken(self, images, *rest):
-        return original(self, images, *rest) * (float("nan") if self.average.n_averaged == 2 else 1.0)
+        return original(self, images, *rest) * (float("nan") if self.generator_ema.n_averaged == 2 else 1.0)
 
     monkeypatch.setattr(GanPhase, "_damsm_loss", broken)
-    with pytest.raises(TrainingError, match=r"damsm is not a number at step 3 of gan.*learning rate"):
+    with pytest.raises(TrainingError, match=r"damsm, .* not a number at step 3 of gan.*learning rate"):
         train_small(images, tmp_path / "run", "gan.checkpoint_every=2")
     assert load_checkpoint(RunFolder(tmp_path / "run").checkpoint("gan"), "gan")["step"] == 2
 

@@ -1,13 +1,21 @@
 """The published weights through our networks give what the published code gave."""
 
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_train.models import Generator, TextEncoder
-from dmgan_train.official import load_official_generator, load_official_text_encoder
+from dmgan_train.models import Generator, ImageEncoder, TextEncoder
+from dmgan_train.models.inception import InceptionTrunk
+from dmgan_train.official import (
+    load_official_generator,
+    load_official_image_encoder,
+    load_official_text_encoder,
+    load_official_vocabulary,
+)
 from tests import golden_data
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
@@ -102,3 +110,36 @@ def test_a_truncated_file_is_an_error(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_official_generator(path)
+
+
+def test_the_vocabulary_is_read_in_order() -> None:
+    vocabulary = load_official_vocabulary(golden_data.FOLDER / "captions.pickle")
+    assert vocabulary.words[:5] == ("<end>", "this", "bird", "has", "a")
+    assert len(vocabulary) == 60
+
+
+def test_captions_become_the_golden_tokens(golden) -> None:
+    vocabulary = load_official_vocabulary(golden_data.FOLDER / "captions.pickle")
+    with np.load(golden_data.FOLDER / "outputs.npz") as archive:
+        texts = [str(text) for text in archive["caption_text"]]
+    for name, text in zip(golden_data.CAPTIONS, texts, strict=True):
+        encoding = vocabulary.encode(text, 18)
+        assert encoding.tokens.tolist() == golden[f"{name}_tokens"][0].tolist()
+        assert encoding.length == int(golden[f"{name}_length"])
+
+
+def test_another_pickle_is_no_vocabulary(tmp_path) -> None:
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps([1, 2, {"a": 1}]))
+    with pytest.raises(CheckpointError, match=r"captions\.pickle"):
+        load_official_vocabulary(tmp_path / "captions.pickle")
+
+
+def test_a_published_image_encoder_loads(tmp_path) -> None:
+    ours = ImageEncoder(InceptionTrunk(), 299, 8, freeze_trunk=True)
+    published = {}
+    for key, value in ours.state_dict().items():
+        name = key.replace("to_regions", "emb_features").replace("to_global", "emb_cnn_code").removeprefix("trunk.")
+        published[name] = value
+    torch.save(published, tmp_path / "image_encoder.pth")
+    loaded = load_official_image_encoder(tmp_path / "image_encoder.pth")
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in loaded.state_dict().items())

@@ -13,9 +13,8 @@ from dmgan_runtime import Generator as Server
 from dmgan_runtime.errors import BundleError, ExportError
 from dmgan_runtime.manifest import ROLES, parse_manifest
 from dmgan_runtime.spec import ModelSpec
-from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.models import Generator, TextEncoder
-from dmgan_train.official import load_official_generator, load_official_text_encoder
+from dmgan_train.official import load_official_generator, load_official_text_encoder, load_official_vocabulary
 from dmgan_train.samples import generate
 from export import bundle as bundle_module
 from export.bundle import Model, write_bundle
@@ -137,7 +136,7 @@ def test_every_ablation_exports(writing, response, tmp_path) -> None:
 def test_the_published_weights_serve_the_golden_images(tmp_path) -> None:
     generator = load_official_generator(golden_data.FOLDER / "netG.pth")
     text_encoder = load_official_text_encoder(golden_data.FOLDER / "text_encoder.pth", generator.spec)
-    vocabulary = Tokenizer(["<end>", *(f"word{index}" for index in range(1, 60))])
+    vocabulary = load_official_vocabulary(golden_data.FOLDER / "captions.pickle")
     model = Model("golden", "", text_encoder, generator, vocabulary, max_words=18)
     write_bundle(model, tmp_path / "golden", lambda _: None)
     golden = golden_data.load("outputs.npz")

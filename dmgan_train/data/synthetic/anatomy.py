@@ -102,12 +102,13 @@ def part_points(bird: Bird) -> dict[str, tuple[int, int]]:
     return {part: (int(x), int(y)) for part, (x, y) in points.items()}
 
 
-def cropped_points(bird: Bird, side: int) -> dict[str, tuple[int, int]]:
+def cropped_points(bird: Bird, side: int, *, share: float = RANDOM_CROP) -> dict[str, tuple[int, int]]:
     """Where `part_points` come to lie in a training image: CUB's crop, and of that the middle, not flipped.
 
     Args:
         bird: Without a pose it stands in the middle of all poses: right for measuring what a generator paints.
         side: The side of the training image in pixels, such as 64.
+        share: How much of CUB's crop the training image shows; 1 where `data.augment` is `flip` or `none`.
 
     Returns:
         A pixel (x, y) for each part, from 0 to side - 1.
@@ -120,7 +121,7 @@ def cropped_points(bird: Bird, side: int) -> dict[str, tuple[int, int]]:
     points = {}
     for part, point in part_points(bird).items():
         in_crop = (np.array(point) + 0.5 - start) / (end - start)
-        x, y = (((in_crop - 0.5) / RANDOM_CROP + 0.5) * side).clip(0, side - 1)
+        x, y = (((in_crop - 0.5) / share + 0.5) * side).clip(0, side - 1)
         points[part] = (int(x), int(y))
     return points
 

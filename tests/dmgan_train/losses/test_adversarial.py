@@ -20,9 +20,14 @@ def bce(logits: torch.Tensor, label: float) -> torch.Tensor:
 def test_discriminator_loss_is_the_published_sum() -> None:
     discriminator, real, fake, sentence = setup()
     on_real, on_fake = discriminator(real), discriminator(fake)
-    right = (bce(discriminator.judge_image(on_real), 1) + bce(discriminator.judge_pair(on_real, sentence), 1)) / 2
-    mismatch = bce(discriminator.judge_pair(on_real[:-1], sentence[1:]), 0)
-    wrong = bce(discriminator.judge_image(on_fake), 0) + bce(discriminator.judge_pair(on_fake, sentence), 0)
+    right = (
+        bce(discriminator.unconditional_logits(on_real), 1)
+        + bce(discriminator.conditional_logits(on_real, sentence), 1)
+    ) / 2
+    mismatch = bce(discriminator.conditional_logits(on_real[:-1], sentence[1:]), 0)
+    wrong = bce(discriminator.unconditional_logits(on_fake), 0) + bce(
+        discriminator.conditional_logits(on_fake, sentence), 0
+    )
     expected = right + (wrong + mismatch) / 3
     torch.testing.assert_close(discriminator_loss(discriminator, real, fake, sentence), expected)
 
@@ -30,7 +35,9 @@ def test_discriminator_loss_is_the_published_sum() -> None:
 def test_generator_loss_is_the_published_sum() -> None:
     discriminator, _, fake, sentence = setup()
     features = discriminator(fake)
-    expected = bce(discriminator.judge_image(features), 1) + bce(discriminator.judge_pair(features, sentence), 1)
+    expected = bce(discriminator.unconditional_logits(features), 1) + bce(
+        discriminator.conditional_logits(features, sentence), 1
+    )
     torch.testing.assert_close(generator_adversarial_loss(discriminator, fake, sentence), expected)
 
 

@@ -49,15 +49,15 @@ def test_discriminators_lead_every_resolution_to_the_same_features(base) -> None
     for discriminator, side in zip(build_discriminators(spec, 2), spec.resolutions, strict=True):
         features = discriminator(torch.randn(3, 3, side, side))
         assert features.shape == (3, 16, 4, 4)
-        assert discriminator.judge_image(features).shape == (3,)
-        assert discriminator.judge_pair(features, torch.randn(3, 8)).shape == (3,)
+        assert discriminator.unconditional_logits(features).shape == (3,)
+        assert discriminator.conditional_logits(features, torch.randn(3, 8)).shape == (3,)
 
 
 def test_every_convolution_of_a_discriminator_is_spectrally_normalised() -> None:
     discriminator = build_discriminators(ModelSpec(base_resolution=8, **SMALL), 2)[2]
     for _ in range(30):  # the power iteration converges over forward passes
-        discriminator.judge_pair(discriminator(torch.randn(2, 3, 32, 32)), torch.randn(2, 8))
-        discriminator.judge_image(discriminator(torch.randn(2, 3, 32, 32)))
+        discriminator.conditional_logits(discriminator(torch.randn(2, 3, 32, 32)), torch.randn(2, 8))
+        discriminator.unconditional_logits(discriminator(torch.randn(2, 3, 32, 32)))
     convolutions = [module for module in discriminator.modules() if isinstance(module, torch.nn.Conv2d)]
     assert len(convolutions) == 3 + 3
     for convolution in convolutions:

@@ -1,0 +1,38 @@
+"""The measure sees the colours that are there."""
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.part_colours import caption_of, main, painted_colours
+from dmgan_train.data.synthetic import PARTS, Bird, bounding_box, paint
+from dmgan_train.data.synthetic.species import draw_species
+from dmgan_train.data.transforms import cub_crop
+
+
+@pytest.fixture(scope="module")
+def birds() -> list[Bird]:
+    return [Bird(species.plumage) for species in islice(draw_species(np.random.default_rng(0)), 24)]
+
+
+def test_painted_birds_have_nearly_all_colours_right(birds) -> None:
+    right = 0
+    for bird in birds:
+        picture = cub_crop(paint(bird, np.random.default_rng(1)), bounding_box(bird)).resize((64, 64))
+        found = painted_colours(np.asarray(picture), bird)
+        right += sum(found[part] == bird.colours[part] for part in PARTS)
+    assert right >= 0.95 * len(PARTS) * len(birds)
+
+
+def test_a_caption_names_every_part_with_its_colour(birds) -> None:
+    for bird in birds:
+        assert all(colour in caption_of(bird).split() for colour in bird.colours.values())
+
+
+def test_the_command_prints_a_share_for_each_part(bundle) -> None:
+    result = CliRunner().invoke(main, [str(bundle), "--birds", "2"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["right"].keys() == set(PARTS)
