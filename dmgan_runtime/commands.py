@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
@@ -45,3 +46,21 @@ class DmganGroup(click.Group):
     """A group whose commands are `DmganCommand`s."""
 
     command_class = DmganCommand
+
+
+def launch(module: str, extra: str, name: str) -> None:
+    """Runs the command `main` of a module, or says which extra to install if a package that it needs is missing.
+
+    Args:
+        module: Imported here, so that a missing package is a message and not a traceback.
+        extra: What `pip install "dmgan[...]"` takes to bring the packages.
+        name: What the command is called.
+    """
+    try:
+        command: click.Command = import_module(module).main
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("dmgan_runtime", "dmgan_train", "export"):
+            raise
+        click.echo(f'Error: {name} needs {error.name}, which is not installed; pip install "dmgan[{extra}]"', err=True)
+        raise SystemExit(2) from error
+    command(prog_name=name)

@@ -1,6 +1,6 @@
 """`python -m dmgan_train`."""
 
-from dmgan_train.cli import main
+from dmgan_runtime.commands import launch
 
 if __name__ == "__main__":
-    main(prog_name="python -m dmgan_train")
+    launch("dmgan_train.cli", "train", "python -m dmgan_train")

@@ -81,7 +81,3 @@ def _print_parity(manifest: Manifest) -> None:
         table.add_row(entry.role, entry.precision, entry.output, *numbers)
     # Elsewhere than on a terminal rich would cut the table to 80 columns.
     Console(width=None if sys.stdout.isatty() else 110).print(table)
-
-
-if __name__ == "__main__":
-    main()

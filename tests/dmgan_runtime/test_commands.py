@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dmgan_runtime import errors
+from dmgan_runtime import commands, errors
 from dmgan_runtime.commands import DmganCommand, DmganGroup
 
 
@@ -59,3 +59,24 @@ def test_a_groups_commands_are_clean() -> None:
 
     result = CliRunner().invoke(group, ["broken"])
     assert (result.exit_code, result.stderr) == (2, "Error: no data\n")
+
+
+def test_a_missing_package_names_the_extra(monkeypatch, capsys) -> None:
+    def fail(module: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(commands, "import_module", fail)
+    with pytest.raises(SystemExit) as ended:
+        commands.launch("export.cli", "export,cpu", "dmgan-export")
+    assert ended.value.code == 2
+    message = 'Error: dmgan-export needs torch, which is not installed; pip install "dmgan[export,cpu]"\n'
+    assert capsys.readouterr().err == message
+
+
+def test_a_defect_of_our_own_is_not_hidden(monkeypatch) -> None:
+    def fail(module: str) -> None:
+        raise ModuleNotFoundError("No module named 'export.nothing'", name="export.nothing")
+
+    monkeypatch.setattr(commands, "import_module", fail)
+    with pytest.raises(ModuleNotFoundError):
+        commands.launch("export.cli", "export,cpu", "dmgan-export")
