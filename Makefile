@@ -8,8 +8,8 @@ DEMO := demo
 
 ## demo: set up, paint birds, train the tiny preset, export, generate and show the picture
 demo: $(VENV)/ready
-	$(BIN)/python -m dmgan_train prepare synthetic $(DEMO)/birds --count 3000 || test -d $(DEMO)/birds
-	$(BIN)/python -m dmgan_train fit --preset tiny --data $(DEMO)/birds --run $(DEMO)/run
+	test -d $(DEMO)/birds || $(BIN)/python -m dmgan_train prepare synthetic $(DEMO)/birds --count 3000
+	$(BIN)/python -m dmgan_train fit --preset tiny --data $(DEMO)/birds --source synthetic --run $(DEMO)/run
 	rm -rf $(DEMO)/bundle && $(BIN)/dmgan-export $(DEMO)/run -o $(DEMO)/bundle --name tiny-birds
 	$(BIN)/dmgan-generate $(DEMO)/bundle --grid --seed 1 -o $(DEMO)/birds.png \
 	  "this bird has a red crown, a white belly and black wings" \

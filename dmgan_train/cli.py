@@ -96,7 +96,8 @@ def fit(**options: Any) -> None:
     The same command goes on from the last checkpoint, however it ended.
     """
     _run(fit_run, **options)
-    click.echo(f"Trained. Next: dmgan-export {options['run_folder']} -o BUNDLE" if not options["dry_run"] else "")
+    if not options["dry_run"]:
+        click.echo(f"Trained. Next: dmgan-export {options['run_folder']} -o BUNDLE")
 
 
 @main.command()

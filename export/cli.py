@@ -11,12 +11,12 @@ from rich.table import Table
 
 from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.manifest import Manifest
-from dmgan_train.loading import load_model
 from dmgan_train.run import RunFolder
-from dmgan_train.samples import sample_name
-from export.bundle import Model, write_bundle
+from export.bundle import write_bundle
 from export.onnx_file import quiet_exporter
+from export.sources import read_model, read_official_model
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 UNSTATED_LICENSE = "not stated; it depends on the training data"
 
 
@@ -24,7 +24,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
     cls=DmganCommand,
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "-o",
     "--output",
@@ -32,45 +32,44 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
     required=True,
     help="The bundle to write: a new folder, or a new .zip.",
 )
-@click.option("--name", help="The model's name.  [default: the run folder's]")
+@click.option("--official-generator", type=_FILE, help="The authors' netG*.pth, in place of RUN.")
+@click.option("--official-text-encoder", type=_FILE, help="The authors' text_encoder*.pth that belongs to it.")
+@click.option("--captions", type=_FILE, help="The authors' captions.pickle, which holds the vocabulary.")
+@click.option(
+    "--max-words",
+    type=click.IntRange(1, 512),
+    default=25,
+    help="Words of a caption that official weights serve: 25 for CUB, 20 for COCO.",
+)
+@click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
 @click.version_option(package_name="dmgan")
-def main(run: Path, output: Path, name: str | None, license_: str) -> None:
-    """Export a trained RUN as a bundle that dmgan_runtime serves without PyTorch.
+def main(
+    run: Path | None,
+    output: Path,
+    official_generator: Path | None,
+    official_text_encoder: Path | None,
+    captions: Path | None,
+    max_words: int,
+    name: str | None,
+    license_: str,
+) -> None:
+    """Export a trained RUN, or the authors' weights, as a bundle that dmgan_runtime serves without PyTorch.
 
     Every graph is compared with PyTorch in ONNX Runtime; if one differs, nothing is written.
     """
     quiet_exporter()
-    model = read_model(RunFolder(run), name or run.resolve().name, license_)
+    official = (official_generator, official_text_encoder, captions)
+    if run is not None and official == (None, None, None):
+        model = read_model(RunFolder(run), name or run.resolve().name, license_)
+    elif run is None and official_generator and official_text_encoder and captions:
+        name = name or official_generator.stem
+        model = read_official_model(official_generator, official_text_encoder, captions, max_words, name, license_)
+    else:
+        raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True))
     _print_parity(manifest)
     click.echo(f'{output}: written. Next: dmgan-generate {output} "a caption" -o picture.png')
-
-
-def read_model(run: RunFolder, name: str, license_: str) -> Model:
-    """The trained model of a run.
-
-    Args:
-        run: A run whose second phase has begun.
-        name: Names the bundle.
-        license_: Of the weights.
-
-    Raises:
-        CheckpointError: if the run has no checkpoint of both phases.
-    """
-    settings = run.settings()
-    text_encoder, generator, steps = load_model(run)
-    samples = run.samples / sample_name(steps)
-    return Model(
-        name=name,
-        license=license_,
-        text_encoder=text_encoder,
-        generator=generator,
-        tokenizer=run.vocabulary(),
-        max_words=settings.data.serving_words,
-        provenance={**run.provenance(), "preset": settings.preset, "seed": settings.seed, "gan_steps": steps},
-        samples=samples if samples.exists() else None,
-    )
 
 
 def _print_parity(manifest: Manifest) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from dmgan_train.run import RunFolder
 from export.bundle import write_bundle
-from export.cli import read_model
 from export.onnx_file import quiet_exporter
+from export.sources import read_model
 from tests.training import train_small, write_images
 
 

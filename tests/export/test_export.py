@@ -1,7 +1,10 @@
 """A run becomes a bundle whose graphs compute what PyTorch computes."""
 
+import os
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,14 +17,14 @@ from dmgan_runtime.errors import BundleError, ExportError
 from dmgan_runtime.manifest import ROLES, parse_manifest
 from dmgan_runtime.spec import ModelSpec
 from dmgan_train.models import Generator, TextEncoder
-from dmgan_train.official import load_official_generator, load_official_text_encoder, load_official_vocabulary
 from dmgan_train.samples import generate
 from export import bundle as bundle_module
-from export.bundle import Model, write_bundle
-from export.cli import main, read_model
+from export.bundle import write_bundle
+from export.cli import main
 from export.graphs import build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.parity import measure_parity, reference_cases
+from export.sources import read_model
 from tests import golden_data
 
 
@@ -133,22 +136,63 @@ def test_every_ablation_exports(writing, response, tmp_path) -> None:
     assert names == ["image", "features", "attention"] + (["writing_gate"] if writing == "gated" else [])
 
 
+OFFICIAL = {
+    "--official-generator": "netG.pth",
+    "--official-text-encoder": "text_encoder.pth",
+    "--captions": "captions.pickle",
+}
+
+
+def export_official(output: Path, *more: str, **replaced: Path):
+    flags = [text for flag, name in OFFICIAL.items() for text in (flag, str(golden_data.FOLDER / name))]
+    for flag, path in replaced.items():
+        flags[flags.index("--" + flag.replace("_", "-")) + 1] = str(path)
+    return CliRunner().invoke(main, [*flags, "-o", str(output), "--max-words", "18", *more])
+
+
 def test_the_published_weights_serve_the_golden_images(tmp_path) -> None:
-    generator = load_official_generator(golden_data.FOLDER / "netG.pth")
-    text_encoder = load_official_text_encoder(golden_data.FOLDER / "text_encoder.pth", generator.spec)
-    vocabulary = load_official_vocabulary(golden_data.FOLDER / "captions.pickle")
-    model = Model("golden", "", text_encoder, generator, vocabulary, max_words=18)
-    write_bundle(model, tmp_path / "golden", lambda _: None)
+    result = export_official(tmp_path / "golden")
+    assert result.exit_code == 0, result.output
     golden = golden_data.load("outputs.npz")
     columns = ("tokens", "length", "noise", "condition_noise")
-    inputs = [np.concatenate([golden[f"{name}_{column}"] for name in golden_data.CAPTIONS]) for column in columns]
-    with Server.open(tmp_path / "golden") as server:
-        images = server.synthesize(*inputs).images
-    for row, name in enumerate(golden_data.CAPTIONS):
-        for side, image in images.items():
-            expected = golden[f"{name}_image_{side}"][0].numpy()
-            stride = side // expected.shape[-1]
-            np.testing.assert_allclose(image[row, :, ::stride, ::stride], expected, atol=1e-4, rtol=0)
+    for names in (*([name] for name in golden_data.CAPTIONS), golden_data.CAPTIONS):
+        inputs = [np.concatenate([golden[f"{name}_{column}"] for name in names]) for column in columns]
+        with Server.open(tmp_path / "golden") as server:
+            images = server.synthesize(*inputs).images
+        for row, name in enumerate(names):
+            for side, image in images.items():
+                expected = golden[f"{name}_image_{side}"][0].numpy()
+                stride = side // expected.shape[-1]
+                np.testing.assert_allclose(image[row, :, ::stride, ::stride], expected, atol=1e-4, rtol=0)
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path) -> None:
+    words = ["<end>", "bird"]
+    pickled = [[], [], dict(enumerate(words)), {word: index for index, word in enumerate(words)}]
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps(pickled))
+    result = export_official(tmp_path / "b", captions=tmp_path / "captions.pickle")
+    assert result.exit_code == 2
+    assert "2 words" in result.output
+    assert "embeds 60" in result.output
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps([[], [], Evil(), {}]))
+    result = export_official(tmp_path / "b", captions=tmp_path / "captions.pickle")
+    assert result.exit_code == 2
+    assert "not plain data" in result.output
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--captions", str(golden_data.FOLDER / "captions.pickle")]])
+def test_neither_a_run_nor_all_official_files_is_a_users_mistake(tmp_path, arguments) -> None:
+    result = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "b")])
+    assert result.exit_code == 2
+    assert "pass a RUN, or --official-generator" in result.output
 
 
 def test_the_command_prints_the_parity_and_the_next_step(run, tmp_path) -> None:
@@ -167,6 +211,7 @@ def test_a_folder_that_is_no_run_is_a_users_mistake(tmp_path) -> None:
 def test_a_bundle_serves_where_torch_and_onnx_cannot_be_imported(bundle, tmp_path) -> None:
     code = f"""
 import sys
+from pathlib import Path
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "onnx", "dmgan_train", "export", "onnxscript"):

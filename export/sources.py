@@ -1,0 +1,74 @@
+"""Where a model to export comes from: a run of ours, or the authors' published files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dmgan_runtime.errors import CheckpointError
+from dmgan_train.loading import load_model
+from dmgan_train.official import load_official_generator, load_official_text_encoder, load_official_vocabulary
+from dmgan_train.run import RunFolder
+from dmgan_train.samples import sample_name
+from export.bundle import Model
+
+
+def read_model(run: RunFolder, name: str, license_: str) -> Model:
+    """The trained model of a run.
+
+    Args:
+        run: A run whose second phase has begun.
+        name: Names the bundle.
+        license_: Of the weights.
+
+    Raises:
+        CheckpointError: if the run has no checkpoint of both phases.
+    """
+    settings = run.settings()
+    text_encoder, generator, steps = load_model(run)
+    samples = run.samples / sample_name(steps)
+    return Model(
+        name=name,
+        license=license_,
+        text_encoder=text_encoder,
+        generator=generator,
+        tokenizer=run.vocabulary(),
+        max_words=settings.data.serving_words,
+        provenance={**run.provenance(), "preset": settings.preset, "seed": settings.seed, "gan_steps": steps},
+        samples=samples if samples.exists() else None,
+    )
+
+
+def read_official_model(
+    generator: Path, text_encoder: Path, captions: Path, max_words: int, name: str, license_: str
+) -> Model:
+    """The authors' published model.
+
+    Args:
+        generator: `netG*.pth`.
+        text_encoder: `text_encoder*.pth`.
+        captions: `captions.pickle`, which holds the vocabulary.
+        max_words: Words of a caption that the graphs take; the authors evaluate with 25 (CUB) and 20 (COCO).
+        name: Names the bundle.
+        license_: Of the weights.
+
+    Raises:
+        CheckpointError: if a file is not what it should be, or the three do not belong together.
+    """
+    network = load_official_generator(generator)
+    encoder = load_official_text_encoder(text_encoder, network.spec)
+    tokenizer = load_official_vocabulary(captions)
+    if len(tokenizer) != encoder.embedding.num_embeddings:
+        raise CheckpointError(
+            f"{captions} has {len(tokenizer):,} words and {text_encoder} embeds {encoder.embedding.num_embeddings:,};"
+            " take both from the same data set"
+        )
+    files = {"generator": generator.name, "text_encoder": text_encoder.name, "captions": captions.name}
+    return Model(
+        name=name,
+        license=license_,
+        text_encoder=encoder,
+        generator=network,
+        tokenizer=tokenizer,
+        max_words=max_words,
+        provenance={"weights": "published by the authors of DM-GAN", "files": files},
+    )
