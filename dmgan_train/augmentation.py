@@ -13,35 +13,36 @@ from torch import Tensor
 _SHIFT = 1 / 8
 
 
-def augment(images: Tensor) -> Tensor:
+def augment(*batches: Tensor) -> tuple[Tensor, ...]:
     """Varies brightness, saturation, contrast and position of each image at random.
 
     Args:
-        images: [N, 3, R, R] in [-1, 1].
+        batches: Each [N, 3, R, R] in [-1, 1]; the n-th image of each is varied in the same way.
 
     Returns:
-        The same shape; values may leave [-1, 1] a little. Gradients flow back to `images`.
+        The same shapes; values may leave [-1, 1] a little. Gradients flow back.
     """
-    return _translate(_recolour(images))
-
-
-def _recolour(images: Tensor) -> Tensor:
-    def factors() -> Tensor:
-        return torch.rand(len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
-
-    images = images + (factors() - 0.5)
-    grey = images.mean(dim=1, keepdim=True)
-    images = grey + (images - grey) * (2 * factors())
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (images - mean) * (0.5 + factors())
-
-
-def _translate(images: Tensor) -> Tensor:
-    """Shifts by up to an eighth of the side, repeating the border: black bars would teach black bars."""
-    count, side = len(images), images.shape[-1]
+    count, side = len(batches[0]), batches[0].shape[-1]
+    device = batches[0].device
+    light, saturation, contrast = torch.rand(3, count, 1, 1, 1, device=device).unbind()
     reach = max(1, round(side * _SHIFT))
+    rows, columns = torch.randint(0, 2 * reach + 1, (2, count, 1), device=device).unbind()
+    recoloured = [_recolour(images, light, saturation, contrast) for images in batches]
+    return tuple(_translate(images, reach, rows, columns) for images in recoloured)
+
+
+def _recolour(images: Tensor, light: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    images = images + (light - 0.5)
+    grey = images.mean(dim=1, keepdim=True)
+    images = grey + (images - grey) * (2 * saturation)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + (images - mean) * (0.5 + contrast)
+
+
+def _translate(images: Tensor, reach: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Shifts by up to `reach` pixels, repeating the border: black bars would teach black bars."""
     padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
-    steps = torch.arange(side, device=images.device)
-    rows, columns = (torch.randint(0, 2 * reach + 1, (count, 1), device=images.device) + steps for _ in range(2))
-    batch = torch.arange(count, device=images.device)[:, None, None]
+    steps = torch.arange(images.shape[-1], device=images.device)
+    rows, columns = rows + steps, columns + steps
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -20,6 +20,7 @@ Weight = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
+Steps = Annotated[int, msgspec.Meta(ge=0)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 PRESETS = ("birds", "coco", "emoji", "tiny")
@@ -39,6 +40,7 @@ class DataSettings(_Section, frozen=True):
         augment: `crop_flip` resizes to 76/64 of the resolution, crops at random and mirrors; `flip` resizes and
             mirrors; `none` only resizes.
         broken_limit: Broken image files that are put up with before the run stops; None is 1% of the images.
+        cache: Keep the training images in memory, scaled (3 bytes a pixel: CUB takes 2.5 GB).
     """
 
     captions_per_image: PositiveInt | None = None
@@ -46,6 +48,7 @@ class DataSettings(_Section, frozen=True):
     serving_words: Annotated[int, msgspec.Meta(ge=1, le=512)] = 25
     augment: Literal["crop_flip", "flip", "none"] = "crop_flip"
     broken_limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    cache: bool = False
 
 
 class DamsmSettings(_Section, frozen=True):
@@ -116,6 +119,13 @@ class GanSettings(_Section, frozen=True):
         ema: How much of the averaged generator each step keeps.
         conditioning_weight: lambda1, of the conditioning augmentation's loss.
         damsm_weight: lambda2, of the DAMSM loss: 5 for CUB, 50 for COCO.
+        reconstruction_weight: Of the L1 distance between every stage's image and the captioned one (Isola et al.,
+            pix2pix, CVPR 2017), for data in which a caption names one picture; the paper has none.
+        perceptual_weight: Of the distance between the two in the image encoder's trunk (Zhang et al., LPIPS, CVPR
+            2018), for the same data.
+        warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
+            (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, then all three
+            (Karras et al., Progressive Growing of GANs, ICLR 2018).
         augmentation: Differentiable augmentation of what discriminators and image encoder see (Zhao et al.,
             DiffAugment, NeurIPS 2020), for small data sets; the paper has none.
         precision: `bf16` runs the networks under autocast; losses and weights stay fp32. `auto` does so where
@@ -135,10 +145,17 @@ class GanSettings(_Section, frozen=True):
     ema: Momentum = 0.999
     conditioning_weight: Weight = 1.0
     damsm_weight: Weight = 5.0
+    reconstruction_weight: Weight = 0.0
+    perceptual_weight: Weight = 0.0
+    warm_up_steps: tuple[Steps, Steps, Steps] = (0, 0, 0)
     augmentation: bool = False
     precision: Precision = "fp32"
     sample_every: PositiveInt = 1000
     checkpoint_every: PositiveInt = 1000
+
+    def __post_init__(self) -> None:
+        if any(self.warm_up_steps) and not self.reconstruction_weight:
+            raise ValueError("warm_up_steps trains by reconstruction alone; set reconstruction_weight above 0")
 
 
 class Settings(_Section, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dmgan_runtime.spec import STAGES
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.augmentation import augment
 from dmgan_train.checkpoint import check_fingerprint, fingerprint
@@ -22,6 +24,8 @@ from dmgan_train.losses import (
     damsm_word_loss,
     discriminator_loss,
     generator_adversarial_loss,
+    perceptual_loss,
+    reconstruction_loss,
 )
 from dmgan_train.models import (
     Discriminator,
@@ -71,11 +75,11 @@ class GanPhase:
         self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
         betas = (own.beta1, own.beta2)
         self._generator_optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=own.generator_learning_rate, betas=betas
+            self.generator.parameters(), lr=own.generator_learning_rate, betas=betas, fused=True
         )
         # One optimizer for the three: Adam treats every parameter on its own.
         self._discriminator_optimizer = torch.optim.Adam(
-            self.discriminators.parameters(), lr=own.discriminator_learning_rate, betas=betas
+            self.discriminators.parameters(), lr=own.discriminator_learning_rate, betas=betas, fused=True
         )
         self._split, self._tokenizer, self._sheet, self._workers = split, tokenizer, sheet, workers
         self.batch_size = own.batch_size
@@ -92,6 +96,7 @@ class GanPhase:
             max_words=self.settings.data.training_words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
+            cache=self.settings.data.cache,
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         return make_loader(dataset, self.batch_size, self.settings.seed, start_step, self._workers, broken)
@@ -104,9 +109,15 @@ class GanPhase:
         with torch.no_grad():
             text = self.text_encoder(batch.tokens.to(self.device), batch.lengths)
         with self._autocast():
-            fakes = self.generator(text.sentence, text.words, lengths, *self._noise(len(lengths)))
-        losses = self._train_discriminators([images.to(self.device) for images in batch.images], fakes, text)
-        losses |= self._train_generator(fakes, text, lengths, class_ids)
+            warming_up = self._stages_warming_up(step)
+            noise = self._noise(len(lengths))
+            fakes = self.generator(text.sentence, text.words, lengths, *noise, stages=warming_up or STAGES)
+        reals = [images.to(self.device) for images in batch.images]
+        if warming_up:
+            losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
+        else:
+            losses = self._train_discriminators(reals, fakes, text)
+            losses |= self._train_generator(fakes, reals, text, lengths, class_ids)
         self.generator_ema.update_parameters(self.generator)
         return losses
 
@@ -139,6 +150,11 @@ class GanPhase:
             "discriminator_optimizer": self._discriminator_optimizer,
         }
 
+    def _stages_warming_up(self, step: int) -> int:
+        """How many stages train by reconstruction alone at a step; 0 once the warm-up is over."""
+        ends = itertools.accumulate(self.settings.gan.warm_up_steps)
+        return next((stages for stages, end in enumerate(ends, start=1) if step < end), 0)
+
     def _judges(self) -> Iterable[Discriminator]:
         return cast("Iterable[Discriminator]", self.discriminators)
 
@@ -150,8 +166,10 @@ class GanPhase:
         noise = torch.randn(count, spec.noise_features, device=self.device)
         return noise, torch.randn(count, spec.condition_features, device=self.device)
 
-    def _see(self, images: Tensor) -> Tensor:
-        return augment(images.float()) if self.settings.gan.augmentation else images.float()
+    def _see(self, *batches: Tensor) -> tuple[Tensor, ...]:
+        """What discriminators and image encoder see of batches of images, each [N, 3, R, R]."""
+        images = [batch.float() for batch in batches]
+        return augment(*images) if self.settings.gan.augmentation else tuple(images)
 
     def _train_discriminators(
         self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures
@@ -160,7 +178,8 @@ class GanPhase:
         losses = {}
         for discriminator, real, fake in zip(self._judges(), reals, fakes.images, strict=True):
             with self._autocast():
-                loss = discriminator_loss(discriminator, self._see(real), self._see(fake.detach()), text.sentence)
+                (seen_real,), (seen_fake,) = self._see(real), self._see(fake.detach())
+                loss = discriminator_loss(discriminator, seen_real, seen_fake, text.sentence)
             losses[f"discriminator_{real.shape[-1]}"] = loss
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -168,32 +187,37 @@ class GanPhase:
         return losses
 
     def _train_generator(
-        self, fakes: GeneratorOutput, text: TextFeatures, lengths: Tensor, class_ids: Tensor
+        self, fakes: GeneratorOutput, reals: list[Tensor], text: TextFeatures, lengths: Tensor, class_ids: Tensor
     ) -> dict[str, Tensor]:
-        own = self.settings.gan
         self.discriminators.requires_grad_(False)
-        losses = {}
+        losses = self._own_losses(fakes, reals)
         for discriminator, fake in zip(self._judges(), fakes.images, strict=True):
             with self._autocast():
-                loss = generator_adversarial_loss(discriminator, self._see(fake), text.sentence)
+                (seen,) = self._see(fake)
+                loss = generator_adversarial_loss(discriminator, seen, text.sentence)
             losses[f"generator_{fake.shape[-1]}"] = loss
-        losses["conditioning"] = conditioning_loss(fakes.condition.mean.float(), fakes.condition.log_variance.float())
-        losses["damsm"] = self._damsm_loss(fakes.images[-1], text, lengths, class_ids)
-        weights = {"conditioning": own.conditioning_weight, "damsm": own.damsm_weight}
-        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        self._generator_optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        gradients = [parameter.grad for parameter in self.generator.parameters() if parameter.grad is not None]
-        self._generator_optimizer.step()
-        return losses | {"generator_gradient": torch.nn.utils.get_total_norm(gradients)}
+        losses |= self._encoder_losses(fakes.images[-1], reals[-1], text, lengths, class_ids)
+        return self._update_generator(losses)
 
-    def _damsm_loss(self, images: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor) -> Tensor:
-        """L_DAMSM of the last stage's images, eq. 12's last term."""
-        gammas = self.settings.damsm
+    def _own_losses(self, fakes: GeneratorOutput, reals: list[Tensor]) -> dict[str, Tensor]:
+        """The losses that need no other network."""
+        mean, log_variance = fakes.condition.mean.float(), fakes.condition.log_variance.float()
+        losses = {"conditioning": conditioning_loss(mean, log_variance)}
+        if self.settings.gan.reconstruction_weight:
+            losses["reconstruction"] = reconstruction_loss([image.float() for image in fakes.images], reals)
+        return losses
+
+    def _encoder_losses(
+        self, fake: Tensor, real: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor
+    ) -> dict[str, Tensor]:
+        """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness."""
+        gammas, perceptual = self.settings.damsm, self.settings.gan.perceptual_weight > 0
         with self._autocast():
-            seen = self.image_encoder(self._see(images))
+            seen = self._see(fake, real) if perceptual else self._see(fake)
+            features = self.image_encoder.extract_features(seen[0])
+            image = self.image_encoder.project(*features)
         word = damsm_word_loss(
-            seen.regions,
+            image.regions,
             text.words,
             lengths,
             class_ids,
@@ -201,4 +225,25 @@ class GanPhase:
             gamma2=gammas.gamma2,
             gamma3=gammas.gamma3,
         )
-        return word.total + damsm_sentence_loss(seen.image, text.sentence, class_ids, gamma3=gammas.gamma3).total
+        sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=gammas.gamma3)
+        losses = {"damsm": word.total + sentence.total}
+        if perceptual:
+            with torch.no_grad(), self._autocast():
+                targets = self.image_encoder.extract_features(seen[1])
+            losses["perceptual"] = perceptual_loss(features, targets)
+        return losses
+
+    def _update_generator(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = self.settings.gan
+        weights = {
+            "conditioning": own.conditioning_weight,
+            "damsm": own.damsm_weight,
+            "reconstruction": own.reconstruction_weight,
+            "perceptual": own.perceptual_weight,
+        }
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        self._generator_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        gradients = [parameter.grad for parameter in self.generator.parameters() if parameter.grad is not None]
+        self._generator_optimizer.step()
+        return losses | {"generator_gradient": torch.nn.utils.get_total_norm(gradients)}

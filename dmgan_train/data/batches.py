@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -15,7 +17,8 @@ from dmgan_runtime.errors import DataError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data.broken import BrokenFiles
 from dmgan_train.data.examples import Example, Split
-from dmgan_train.data.transforms import Augment, cub_crop, load_image, pyramid, to_square
+from dmgan_train.data.image_cache import ImageCache
+from dmgan_train.data.transforms import Augment, cub_crop, load_image, pyramid, scaled_side, to_square
 
 ItemKey = tuple[int, int]
 _REPLACEMENTS = 100
@@ -80,6 +83,7 @@ class CaptionedImages(Dataset[Item]):
         seed: int = 0,
         augment: Augment = "crop_flip",
         evaluation: bool = False,
+        cache: bool = False,
     ) -> None:
         """Args:
         split: The examples.
@@ -90,6 +94,7 @@ class CaptionedImages(Dataset[Item]):
         augment: How pictures are varied, see `to_square`.
         evaluation: Takes pictures from the middle, not mirrored, and a long caption's first words. Which of an
             image's captions is used still follows from the seed and the epoch.
+        cache: Reads every picture now, scaled down, and keeps its pixels in memory; the loader's workers share them.
         """
         self.split = split
         self.tokenizer = tokenizer
@@ -98,6 +103,7 @@ class CaptionedImages(Dataset[Item]):
         self.seed = seed
         self.augment: Augment = augment
         self.evaluation = evaluation
+        self._cache = self._read_all() if cache and self.resolutions else None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -115,7 +121,7 @@ class CaptionedImages(Dataset[Item]):
             example = self.split.examples[index]
             try:
                 tokens, length = self._draw_tokens(example, rng)
-                images = self._draw_images(example, rng)
+                images = self._draw_images(index, rng)
             except DataError as error:
                 broken.append(str(error))
                 index = int(rng.integers(len(self)))
@@ -142,17 +148,26 @@ class CaptionedImages(Dataset[Item]):
         tokens[: len(words)] = words
         return tokens, len(words)
 
-    def _draw_images(self, example: Example, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], ...]:
+    def _draw_images(self, index: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], ...]:
         if not self.resolutions:
             return ()
-        image = load_image(example.image)
-        if example.box is not None:
-            try:
-                image = cub_crop(image, example.box)
-            except DataError as error:
-                raise DataError(f"{example.image}: {error}") from error
+        image = self._load(self.split.examples[index]) if self._cache is None else self._cache.image(index)
         square = to_square(image, self.resolutions[-1], self.augment, None if self.evaluation else rng)
         return pyramid(square, self.resolutions)
+
+    def _load(self, example: Example) -> Image.Image:
+        image = load_image(example.image)
+        if example.box is None:
+            return image
+        try:
+            return cub_crop(image, example.box)
+        except DataError as error:
+            raise DataError(f"{example.image}: {error}") from error
+
+    def _read_all(self) -> ImageCache:
+        short_side = scaled_side(self.resolutions[-1], self.augment)
+        loads = [partial(self._load, example) for example in self.split.examples]
+        return ImageCache(loads, short_side)
 
 
 def collate(items: Sequence[Item]) -> Batch:

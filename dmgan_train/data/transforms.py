@@ -99,6 +99,11 @@ def resize_short_side(image: Image.Image, size: int) -> Image.Image:
     return image.resize((int(size * image.width / image.height), size), Image.Resampling.BILINEAR)
 
 
+def scaled_side(resolution: int, augment: Augment) -> int:
+    """The shorter side to which a picture is scaled before a square of `resolution` pixels is cut out of it."""
+    return resolution * 76 // 64 if augment == "crop_flip" else resolution
+
+
 def to_square(image: Image.Image, resolution: int, augment: Augment, rng: np.random.Generator | None) -> Image.Image:
     """Scales and cuts a picture to a square, at random while training.
 
@@ -115,7 +120,7 @@ def to_square(image: Image.Image, resolution: int, augment: Augment, rng: np.ran
     Returns:
         [resolution, resolution], mode RGB.
     """
-    scaled = resize_short_side(image, resolution * 76 // 64 if augment == "crop_flip" else resolution)
+    scaled = resize_short_side(image, scaled_side(resolution, augment))
     spare_x, spare_y = scaled.width - resolution, scaled.height - resolution
     left, top = round(spare_x / 2), round(spare_y / 2)
     if rng is not None and augment == "crop_flip":

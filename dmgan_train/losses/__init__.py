@@ -3,6 +3,7 @@
 from dmgan_train.losses.adversarial import discriminator_loss, generator_adversarial_loss
 from dmgan_train.losses.conditioning import conditioning_loss
 from dmgan_train.losses.damsm import MatchingLoss, damsm_sentence_loss, damsm_word_loss, word_similarities
+from dmgan_train.losses.reconstruction import perceptual_loss, reconstruction_loss
 
 __all__ = [
     "MatchingLoss",
@@ -11,5 +12,7 @@ __all__ = [
     "damsm_word_loss",
     "discriminator_loss",
     "generator_adversarial_loss",
+    "perceptual_loss",
+    "reconstruction_loss",
     "word_similarities",
 ]

@@ -103,6 +103,7 @@ class Generator(nn.Module):
         lengths: Tensor,
         noise: Tensor,
         condition_noise: Tensor,
+        stages: int = STAGES,
     ) -> GeneratorOutput:
         """Draws the images of a batch of captions.
 
@@ -112,12 +113,13 @@ class Generator(nn.Module):
             lengths: [N] int64, words of each caption, from 1 to T.
             noise: z, [N, noise_features], from N(0, 1).
             condition_noise: eps of the conditioning augmentation, [N, condition_features], from N(0, 1).
+            stages: How many stages run, from 1.
         """
         valid = valid_words(lengths, word_features.shape[2])
         condition = self.conditioning(sentence_feature, condition_noise)
         features = self.initial(condition.sample, noise)
         images, memories = [self.initial.to_image(features)], []
-        for stage in self.refinements:
+        for stage in self.refinements[: stages - 1]:
             features, memory = stage(features, word_features, valid)
             images.append(stage.to_image(features))  # type: ignore[operator]
             memories.append(memory)

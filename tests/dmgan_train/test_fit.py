@@ -225,12 +225,13 @@ def test_interrupted_it_saves_and_says_so(images, tmp_path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step(images, tmp_path, monkeypatch) -> None:
-    original = GanPhase._damsm_loss
+    original = GanPhase._encoder_losses
 
-    def broken(self, images, *rest):
-        return original(self, images, *rest) * (float("nan") if self.generator_ema.n_averaged == 2 else 1.0)
+    def broken(self, *arguments):
+        losses = original(self, *arguments)
+        return losses | {"damsm": losses["damsm"] * (float("nan") if self.generator_ema.n_averaged == 2 else 1.0)}
 
-    monkeypatch.setattr(GanPhase, "_damsm_loss", broken)
+    monkeypatch.setattr(GanPhase, "_encoder_losses", broken)
     with pytest.raises(TrainingError, match=r"damsm, .* not a number at step 3 of gan.*learning rate"):
         train_small(images, tmp_path / "run", "gan.checkpoint_every=2")
     assert load_checkpoint(RunFolder(tmp_path / "run").checkpoint("gan"), "gan")["step"] == 2

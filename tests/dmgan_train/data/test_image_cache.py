@@ -1,0 +1,52 @@
+"""Pictures from memory are the pictures from disk."""
+
+import numpy as np
+import pytest
+
+from dmgan_runtime.errors import DataError
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data import CaptionedImages, load_split
+from tests.training import write_images
+
+
+@pytest.fixture
+def split(tmp_path):
+    return load_split("image_folder", write_images(tmp_path / "squares"), "train", None)
+
+
+def dataset(split, augment, *, cache):
+    tokenizer = Tokenizer.from_captions(split.captions())
+    return CaptionedImages(split, tokenizer, resolutions=(8, 16, 32), max_words=6, augment=augment, cache=cache)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop_flip"])
+def test_cached_items_are_the_same(split, augment) -> None:
+    fresh, cached = (dataset(split, augment, cache=cache) for cache in (False, True))
+    for epoch in (0, 3):
+        for index in range(len(split)):
+            ours, theirs = cached[epoch, index], fresh[epoch, index]
+            assert ours.tokens.tolist() == theirs.tokens.tolist()
+            for level, expected in zip(ours.images, theirs.images, strict=True):
+                np.testing.assert_array_equal(level, expected)
+
+
+def test_files_are_read_once(split) -> None:
+    cached = dataset(split, "none", cache=True)
+    for example in split.examples:
+        example.image.unlink()
+    assert cached[0, 0].images[-1].shape == (3, 32, 32)
+
+
+def test_a_broken_file_is_replaced_as_from_disk(split) -> None:
+    split.examples[2].image.write_bytes(b"not a picture")
+    fresh, cached = (dataset(split, "none", cache=cache)[0, 2] for cache in (False, True))
+    assert fresh.broken == cached.broken
+    assert "cannot be read" in cached.broken[0]
+    assert fresh.position == cached.position
+
+
+def test_nothing_but_broken_files_is_an_error(split) -> None:
+    for example in split.examples:
+        example.image.write_bytes(b"")
+    with pytest.raises(DataError, match="can be used"):
+        dataset(split, "none", cache=True)[0, 0]

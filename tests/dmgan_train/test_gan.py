@@ -1,0 +1,71 @@
+"""The second phase's step: what trains when."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.fit import read_data
+from dmgan_train.gan import GanPhase
+from dmgan_train.loading import load_encoders
+from dmgan_train.run import RunFolder
+from dmgan_train.samples import SampleSheet
+from tests.training import small_settings
+
+WARM_UP = ("gan.reconstruction_weight=10", "gan.perceptual_weight=1", "gan.warm_up_steps=[2, 1, 1]")
+
+
+def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
+    settings = small_settings(*overrides)
+    data = read_data(images, None, settings)
+    sheet = SampleSheet(run.samples, data.train, data.tokenizer, 7)
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), sheet, torch.device("cpu"), workers=0)
+
+
+def changed(phase: GanPhase, step: int) -> set[str]:
+    """The parts whose weights a step changes."""
+    parts = {
+        "initial": phase.generator.initial,
+        "second": phase.generator.refinements[0],
+        "third": phase.generator.refinements[1],
+        "discriminators": phase.discriminators,
+    }
+    before = {name: [value.clone() for value in part.parameters()] for name, part in parts.items()}
+    phase.step(next(phase.batches(step)), step)
+    return {
+        name
+        for name, part in parts.items()
+        if any(not torch.equal(old, new) for old, new in zip(before[name], part.parameters(), strict=True))
+    }
+
+
+def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -> None:
+    phase = phase_of(run, images, *WARM_UP)
+    everything = {"initial", "second", "third", "discriminators"}
+    expected = [{"initial"}, {"initial"}, {"initial", "second"}, everything - {"discriminators"}, everything]
+    assert [changed(phase, step) for step in range(5)] == expected
+
+
+def test_reconstruction_goes_down(run, images) -> None:
+    phase = phase_of(run, images, "gan.reconstruction_weight=10", "gan.warm_up_steps=[60, 0, 0]")
+    batches = phase.batches(0)
+    losses = [phase.step(next(batches), step)["reconstruction"].item() for step in range(60)]
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+
+def test_each_loss_is_there_only_if_it_has_a_weight(run, images) -> None:
+    plain, whole = phase_of(run, images), phase_of(run, images, *WARM_UP)
+    names = [set(phase.step(next(phase.batches(0)), step=10)) for phase in (plain, whole)]
+    assert names[1] - names[0] == {"reconstruction", "perceptual"}
+
+
+def test_a_warm_up_without_reconstruction_is_refused() -> None:
+    with pytest.raises(SettingsError, match="set reconstruction_weight above 0"):
+        small_settings("gan.warm_up_steps=[1, 0, 0]")
+
+
+def test_captions_are_kept_for_calibration(run) -> None:
+    captions = run.captions()
+    assert len(captions) == 8
+    assert set(captions) == {f"a {colour} square on white" for colour in ("red", "green")}
