@@ -98,8 +98,9 @@ class ParityEntry(_Part, frozen=True):
         max_abs_error: The largest absolute difference over all cases.
         psnr_db: 10 log10(range^2 / mean squared error), range being PyTorch's largest minus smallest value;
             None when the outputs were equal.
-        tolerance: The difference that was allowed.
+        tolerance: The difference that was allowed; None where there is no bound on it.
         batches: The batch sizes that were compared.
+        required_psnr_db: The PSNR that was asked for; None where none was.
     """
 
     role: Role
@@ -107,8 +108,9 @@ class ParityEntry(_Part, frozen=True):
     output: str
     max_abs_error: float
     psnr_db: float | None
-    tolerance: float
+    tolerance: float | None
     batches: tuple[int, ...]
+    required_psnr_db: float | None = None
 
 
 class Manifest(_Part, frozen=True):

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import dmgan_train
@@ -18,6 +19,8 @@ from dmgan_train.loading import load_encoders
 from dmgan_train.loop import train
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet
+
+KEPT_CAPTIONS = 32
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
         "words": len(data.tokenizer) - 1,
     }
     provenance = {"dmgan": dmgan_train.__version__, "torch": str(torch.__version__), "data": description}
-    run.settle(settings, data.tokenizer, provenance)
+    chosen = np.linspace(0, len(data.train) - 1, min(KEPT_CAPTIONS, len(data.train))).astype(int)
+    captions = [data.train.examples[index].captions[0] for index in chosen]
+    run.settle(settings, data.tokenizer, provenance, captions)
 
 
 def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:

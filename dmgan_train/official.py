@@ -100,11 +100,15 @@ def load_official_image_encoder(path: Path) -> ImageEncoder:
     return encoder.eval()
 
 
-def load_official_vocabulary(path: Path) -> Tokenizer:
-    """Reads the words of a published `captions.pickle`, in the order of their indices.
+def load_official_captions(path: Path) -> tuple[Tokenizer, tuple[str, ...]]:
+    """Reads a published `captions.pickle`.
 
     Args:
-        path: A list of training captions, test captions, index to word, and word to index.
+        path: A list of training captions, test captions (each a list of word indices), index to word, and word to
+            index.
+
+    Returns:
+        The words in the order of their indices, and the training captions.
 
     Raises:
         CheckpointError: if it holds anything else.
@@ -112,8 +116,9 @@ def load_official_vocabulary(path: Path) -> Tokenizer:
     """
     content = load_pickle(path)
     try:
-        words = content[2]  # type: ignore[index]
-        return Tokenizer([words[index] for index in range(len(words))])
+        captions, words = content[0], content[2]  # type: ignore[index]
+        tokenizer = Tokenizer([words[index] for index in range(len(words))])
+        return tokenizer, tuple(" ".join(words[index] for index in caption) for caption in captions)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is no published captions.pickle ({error})") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class RunFolder:
         settings_file: The resolved settings.
         vocabulary_file: The words, as a bundle holds them.
         provenance_file: What the run was trained on.
+        captions_file: Some captions of the training set, one a line; int8 is calibrated on them.
         log_file: One JSON object a line.
         samples: Pictures of fixed captions.
         tensorboard: Event files.
@@ -47,6 +48,7 @@ class RunFolder:
         self.settings_file = root / "settings.yaml"
         self.vocabulary_file = root / "vocab.json"
         self.provenance_file = root / "provenance.json"
+        self.captions_file = root / "captions.txt"
         self.log_file = root / "log.jsonl"
         self.samples = root / "samples"
         self.tensorboard = root / "tensorboard"
@@ -75,7 +77,9 @@ class RunFolder:
         finally:
             lock.release()
 
-    def settle(self, settings: Settings, tokenizer: Tokenizer, provenance: Mapping[str, Any]) -> None:
+    def settle(
+        self, settings: Settings, tokenizer: Tokenizer, provenance: Mapping[str, Any], captions: Sequence[str]
+    ) -> None:
         """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
 
         Lengths of phases and intervals may change, but not the first phase's once the second has begun: the
@@ -85,6 +89,7 @@ class RunFolder:
             settings: Resolved.
             tokenizer: With the data set's vocabulary.
             provenance: Versions, and under "data" what the data set is.
+            captions: Some of the training set's.
 
         Raises:
             SettingsError: naming each setting that differs, or that the data set does.
@@ -104,6 +109,7 @@ class RunFolder:
         write_whole(self.settings_file, settings.to_yaml().encode())
         write_whole(self.vocabulary_file, tokenizer.to_json())
         write_whole(self.provenance_file, json.dumps(provenance, indent=2).encode())
+        write_whole(self.captions_file, "".join(f"{' '.join(text.split())}\n" for text in captions).encode())
 
     def _check_settings(self, settings: Settings) -> None:
         fixed = self.checkpoint("gan").exists()
@@ -137,6 +143,10 @@ class RunFolder:
         if not self.vocabulary_file.is_file():
             raise CheckpointError(f"{self.root}: has no vocab.json; pass a folder that `fit` wrote, whole")
         return Tokenizer.load(self.vocabulary_file)
+
+    def captions(self) -> tuple[str, ...]:
+        """Some captions of the training set; none if the run was begun by a version that kept none."""
+        return tuple(self.captions_file.read_text(encoding="utf-8").splitlines()) if self.captions_file.exists() else ()
 
     def provenance(self) -> dict[str, Any]:
         """What the run was trained on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor
 
 from dmgan_runtime import Generator as Server
 from dmgan_runtime.errors import BundleError, ExportError
@@ -24,18 +23,24 @@ from dmgan_runtime.manifest import (
     GraphEntry,
     Manifest,
     ParityEntry,
+    Precision,
+    Role,
     TokenizerEntry,
 )
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.models import Generator, TextEncoder
 from export.card import model_card
-from export.graphs import build_graphs
+from export.graphs import Graph, build_graphs
 from export.onnx_file import write_onnx
-from export.parity import TOLERANCE, measure_parity, reference_cases
+from export.parity import Captions, Case, check_images, measure_parity, random_captions, reference_case
+from export.precision import HalfGraph
+from export.quantize import write_int8
+from export.reparameterize import reparameterize
 
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"
 VOCABULARY_NAME = "vocab.json"
+CALIBRATION_BATCH = 8
 VERSIONS = {"torch": str(torch.__version__), "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
@@ -52,6 +57,7 @@ class Model:
         max_words: Words of a caption that the graphs take.
         provenance: Where the weights came from.
         samples: A picture of samples, or None.
+        captions: Some of the training set's, for calibration.
     """
 
     name: str
@@ -62,15 +68,19 @@ class Model:
     max_words: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
     samples: Path | None = None
+    captions: tuple[str, ...] = ()
 
 
-def write_bundle(model: Model, destination: Path, report: Callable[[str], None]) -> Manifest:
+def write_bundle(
+    model: Model, destination: Path, report: Callable[[str], None], precisions: Sequence[Precision] = ()
+) -> Manifest:
     """Exports every graph, proves that it equals PyTorch, and writes the bundle.
 
     Args:
         model: What to export.
         destination: A new folder, or a new .zip if it ends so.
         report: Told each step as it begins.
+        precisions: `fp16` and `int8`, beside fp32.
 
     Returns:
         The manifest that was written.
@@ -89,7 +99,7 @@ def write_bundle(model: Model, destination: Path, report: Callable[[str], None])
     try:
         folder = workshop / "bundle"
         (folder / "onnx").mkdir(parents=True)
-        manifest = _fill(folder, model, report)
+        manifest = _fill(folder, model, precisions, report)
         if destination.suffix.lower() == ".zip":
             report("packing")
             _pack(folder, workshop / "bundle.zip").replace(destination)
@@ -100,27 +110,27 @@ def write_bundle(model: Model, destination: Path, report: Callable[[str], None])
     return manifest
 
 
-def _fill(folder: Path, model: Model, report: Callable[[str], None]) -> Manifest:
-    graphs = build_graphs(model.text_encoder, model.generator, model.max_words)
+def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: Callable[[str], None]) -> Manifest:
+    written = build_graphs(model.text_encoder, model.generator, model.max_words)
     report("running the model in PyTorch")
-    cases = reference_cases(graphs, len(model.tokenizer))
-    entries: list[GraphEntry] = []
+    captions = random_captions(len(model.tokenizer), model.max_words)
+    cases = [reference_case(written, batch, seed) for seed, batch in enumerate(captions)]
+    calibration = _calibration_cases(model, written) if "int8" in precisions else []
+    graphs: list[GraphEntry] = []
     parity: list[ParityEntry] = []
-    for role, graph in graphs.items():
-        report(f"exporting and checking {role}")
-        path = f"onnx/{role}.onnx"
-        opset = write_onnx(graph, folder / path)
-        parity += measure_parity(folder / path, graph, "fp32", cases)
-        entries.append(
-            GraphEntry(
-                role=role,
-                precision="fp32",
-                file=FileEntry.of(folder, path),
-                opset=opset,
-                inputs=graph.inputs,
-                outputs=graph.outputs,
-            )
-        )
+    provenance = {**model.provenance, "exported_with": VERSIONS}
+    for precision in ("fp32", *precisions):
+        for role, graph in rewritten_graphs(model, precision).items():
+            report(f"exporting and checking {role} in {precision}")
+            path = f"onnx/{role}.onnx" if precision == "fp32" else f"onnx/{role}.{precision}.onnx"
+            opset = write_onnx(graph, folder / path)
+            if precision == "int8":
+                in_fp32 = _quantize(folder / path, graph, calibration)
+                provenance[f"{role}_int8_layers_in_fp32"] = len(in_fp32)
+            parity += measure_parity(folder / path, graph, precision, cases)
+            file = FileEntry.of(folder, path)
+            interface = {"inputs": graph.inputs, "outputs": graph.outputs}
+            graphs.append(GraphEntry(role=role, precision=precision, file=file, opset=opset, **interface))
     (folder / VOCABULARY_NAME).write_bytes(model.tokenizer.to_json())
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -128,24 +138,73 @@ def _fill(folder: Path, model: Model, report: Callable[[str], None]) -> Manifest
         license=model.license,
         model=model.generator.spec,
         tokenizer=TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=model.max_words),
-        graphs=tuple(entries),
+        graphs=tuple(graphs),
         parity=tuple(parity),
-        provenance={**model.provenance, "exported_with": VERSIONS},
+        provenance=provenance,
     )
-    if model.samples is not None:
-        shutil.copyfile(model.samples, folder / SAMPLES_NAME)
-    (folder / CARD_NAME).write_text(model_card(manifest, has_samples=model.samples is not None), encoding="utf-8")
-    names = [CARD_NAME] + ([SAMPLES_NAME] if model.samples is not None else [])
-    manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
-    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
-    report("checking the bundle from end to end")
-    with Server.open(folder) as server:
-        for case in cases:
-            _check_end_to_end(server, case)
+    manifest = _add_papers(folder, manifest, model.samples)
+    for precision in ("fp32", *precisions):
+        report(f"checking the bundle from end to end in {precision}")
+        with Server.open(folder, backend="onnxruntime", device="cpu", precision=precision) as server:
+            for case in cases:
+                _check_end_to_end(server, case, precision)
     return manifest
 
 
-def _check_end_to_end(server: Server, case: Mapping[str, Tensor]) -> None:
+def rewritten_graphs(model: Model, precision: Precision) -> Mapping[Role, Graph]:
+    """The graphs that are exported for a precision, in the form that suits it.
+
+    The text encoder is exported in fp32 only: it takes little time, and engines refuse an fp16 LSTM that knows lengths.
+    """
+    # No engine here has an integer transposed convolution.
+    generator = reparameterize(model.generator, "phases" if precision == "int8" else "transposed")
+    graphs = dict(build_graphs(model.text_encoder, generator, model.max_words))
+    if precision == "fp32":
+        return graphs
+    del graphs["text_encoder"]
+    return {role: HalfGraph(graph).eval() for role, graph in graphs.items()} if precision == "fp16" else graphs
+
+
+def _calibration_cases(model: Model, written: Mapping[Role, Graph]) -> list[Case]:
+    """What the model does with captions of its training set."""
+    if len(model.captions) < 2 * CALIBRATION_BATCH:
+        raise ExportError(
+            f"int8 is calibrated on at least {2 * CALIBRATION_BATCH} captions of the training set, and {model.name}"
+            f" comes with {len(model.captions)}; export without --int8, or train with this version of dmgan"
+        )
+    cases = []
+    for start in range(0, len(model.captions) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
+        texts = model.captions[start : start + CALIBRATION_BATCH]
+        encodings = [model.tokenizer.encode(text, model.max_words) for text in texts]
+        tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
+        captions = Captions(tokens, torch.tensor([encoding.length for encoding in encodings]))
+        cases.append(reference_case(written, captions, seed=start))
+    return cases
+
+
+def _quantize(path: Path, graph: Graph, cases: Sequence[Case]) -> tuple[str, ...]:
+    """Replaces an fp32 file by its int8 form, calibrated on half of the cases and judged on the others."""
+    source = path.with_suffix(".fp32")
+    path.replace(source)
+    try:
+        return write_int8(graph, source, path, cases[::2], cases[1::2])
+    finally:
+        source.unlink()
+
+
+def _add_papers(folder: Path, manifest: Manifest, samples: Path | None) -> Manifest:
+    """Writes card, samples and, last, the manifest that lists them."""
+    names = [CARD_NAME]
+    if samples is not None:
+        shutil.copyfile(samples, folder / SAMPLES_NAME)
+        names.append(SAMPLES_NAME)
+    (folder / CARD_NAME).write_text(model_card(manifest, has_samples=samples is not None), encoding="utf-8")
+    manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
+    return manifest
+
+
+def _check_end_to_end(server: Server, case: Case, precision: Precision) -> None:
     """The bundle, opened as a user opens it, gives PyTorch's images."""
     inputs = (
         "text_encoder.tokens",
@@ -154,13 +213,8 @@ def _check_end_to_end(server: Server, case: Mapping[str, Tensor]) -> None:
         "generator_0.condition_noise",
     )
     images = server.synthesize(*(case[name].numpy() for name in inputs)).images
-    for stage, (resolution, image) in enumerate(images.items()):
-        difference = float(np.abs(image - case[f"generator_{stage}.image"].numpy()).max())
-        if not difference <= TOLERANCE["fp32"]:
-            raise ExportError(
-                f"the bundle's images at {resolution} pixels differ from PyTorch's by {difference:.2e}; no bundle was"
-                " written. Please report this with the versions of torch and onnxruntime"
-            )
+    for stage, image in enumerate(images.values()):
+        check_images(image, case[f"generator_{stage}.image"].numpy(), precision)
 
 
 def _pack(folder: Path, archive: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from dmgan_runtime.manifest import Manifest
+from dmgan_runtime.manifest import Manifest, ParityEntry
 
 
 def model_card(manifest: Manifest, *, has_samples: bool) -> str:
@@ -50,10 +50,18 @@ def _table(values: dict[str, Any]) -> str:
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
+def allowed(entry: ParityEntry) -> str:
+    """What parity allows, in words."""
+    if entry.tolerance is not None:
+        return f"{entry.tolerance:.1e}"
+    return "-" if entry.required_psnr_db is None else f"{entry.required_psnr_db:.0f} dB"
+
+
 def _parity(manifest: Manifest) -> str:
     rows = [
-        f"| {entry.role} | {entry.precision} | {entry.output} | {entry.max_abs_error:.1e} | {entry.tolerance:.1e} |"
+        f"| {entry.role} | {entry.precision} | {entry.output} | {entry.max_abs_error:.1e} |"
+        f" {'equal' if entry.psnr_db is None else f'{entry.psnr_db:.0f} dB'} | {allowed(entry)} |"
         for entry in manifest.parity
     ]
-    head = "| graph | precision | output | largest difference | allowed |"
-    return "\n".join([head, "|---|---|---|---|---|", *rows])
+    head = "| graph | precision | output | largest difference | PSNR | allowed |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])

@@ -1,10 +1,11 @@
-"""Whether a graph in an engine computes what the model computes in PyTorch."""
+"""Parity: what ONNX Runtime computes from a file against what PyTorch computes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,35 +18,57 @@ from dmgan_runtime.manifest import ParityEntry, Precision, Role
 from export.graphs import Graph
 
 BATCHES = (1, 3, 16)
-TOLERANCE = {"fp32": 1e-4}
+# fp32 must be the same function; of the others the images must look the same, and what leads to them is reported.
+TOLERANCE = 1e-4
+REQUIRED_PSNR: Mapping[Precision, float] = {"fp16": 50.0, "int8": 35.0}
+
+Case = Mapping[str, Tensor]
 
 
-def reference_cases(
-    graphs: Mapping[Role, Graph], vocabulary_size: int, batches: Sequence[int] = BATCHES
-) -> list[dict[str, Tensor]]:
-    """What goes into and comes out of every graph in PyTorch, for one batch of each size.
+class Captions(NamedTuple):
+    """A batch of captions.
 
-    Captions are random, of lengths from 1 to the maximum, with both ends among them.
-
-    Returns:
-        For each batch the tensors by `role.name`, of inputs and outputs.
+    Attributes:
+        tokens: [N, T] int64, padded with 0.
+        lengths: [N] int64, from 1 to T.
     """
+
+    tokens: Tensor
+    lengths: Tensor
+
+
+def random_captions(vocabulary_size: int, max_words: int) -> list[Captions]:
+    """Random words in batches of each of `BATCHES`, and one more batch if these leave out a length."""
     random = torch.Generator().manual_seed(0)
-    return [_reference_case(graphs, vocabulary_size, batch, random) for batch in batches]
+    missing = max_words - sum(BATCHES)
+    batches = []
+    longest = max_words
+    for size in (*BATCHES, *([missing] if missing > 0 else [])):
+        # Downwards from the maximum and round again, so that every length occurs.
+        lengths = (longest - 1 - torch.arange(size)) % max_words + 1
+        longest = int(lengths[-1]) - 1
+        tokens = torch.randint(1, vocabulary_size, (size, max_words), generator=random)
+        batches.append(Captions(tokens * (torch.arange(max_words) < lengths[:, None]), lengths))
+    return batches
 
 
 @torch.inference_mode()
-def _reference_case(
-    graphs: Mapping[Role, Graph], vocabulary_size: int, batch: int, random: torch.Generator
-) -> dict[str, Tensor]:
-    max_words = int(graphs["text_encoder"].inputs[0].shape[1])
-    lengths = torch.linspace(max_words, 1, batch).round().long()
-    tokens = torch.randint(1, vocabulary_size, (batch, max_words), generator=random)
-    tokens *= torch.arange(max_words) < lengths[:, None]
-    known = {"tokens": tokens, "lengths": lengths}
+def reference_case(graphs: Mapping[Role, Graph], captions: Captions, seed: int) -> Case:
+    """What goes into and comes out of every graph in PyTorch.
+
+    Args:
+        graphs: As the model was trained, not rewritten.
+        captions: One batch.
+        seed: Draws the noise.
+
+    Returns:
+        The tensors by `role.name`, of inputs and outputs.
+    """
+    random = torch.Generator().manual_seed(seed)
+    known = {"tokens": captions.tokens, "lengths": captions.lengths}
     for name in ("noise", "condition_noise"):
         entry = next(entry for entry in graphs["generator_0"].inputs if entry.name == name)
-        known[name] = torch.randn(batch, int(entry.shape[1]), generator=random)
+        known[name] = torch.randn(len(captions.lengths), int(entry.shape[1]), generator=random)
     case: dict[str, Tensor] = {}
     for role, graph in graphs.items():
         arguments = {entry.name: known[entry.name] for entry in graph.inputs}
@@ -58,34 +81,54 @@ def _reference_case(
     return case
 
 
-def measure_parity(
-    path: Path, graph: Graph, precision: Precision, cases: Sequence[Mapping[str, Tensor]]
-) -> list[ParityEntry]:
-    """Runs an ONNX file in ONNX Runtime on the CPU and compares every output with PyTorch's.
+def measure_parity(path: Path, graph: Graph, precision: Precision, cases: Sequence[Case]) -> list[ParityEntry]:
+    """Runs an ONNX file in ONNX Runtime on the CPU and compares every output with PyTorch's in fp32.
 
     Args:
         path: The file.
         graph: What it was exported from.
-        precision: Its precision; sets the tolerance.
-        cases: From `reference_cases`.
+        precision: Its precision; says what is allowed.
+        cases: From `reference_case`.
 
     Returns:
         An entry for each output.
 
     Raises:
-        ExportError: if an output is further off than the tolerance, or of another shape or dtype.
+        ExportError: if an output is further off than is allowed, or of another shape or dtype.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    role, names = graph.role, [entry.name for entry in graph.outputs]
+    names = [entry.name for entry in graph.outputs]
     actual: dict[str, list[npt.NDArray[np.floating]]] = {name: [] for name in names}
     expected: dict[str, list[npt.NDArray[np.floating]]] = {name: [] for name in names}
     for case in cases:
-        feeds = {entry.name: case[f"{role}.{entry.name}"].numpy() for entry in graph.inputs}
+        feeds = {entry.name: case[f"{graph.role}.{entry.name}"].numpy() for entry in graph.inputs}
         for name, value in zip(names, session.run(names, feeds), strict=True):
             actual[name].append(value)
-            expected[name].append(case[f"{role}.{name}"].numpy())
+            expected[name].append(case[f"{graph.role}.{name}"].numpy())
     batches = tuple(len(case["text_encoder.tokens"]) for case in cases)
-    return [_compare(name, actual[name], expected[name], role, precision, batches) for name in names]
+    return [_compare(name, actual[name], expected[name], graph.role, precision, batches) for name in names]
+
+
+def psnr(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    """10 log10(range^2 / mean squared error), the range being that of what was expected; infinite if equal."""
+    span = float(expected.max() - expected.min())
+    mean_square = float(np.square(actual.astype(np.float64) - expected).mean())
+    return 10 * math.log10(span**2 / mean_square) if mean_square > 0 and span > 0 else math.inf
+
+
+def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision) -> None:
+    """Checks images of a whole bundle, all stages one after the other.
+
+    Raises:
+        ExportError: if they are further from PyTorch's than the precision allows.
+    """
+    side, required = expected.shape[-1], REQUIRED_PSNR.get(precision)
+    worst, quality = float(np.abs(images - expected).max()), psnr(images, expected)
+    if not (worst <= TOLERANCE if required is None else quality >= required):
+        raise ExportError(
+            f"the bundle's images at {side} pixels in {precision} differ from PyTorch's by {worst:.2e} ({quality:.0f}"
+            f" dB); no bundle was written. {_remedy(precision)}"
+        )
 
 
 def _compare(
@@ -99,24 +142,31 @@ def _compare(
     for got, wanted in zip(actual, expected, strict=True):
         if got.shape != wanted.shape or got.dtype != wanted.dtype:
             raise ExportError(f"{role}.{name}: {got.dtype}{got.shape}, and PyTorch gives {wanted.dtype}{wanted.shape}")
-    got = np.concatenate([value.ravel() for value in actual]).astype(np.float64)
-    wanted = np.concatenate([value.ravel() for value in expected]).astype(np.float64)
-    worst, mean_square = float(np.abs(got - wanted).max()), float(np.square(got - wanted).mean())
-    span = float(wanted.max() - wanted.min())
+    got, wanted = (np.concatenate([value.ravel() for value in values]) for values in (actual, expected))
+    worst, quality = float(np.abs(got - wanted).max()), psnr(got, wanted)
+    required = REQUIRED_PSNR.get(precision) if name == "image" else None
     # Features have no fixed range as images do, so their tolerance grows with their size.
-    tolerance = TOLERANCE[precision] * max(1.0, float(np.abs(wanted).max()))
-    if not worst <= tolerance:
-        raise ExportError(
-            f"{role} in {precision}: {name} differs from PyTorch by {worst:.2e}, over the tolerance of {tolerance:.2e};"
-            " no bundle was written. Please report this with the versions of torch and onnxruntime"
-        )
-    psnr = 10 * math.log10(span**2 / mean_square) if mean_square > 0 and span > 0 else None
+    tolerance = TOLERANCE * max(1.0, float(np.abs(wanted).max())) if precision == "fp32" else None
+    what = f"{role} in {precision}: {name} differs from PyTorch by {worst:.2e} ({quality:.0f} dB)"
+    if not math.isfinite(worst):
+        raise ExportError(f"{what}; no bundle was written. {_remedy(precision)}")
+    if tolerance is not None and worst > tolerance:
+        raise ExportError(f"{what}, over the tolerance of {tolerance:.2e}; no bundle was written. {_remedy(precision)}")
+    if required is not None and quality < required:
+        raise ExportError(f"{what}, and {required:.0f} dB are needed; no bundle was written. {_remedy(precision)}")
     return ParityEntry(
         role=role,
         precision=precision,
         output=name,
         max_abs_error=worst,
-        psnr_db=psnr,
+        psnr_db=quality if math.isfinite(quality) else None,
         tolerance=tolerance,
+        required_psnr_db=required,
         batches=batches,
     )
+
+
+def _remedy(precision: Precision) -> str:
+    if precision == "fp32":
+        return "Please report this with the versions of torch and onnxruntime"
+    return f"Export without --{precision}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmgan_runtime.errors import CheckpointError
+from dmgan_train.fit import KEPT_CAPTIONS
 from dmgan_train.loading import load_model
-from dmgan_train.official import load_official_generator, load_official_text_encoder, load_official_vocabulary
+from dmgan_train.official import load_official_captions, load_official_generator, load_official_text_encoder
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import sample_name
 from export.bundle import Model
@@ -35,6 +36,7 @@ def read_model(run: RunFolder, name: str, license_: str) -> Model:
         max_words=settings.data.serving_words,
         provenance={**run.provenance(), "preset": settings.preset, "seed": settings.seed, "gan_steps": steps},
         samples=samples if samples.exists() else None,
+        captions=run.captions(),
     )
 
 
@@ -56,7 +58,7 @@ def read_official_model(
     """
     network = load_official_generator(generator)
     encoder = load_official_text_encoder(text_encoder, network.spec)
-    tokenizer = load_official_vocabulary(captions)
+    tokenizer, texts = load_official_captions(captions)
     if len(tokenizer) != encoder.embedding.num_embeddings:
         raise CheckpointError(
             f"{captions} has {len(tokenizer):,} words and {text_encoder} embeds {encoder.embedding.num_embeddings:,};"
@@ -71,4 +73,5 @@ def read_official_model(
         tokenizer=tokenizer,
         max_words=max_words,
         provenance={"weights": "published by the authors of DM-GAN", "files": files},
+        captions=texts[:: max(1, len(texts) // KEPT_CAPTIONS)][:KEPT_CAPTIONS],
     )

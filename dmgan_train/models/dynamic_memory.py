@@ -37,13 +37,18 @@ def _full_precision(device: str) -> AbstractContextManager[object]:
 
 
 class DynamicMemory(nn.Module):
-    """Writes the words into a memory, addresses it with every pixel, and refines the pixels with what it reads."""
+    """Writes the words into a memory, addresses it with every pixel, and refines the pixels with what it reads.
+
+    Attributes:
+        response_copies: How often the gated response is given, [r, r] as published; once to a rewritten block.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         words, image, memory = spec.text_features, spec.generator_channels, spec.memory_features
         self.writing = spec.memory_writing
         self.response = spec.memory_response
+        self.response_copies = 2
         if self.writing == "none":
             self.project_words = nn.Conv1d(words, image, kernel_size=1, bias=False)
         else:
@@ -89,7 +94,8 @@ class DynamicMemory(nn.Module):
         memory, gate = self.word_memory(word_features), None
         if self.writing == "gated":
             # Detached, as in the published code: the gate must not train the stage before it.
-            image = features.mean(dim=(2, 3)).detach()
+            # A sum over 16,384 pixels leaves the range of fp16.
+            image = features.mean(dim=(2, 3), dtype=torch.float32).to(features.dtype).detach()
             gate = torch.sigmoid(self.word_gate(word_features.transpose(1, 2)).squeeze(2) + self.image_gate(image))
             weight = gate.unsqueeze(1)
             memory = memory * weight + self.image_memory(image.unsqueeze(2)) * (1 - weight)
@@ -140,4 +146,4 @@ class DynamicMemory(nn.Module):
             return torch.cat([read, features], dim=1), None
         gate = torch.sigmoid(self.response_gate(torch.cat([features, read], dim=1)))
         refined = read * gate + features * (1 - gate)
-        return torch.cat([refined, refined], dim=1), gate
+        return torch.cat([refined] * self.response_copies, dim=1), gate

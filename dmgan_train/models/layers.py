@@ -32,11 +32,11 @@ class UpBlock(nn.Sequential):
         if not self.training:
             return glu(norm(convolution(upsample(features))))
         assert isinstance(convolution, nn.Conv2d)
-        kernel = _transposed_kernel(convolution.weight)
+        kernel = transposed_kernel(convolution.weight)
         return glu(norm(F.conv_transpose2d(features, kernel, stride=2, padding=1)))
 
 
-def _transposed_kernel(weight: Tensor) -> Tensor:
+def transposed_kernel(weight: Tensor) -> Tensor:
     """The [in, out, 4, 4] stride-2 transposed convolution that equals nearest x2 and then [out, in, 3, 3]."""
     shifts = [F.pad(weight, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1)]
     return torch.stack(shifts).sum(dim=0).flip(2, 3).transpose(0, 1)

@@ -11,10 +11,10 @@ from dmgan_runtime.errors import CheckpointError
 from dmgan_train.models import Generator, ImageEncoder, TextEncoder
 from dmgan_train.models.inception import InceptionTrunk
 from dmgan_train.official import (
+    load_official_captions,
     load_official_generator,
     load_official_image_encoder,
     load_official_text_encoder,
-    load_official_vocabulary,
 )
 from tests import golden_data
 
@@ -113,13 +113,14 @@ def test_a_truncated_file_is_an_error(tmp_path) -> None:
 
 
 def test_the_vocabulary_is_read_in_order() -> None:
-    vocabulary = load_official_vocabulary(golden_data.FOLDER / "captions.pickle")
+    vocabulary, captions = load_official_captions(golden_data.FOLDER / "captions.pickle")
     assert vocabulary.words[:5] == ("<end>", "this", "bird", "has", "a")
     assert len(vocabulary) == 60
+    assert all(word in vocabulary.words for caption in captions for word in caption.split())
 
 
 def test_captions_become_the_golden_tokens(golden) -> None:
-    vocabulary = load_official_vocabulary(golden_data.FOLDER / "captions.pickle")
+    vocabulary, _ = load_official_captions(golden_data.FOLDER / "captions.pickle")
     with np.load(golden_data.FOLDER / "outputs.npz") as archive:
         texts = [str(text) for text in archive["caption_text"]]
     for name, text in zip(golden_data.CAPTIONS, texts, strict=True):
@@ -131,7 +132,7 @@ def test_captions_become_the_golden_tokens(golden) -> None:
 def test_another_pickle_is_no_vocabulary(tmp_path) -> None:
     (tmp_path / "captions.pickle").write_bytes(pickle.dumps([1, 2, {"a": 1}]))
     with pytest.raises(CheckpointError, match=r"captions\.pickle"):
-        load_official_vocabulary(tmp_path / "captions.pickle")
+        load_official_captions(tmp_path / "captions.pickle")
 
 
 def test_a_published_image_encoder_loads(tmp_path) -> None:

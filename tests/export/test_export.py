@@ -23,7 +23,7 @@ from export.bundle import write_bundle
 from export.cli import main
 from export.graphs import build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
-from export.parity import measure_parity, reference_cases
+from export.parity import measure_parity, random_captions, reference_case
 from export.sources import read_model
 from tests import golden_data
 
@@ -129,7 +129,7 @@ def test_every_ablation_exports(writing, response, tmp_path) -> None:
         memory_response=response,
     )
     graphs = build_graphs(TextEncoder(11, spec).eval(), Generator(spec).eval(), 7)
-    cases = reference_cases(graphs, 11)
+    cases = [reference_case(graphs, captions, 0) for captions in random_captions(11, 7)]
     write_onnx(graphs["generator_1"], tmp_path / "graph.onnx")
     entries = measure_parity(tmp_path / "graph.onnx", graphs["generator_1"], "fp32", cases)
     names = [entry.output for entry in entries]
