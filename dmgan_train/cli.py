@@ -15,6 +15,7 @@ from dmgan_train.config import PRESETS, Settings, resolve_settings
 from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
+from dmgan_train.evaluation_cli import evaluate
 from dmgan_train.fit import TrainingData, begin, read_data
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(prepare)
+main.add_command(evaluate)
 
 
 def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
