@@ -16,6 +16,7 @@ from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.evaluation_cli import evaluate
+from dmgan_train.figures.cli import figure
 from dmgan_train.fit import TrainingData, begin, read_data
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
@@ -34,6 +35,7 @@ def main() -> None:
 
 main.add_command(prepare)
 main.add_command(evaluate)
+main.add_command(figure)
 
 
 def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
