@@ -131,3 +131,24 @@ def measure(model: Path, *, output: Path | None, device: str, encoders: Path | N
     path = output or folder / name
     evaluation.write(path)
     return path, evaluation
+
+
+@click.command(cls=DmganCommand)
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The HTML to write.  [default: RUN/report.html]",
+)
+def report(run_folder: Path, output: Path | None) -> None:
+    """Write one page about a RUN: settings, provenance, curves, samples, and the metrics of `evaluate`.
+
+    Everything is inside the file: it opens from disk, without a network.
+    """
+    with needs_extra():
+        from dmgan_train.report import write_report
+
+        path = output or run_folder / "report.html"
+        write_report(RunFolder(run_folder), path)
+    click.echo(f"{path}: written")
