@@ -18,7 +18,7 @@ from dmgan_train.image_source import ImageSource
 _MODEL = click.argument("model", metavar="RUN_OR_BUNDLE", type=click.Path(exists=True, path_type=Path))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _CAPTIONS = click.argument("captions", metavar="CAPTION...", nargs=-1, required=True)
-_SEED = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Draws the noise; also of a bundle.")
+_SEED = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Draws the noise.")
 _TRUNCATION = click.option(
     "--truncation", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Multiplies the noise; 1 leaves it."
 )
@@ -51,7 +51,7 @@ def _draw(model: Path, truncation: float, output: Path, draw: Callable[[ImageSou
 @_TRUNCATION
 @_output("stages.png")
 def stages(model: Path, captions: tuple[str, ...], seed: int, truncation: float, output: Path) -> None:
-    """What each of the three stages makes of each CAPTION (figure 4)."""
+    """What each stage makes of each CAPTION (figure 4)."""
     from dmgan_train.figures.stages import draw_stages
 
     _draw(model, truncation, output, lambda source: draw_stages(source, captions, seed))
@@ -78,7 +78,7 @@ def seeds(model: Path, captions: tuple[str, ...], seed: int, truncation: float, 
 @_TRUNCATION
 @_output("words.png")
 def words(model: Path, caption: str, seed: int, truncation: float, output: Path) -> None:
-    """The five words with most attention in each refinement, the writing and the response gate (figure 6).
+    """Each refinement's five top words and its gates (figure 6).
 
     A map is bright where a word's share of a pixel is large, scaled to its largest. "write" says how much of a memory
     slot is the word, the rest being the image. The response gate is white where the memory replaces the image.
@@ -114,7 +114,7 @@ def real(
     truncation: float,
     output: Path,
 ) -> None:
-    """Real pictures, and beside them what the model paints from their captions."""
+    """Real pictures, and what the model paints from their captions."""
     from dmgan_train.figures.real import draw_real
 
     examples = load_split(source or detect_source(data), data, "train" if split == "train" else "test")
