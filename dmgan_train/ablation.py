@@ -128,7 +128,7 @@ def to_markdown(evaluations: Mapping[str, Evaluation]) -> str:
 def _measure(run: RunFolder, network: FeatureNetwork, plan: Plan, device: torch.device) -> Evaluation:
     """Measures a finished run, or reads what was measured with the very same protocol."""
     path = run.root / "metrics" / "ablation.json"
-    source = RunSource(run, device, plan.truncation)
+    source = RunSource(run, device)
     fresh = {"plan": repr(plan), "weights_sha256": network.sha256, "model": source.describe()}
     if path.exists():
         done = read_evaluation(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
 from dmgan_train.image_source import is_bundle
 from dmgan_train.run import RunFolder
+
+if TYPE_CHECKING:
+    from dmgan_train.metrics.protocol import Evaluation
 
 METRIC_NAMES = ("fid", "is", "r_precision", "diversity", "retrieval")
 FEATURE_NAMES = ("efficientnet_lite2", "efficientnet_lite0", "inception_v3_fid", "inception_v3")
@@ -101,7 +104,9 @@ def evaluate(model: Path, **options: Any) -> None:
     click.echo(f"{written}: written, with the protocol")
 
 
-def measure(model: Path, *, output: Path | None, device: str, encoders: Path | None, **options: Any) -> Any:
+def measure(
+    model: Path, *, output: Path | None, device: str, encoders: Path | None, **options: Any
+) -> tuple[Path, Evaluation]:
     """Runs the metrics and writes the JSON; returns its path and the evaluation."""
     from dmgan_train.metrics.evaluate import Plan
     from dmgan_train.metrics.evaluate import evaluate as run_metrics
@@ -117,11 +122,10 @@ def measure(model: Path, *, output: Path | None, device: str, encoders: Path | N
         split=options["split"],
         images=options["images"],
         seed=options["seed"],
-        truncation=options["truncation"],
         batch_size=options["batch_size"],
     )
     judge = encoders or (None if is_bundle(model) else model)
-    with open_source(model, chosen, plan.truncation) as source:
+    with open_source(model, chosen, options["truncation"]) as source:
         network = load_features(options["features"], chosen, options["feature_weights"])
         judges = read_encoders(RunFolder(judge), chosen) if judge and "r_precision" in plan.metrics else None
         evaluation = run_metrics(source, network, judges, plan)

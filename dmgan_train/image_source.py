@@ -29,11 +29,13 @@ class ImageSource(Protocol):
         resolution: Side of its largest images in pixels.
         view: How the pictures that it was trained on were cut, see `to_square`.
         steps: How many steps its generator was trained for; None if it does not say.
+        truncation: What the noise is multiplied by.
     """
 
     resolution: int
     view: Augment
     steps: int | None
+    truncation: float
 
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The largest images, [N, 3, R, R] uint8 on the CPU.
@@ -66,7 +68,7 @@ class RunSource:
             CheckpointError: if a checkpoint is missing or damaged.
         """
         settings = run.settings()
-        self._run, self._device, self._truncation = run, device, truncation
+        self._run, self._device, self.truncation = run, device, truncation
         self._text_encoder, self._generator, steps = load_model(run)
         self._sha256 = fingerprint(self._generator)
         self._text_encoder.to(device)
@@ -106,7 +108,7 @@ class RunSource:
         encodings = [self._tokenizer.encode(caption, self._max_words) for caption in captions]
         tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
         lengths = torch.tensor([encoding.length for encoding in encodings])
-        return encodings, generate(self._generator, self._text_encoder, tokens, lengths, seeds, self._truncation)
+        return encodings, generate(self._generator, self._text_encoder, tokens, lengths, seeds, self.truncation)
 
 
 def to_levels(images: Tensor) -> Tensor:

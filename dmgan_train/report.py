@@ -6,11 +6,11 @@ import base64
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import msgspec
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_train.metrics.protocol import Evaluation, read_evaluation
+from dmgan_train.metrics.protocol import Evaluation, detail_rows, read_evaluation
 from dmgan_train.run import RunFolder, write_whole
 
 _SHEETS = 6
@@ -132,16 +132,6 @@ def smooth(values: Sequence[float]) -> list[float]:
     sums = [0.0, *accumulate(values)]
     ranges = [(max(0, at - reach), min(len(values), at + reach + 1)) for at in range(len(values))]
     return [(sums[last] - sums[first]) / (last - first) for first, last in ranges]
-
-
-def detail_rows(details: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, dict[str, float]]]:
-    """Nested numbers as rows: where they stand, and the numbers by name."""
-    numbers = {name: value for name, value in details.items() if isinstance(value, int | float)}
-    rows = [(" / ".join(path), numbers)] if numbers else []
-    for name, value in details.items():
-        if isinstance(value, Mapping):
-            rows += detail_rows(value, (*path, name))
-    return rows
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:

@@ -38,7 +38,7 @@ class BundleSource:
         with Bundle(path) as bundle:
             self._manifest, self._tokenizer = bundle.manifest, bundle.tokenizer()
         self._generator = Generator.open(path)
-        self._name, self._truncation = path.resolve().stem, truncation
+        self._name, self.truncation = path.resolve().stem, truncation
         self.resolution = self._manifest.model.resolutions[-1]
         self.steps: int | None = self._manifest.provenance.get("gan_steps")
         self.view: Augment = self._trained_view()
@@ -53,7 +53,7 @@ class BundleSource:
         """See `ImageSource.paint`."""
         model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
         encodings = [self._tokenizer.encode(caption, max_words) for caption in captions]
-        noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self._truncation)
+        noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self.truncation)
         tokens = np.stack([encoding.tokens for encoding in encodings])
         lengths = np.array([encoding.length for encoding in encodings], dtype=np.int64)
         synthesis = self._generator.synthesize(tokens, lengths, noise, condition_noise)
@@ -62,7 +62,7 @@ class BundleSource:
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
         """See `ImageSource.explain`."""
         return [
-            self._generator.generate(caption, seed=seed, attention=True, truncation=self._truncation)[0]
+            self._generator.generate(caption, seed=seed, attention=True, truncation=self.truncation)[0]
             for caption, seed in zip(captions, seeds, strict=True)
         ]
 

@@ -36,7 +36,6 @@ class Plan:
         split: Whose captions are painted and whose pictures are real; `retrieval` takes all splits.
         images: How many are painted for FID, IS and R-precision; at most so many for the others.
         seed: Draws captions; image k has the seed `seed + k`.
-        truncation: Multiplied the noise; the source has applied it.
         batch_size: Images at once.
     """
 
@@ -46,7 +45,6 @@ class Plan:
     split: SplitName = "test"
     images: int = 30_000
     seed: int = 0
-    truncation: float = 1.0
     batch_size: int = 16
 
 
@@ -90,7 +88,7 @@ def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[s
         "captions": "pass after pass over the split, each example with one of its captions at random",
         "images": plan.images,
         "seed": f"{plan.seed}; image k of a metric is painted with the seed {plan.seed} + k",
-        "truncation": plan.truncation,
+        "truncation": source.truncation,
         "batch_size": plan.batch_size,
         "versions": versions(),
     }

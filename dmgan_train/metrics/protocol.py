@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -77,11 +77,29 @@ def versions() -> dict[str, str]:
 
 
 def table(results: Iterable[Result]) -> list[str]:
-    """Aligned lines for a person: name, value and deviation, direction, references."""
+    """Aligned lines for a person: name, value and deviation, direction, references, and under them the details."""
+    listed = list(results)
     rows = []
-    for result in results:
+    for result in listed:
         spread = "" if result.std is None else f" +- {result.std:.4g}"
-        references = ", ".join(f"{name} {value:.4g}" for name, value in result.references.items())
-        rows.append((result.name, f"{result.value:.4g}{spread}", f"{result.better} is better", references))
+        rows.append(
+            (result.name, f"{result.value:.4g}{spread}", f"{result.better} is better", _numbers(result.references))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows]
+    lines = ["  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows]
+    details = [f"  {where}: {_numbers(numbers)}" for one in listed for where, numbers in detail_rows(one.details)]
+    return lines + details
+
+
+def _numbers(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def detail_rows(details: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, dict[str, float]]]:
+    """Nested numbers as rows: where they stand, and the numbers by name."""
+    numbers = {name: value for name, value in details.items() if isinstance(value, int | float)}
+    rows = [(" / ".join(path), numbers)] if numbers else []
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            rows += detail_rows(value, (*path, name))
+    return rows

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.cli import main
-from dmgan_train.metrics.protocol import Evaluation, Result
-from dmgan_train.report import detail_rows, read_curves, smooth
+from dmgan_train.metrics.protocol import Evaluation, Result, detail_rows
+from dmgan_train.report import read_curves, smooth
 from dmgan_train.run import RunFolder
 
 
