@@ -62,7 +62,10 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
         SettingsError: if R-precision has no encoders.
     """
     if "r_precision" in plan.metrics and encoders is None:
-        raise SettingsError("R-precision is judged by a run's encoders, and a bundle has none; pass --encoders RUN")
+        raise SettingsError(
+            "R-precision is judged by a run's encoders, and a bundle has none; pass --encoders RUN, or leave"
+            " r_precision out of --metrics"
+        )
     kind = plan.data_source or detect_source(plan.data)
     split = load_split(kind, plan.data, plan.split)
     work = _Work(source, network, plan, split)

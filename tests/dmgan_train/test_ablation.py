@@ -10,7 +10,9 @@ from dmgan_train import ablation
 from dmgan_train.ablation import ROWS, ablate
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
+from dmgan_train.figures.words import draw_words
 from dmgan_train.fit import read_data
+from dmgan_train.image_source import RunSource
 from dmgan_train.metrics.evaluate import Plan
 from dmgan_train.run import RunFolder
 from tests.dmgan_train.metrics.network import flat_network
@@ -67,6 +69,14 @@ def test_the_table_has_every_row_and_metric_and_says_how(out) -> None:
 def test_the_generators_differ(out) -> None:
     results = json.loads((out / "ablation.json").read_text())
     assert len({results[row.name]["results"]["fid"]["value"] for row in ROWS}) == len(ROWS)
+
+
+def test_every_row_has_its_figure_of_words(out) -> None:
+    widths = []
+    for row in ROWS:
+        source = RunSource(RunFolder(out / row.folder), torch.device("cpu"))
+        widths.append(draw_words(source, "a red square on white", seed=0).width)
+    assert widths[0] == widths[1] == widths[2] < widths[3]  # only the last has a response gate to show
 
 
 def test_the_same_call_goes_on_and_repeats_nothing(out, images, monkeypatch) -> None:
