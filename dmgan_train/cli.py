@@ -11,10 +11,13 @@ import click
 
 from dmgan_runtime.commands import DmganGroup
 from dmgan_train import __version__
+from dmgan_train.ablation_cli import ablate
 from dmgan_train.config import PRESETS, Settings, resolve_settings
 from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
+from dmgan_train.evaluation_cli import evaluate, report
+from dmgan_train.figures.cli import figure
 from dmgan_train.fit import TrainingData, begin, read_data
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
@@ -32,6 +35,10 @@ def main() -> None:
 
 
 main.add_command(prepare)
+main.add_command(evaluate)
+main.add_command(figure)
+main.add_command(report)
+main.add_command(ablate)
 
 
 def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:

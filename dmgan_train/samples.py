@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,12 @@ def stage_rows(images: Sequence[Tensor], captions: Sequence[str], columns: int) 
 
 @torch.inference_mode()
 def generate(
-    generator: Generator, text_encoder: TextEncoder, tokens: Tensor, lengths: Tensor, seeds: range | list[int]
+    generator: Generator,
+    text_encoder: TextEncoder,
+    tokens: Tensor,
+    lengths: Tensor,
+    seeds: Iterable[int],
+    truncation: float = 1.0,
 ) -> GeneratorOutput:
     """Draws images with the noise that the runtime draws for these seeds.
 
@@ -81,12 +86,13 @@ def generate(
         tokens: [N, T] int64.
         lengths: [N] int64.
         seeds: N seeds.
+        truncation: Over 0 and at most 1; multiplies both noises.
     """
     generator.eval()
     text_encoder.eval()
     device = next(generator.parameters()).device
     spec: ModelSpec = generator.spec
-    noise, condition_noise = draw_noise(seeds, spec.noise_features, spec.condition_features)
+    noise, condition_noise = draw_noise(seeds, spec.noise_features, spec.condition_features, truncation)
     text = text_encoder(tokens.to(device), lengths)
     return generator(
         text.sentence,

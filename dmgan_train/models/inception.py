@@ -31,8 +31,15 @@ class BasicConv2d(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
+def average(x: Tensor) -> Tensor:
+    """The 3x3 average pool of the inception blocks; the zeros of the padding count."""
+    return F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)
+
+
 class InceptionA(nn.Module):
     """Mixed_5b to Mixed_5d: 35x35."""
+
+    pool = staticmethod(average)
 
     def __init__(self, in_channels: int, pool_features: int) -> None:
         super().__init__()
@@ -51,7 +58,7 @@ class InceptionA(nn.Module):
                 self.branch1x1(x),
                 self.branch5x5_2(self.branch5x5_1(x)),
                 self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-                self.branch_pool(F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)),
+                self.branch_pool(self.pool(x)),
             ],
             dim=1,
         )
@@ -76,6 +83,8 @@ class InceptionB(nn.Module):
 class InceptionC(nn.Module):
     """Mixed_6b to Mixed_6e: 17x17, with factorised 7x7 convolutions."""
 
+    pool = staticmethod(average)
+
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, 192, 1)
@@ -97,7 +106,7 @@ class InceptionC(nn.Module):
                 self.branch1x1(x),
                 self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
                 self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-                self.branch_pool(F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)),
+                self.branch_pool(self.pool(x)),
             ],
             dim=1,
         )
@@ -125,6 +134,8 @@ class InceptionD(nn.Module):
 class InceptionE(nn.Module):
     """Mixed_7b and Mixed_7c: 8x8, 2048 channels."""
 
+    pool = staticmethod(average)
+
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.branch1x1 = BasicConv2d(in_channels, 320, 1)
@@ -148,7 +159,7 @@ class InceptionE(nn.Module):
                 self.branch3x3_2b(three),
                 self.branch3x3dbl_3a(double),
                 self.branch3x3dbl_3b(double),
-                self.branch_pool(F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)),
+                self.branch_pool(self.pool(x)),
             ],
             dim=1,
         )

@@ -9,7 +9,10 @@ def invoke(*arguments: object):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["fit", "pretrain", "sample", "prepare"])
+COMMANDS = ["fit", "pretrain", "sample", "prepare", "evaluate", "figure", "ablate", "report"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command) -> None:
     result = invoke(command, "--help")
     assert result.exit_code == 0

@@ -1,0 +1,30 @@
+"""Figure 4: what each stage makes of a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from dmgan_train.figures.sheet import legible, sheet
+from dmgan_train.image_source import ImageSource
+
+_NAMES = ("initial stage", "first refinement", "second refinement")
+
+
+def draw_stages(source: ImageSource, captions: Sequence[str], seed: int) -> Image.Image:
+    """A column for each caption, a row for each stage; every image at the same size, so that pixels can be seen.
+
+    Args:
+        source: Paints.
+        captions: At least one.
+        seed: The noise of every caption.
+
+    Raises:
+        CaptionError: if a caption has no known word.
+    """
+    generations = source.explain(captions, [seed] * len(captions))
+    sides = list(generations[0].stages)
+    rows = [[legible(generation.stages[side]) for generation in generations] for side in sides]
+    headings = [f"{name}\n{side}x{side}" for name, side in zip(_NAMES, sides, strict=True)]
+    return sheet(rows, headings, captions)

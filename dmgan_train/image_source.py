@@ -1,0 +1,154 @@
+"""Where the images that are measured or shown come from: a run's checkpoint, or a bundle through the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmgan_runtime.images import to_pil
+from dmgan_runtime.manifest import MANIFEST_NAME
+from dmgan_runtime.results import Gates, Generation
+from dmgan_runtime.tokenizer import Encoding
+from dmgan_train.checkpoint import fingerprint
+from dmgan_train.data.transforms import Augment
+from dmgan_train.loading import load_model
+from dmgan_train.models import GeneratorOutput
+from dmgan_train.run import RunFolder
+from dmgan_train.samples import generate
+
+
+class ImageSource(Protocol):
+    """A trained model that paints captions. One seed is one image, as in the runtime.
+
+    Attributes:
+        resolution: Side of its largest images in pixels.
+        view: How the pictures that it was trained on were cut, see `to_square`.
+        steps: How many steps its generator was trained for; None if it does not say.
+        truncation: What the noise is multiplied by.
+    """
+
+    resolution: int
+    view: Augment
+    steps: int | None
+    truncation: float
+
+    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """The largest images, [N, 3, R, R] uint8 on the CPU.
+
+        Raises:
+            CaptionError: if a caption has no known word.
+        """
+
+    def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
+        """The images of every stage, with attention and gates.
+
+        Raises:
+            CaptionError: if a caption has no known word.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol says of it: which weights, averaged or not, and where they ran."""
+
+
+class RunSource:
+    """The averaged generator of a run's newest checkpoint."""
+
+    def __init__(self, run: RunFolder, device: torch.device, truncation: float = 1.0) -> None:
+        """Args:
+        run: A run whose second phase has begun.
+        device: Where to compute.
+        truncation: Over 0 and at most 1; multiplies the noise.
+
+        Raises:
+            CheckpointError: if a checkpoint is missing or damaged.
+        """
+        settings = run.settings()
+        self._run, self._device, self.truncation = run, device, truncation
+        self._text_encoder, self._generator, steps = load_model(run)
+        self._sha256 = fingerprint(self._generator)
+        self._text_encoder.to(device)
+        self._generator.to(device)
+        self._tokenizer, self._max_words = run.vocabulary(), settings.data.serving_words
+        self._ema = settings.gan.ema
+        self.steps: int | None = steps
+        self.resolution = settings.model.resolutions[-1]
+        self.view: Augment = settings.data.augment
+
+    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """See `ImageSource.paint`."""
+        _, output = self._generate(captions, seeds)
+        return to_levels(output.images[-1]).cpu()
+
+    def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
+        """See `ImageSource.explain`."""
+        encodings, output = self._generate(captions, seeds)
+        return [
+            _generation(caption, seed, encoding, output, row)
+            for row, (caption, seed, encoding) in enumerate(zip(captions, seeds, encodings, strict=True))
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """See `ImageSource.describe`."""
+        return {
+            "kind": "run",
+            "name": self._run.root.resolve().name,
+            "gan_steps": self.steps,
+            "weights": f"averaged over the steps (EMA {self._ema})",
+            "generator_sha256": self._sha256,
+            "engine": f"torch {torch.__version__} on {self._device.type}",
+            "trained_on": self._run.provenance().get("data", {}),
+        }
+
+    def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> tuple[list[Encoding], GeneratorOutput]:
+        encodings = [self._tokenizer.encode(caption, self._max_words) for caption in captions]
+        tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
+        lengths = torch.tensor([encoding.length for encoding in encodings])
+        return encodings, generate(self._generator, self._text_encoder, tokens, lengths, seeds, self.truncation)
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """[-1, 1] to the nearest of 0..255 as uint8: what a user's picture file holds."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1]."""
+    return levels.float() / 127.5 - 1
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path looks like a bundle and not like a run."""
+    return path.is_file() or (path / MANIFEST_NAME).is_file()
+
+
+def _generation(caption: str, seed: int, encoding: Encoding, output: GeneratorOutput, row: int) -> Generation:
+    stages = {image.shape[-1]: to_pil(image[row].float().cpu().numpy()) for image in output.images}
+    words = encoding.length
+    refined = list(stages)[1:]
+    attention = {
+        side: memory.attention[row, :words].float().cpu().numpy()
+        for side, memory in zip(refined, output.memories, strict=True)
+    }
+    gates = {}
+    for side, memory in zip(refined, output.memories, strict=True):
+        writing, response = memory.writing_gate, memory.response_gate
+        gates[side] = Gates(
+            writing=None if writing is None else writing[row, :words].float().cpu().numpy(),
+            response=None if response is None else response[row, 0].float().cpu().numpy(),
+        )
+    return Generation(
+        caption=caption,
+        seed=seed,
+        image=stages[max(stages)],
+        stages=stages,
+        words=encoding.used,
+        unknown_words=encoding.unknown,
+        cut_words=encoding.cut,
+        attention=attention,
+        gates=gates,
+    )

@@ -1,0 +1,1 @@
+"""The metrics, one small file each; `evaluate` runs them and writes every number with its protocol."""

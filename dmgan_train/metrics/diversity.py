@@ -1,0 +1,71 @@
+"""Intra-caption diversity: how much the images of one caption differ when only the seed does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmgan_runtime.errors import DataError
+from dmgan_train.data import Split
+from dmgan_train.metrics.features import FeatureNetwork
+from dmgan_train.metrics.orders import Order, random_orders
+from dmgan_train.metrics.protocol import Result
+
+IMAGES_A_CAPTION = 10
+CAPTIONS = 100
+
+
+def diversity_orders(split: Split, images: int, seed: int) -> list[Order]:
+    """Up to 100 captions of different examples, ten seeds each, the images of a caption in a row."""
+    captions = min(CAPTIONS, len(split), max(2, images // IMAGES_A_CAPTION))
+    return [
+        order._replace(seed=seed + k) for order in random_orders(split, captions, seed) for k in range(IMAGES_A_CAPTION)
+    ]
+
+
+def mean_pairwise_distance(features: Tensor) -> float:
+    """Mean of 1 - cosine over all pairs of features [N, D], N at least 2."""
+    unit = F.normalize(features.double())
+    count = len(unit)
+    # The sum of all products is the square of the sum; the diagonal's N ones are no pairs.
+    return float(1 - (unit.sum(dim=0).square().sum() - count) / (count * (count - 1)))
+
+
+def measure_diversity(generated: Iterable[Tensor], real: Iterable[Tensor], network: FeatureNetwork) -> Result:
+    """Compares the spread within captions with the spread between them and among real images.
+
+    Args:
+        generated: Features of the images of `diversity_orders`, in order.
+        real: Features of real images of the same split.
+        network: What the features came from.
+
+    Raises:
+        DataError: if there are fewer than two real images.
+    """
+    features, reals = torch.cat(list(generated)).cpu(), torch.cat(list(real)).cpu()
+    if len(reals) < 2:
+        raise DataError("diversity compares with real images, and needs at least two that can be read")
+    captions = features.unflatten(0, (-1, IMAGES_A_CAPTION))
+    within = torch.tensor([mean_pairwise_distance(one) for one in captions])
+    between = torch.tensor([mean_pairwise_distance(one) for one in captions.transpose(0, 1)])
+    return Result(
+        name=f"diversity ({network.name})",
+        value=float(within.mean()),
+        std=float(within.std(correction=0)),
+        better="higher",
+        definition="mean of 1 - cosine over the pairs of images of one caption with different seeds",
+        references={
+            "images of different captions": float(between.mean()),
+            "different real images": mean_pairwise_distance(reals),
+        },
+        protocol={
+            "captions": len(captions),
+            "images_a_caption": IMAGES_A_CAPTION,
+            "real_images": len(reals),
+            "std": "of the captions' means (n)",
+            "features": network.describe() | {"layer": f"pooled, {features.shape[1]}"},
+        },
+    )

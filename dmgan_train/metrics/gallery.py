@@ -1,0 +1,96 @@
+"""Real drawings to look images up in, and the count of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RANKS = (1, 5)
+
+Vectors = dict[str, Tensor]
+"""[N, D] of the same N images by the space that they lie in."""
+
+
+class Target(NamedTuple):
+    """What a query should find: a class, and among its drawings one (its place in the gallery)."""
+
+    class_id: int
+    drawing: int
+
+
+class Answer(NamedTuple):
+    """What became of one query.
+
+    Attributes:
+        ranks: For each of `RANKS`, whether a drawing of the right class is among so many nearest.
+        drawing: Whether the nearest drawing of the right class is the right one; None if the class has only one.
+        siblings: Drawings of the class.
+    """
+
+    ranks: tuple[bool, ...]
+    drawing: bool | None
+    siblings: int
+
+
+class Gallery:
+    """Drawings as vectors in several spaces; near is a small Euclidean distance (for unit vectors, a large cosine)."""
+
+    def __init__(self, vectors: Vectors, class_ids: Tensor) -> None:
+        """Args:
+        vectors: Of each drawing in each space.
+        class_ids: [drawings].
+        """
+        self.vectors, self.class_ids = vectors, class_ids
+        self._members = {int(one): torch.nonzero(class_ids == one).flatten() for one in class_ids.unique()}
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def look_up(self, queries: Vectors, targets: Sequence[Target]) -> dict[str, list[Answer]]:
+        """The answer to each query, by space.
+
+        Args:
+            queries: Of N images.
+            targets: What each should find.
+        """
+        return {
+            space: [
+                self._answer(row, target)
+                for row, target in zip(torch.cdist(vectors, self.vectors[space]), targets, strict=True)
+            ]
+            for space, vectors in queries.items()
+        }
+
+    def _answer(self, distances: Tensor, target: Target) -> Answer:
+        nearest = distances.topk(min(max(RANKS), len(self)), largest=False).indices
+        right = self.class_ids[nearest] == target.class_id
+        own = self._members[target.class_id]
+        drawing = bool(own[distances[own].argmin()] == target.drawing) if len(own) > 1 else None
+        return Answer(tuple(bool(right[:rank].any()) for rank in RANKS), drawing, len(own))
+
+
+def shares(answers: Sequence[Answer], gallery: int) -> dict[str, float]:
+    """How many answers, and how many of 100 are right, beside what chance would give.
+
+    Args:
+        answers: At least one.
+        gallery: Drawings that were looked through.
+    """
+    result: dict[str, float] = {"queries": len(answers)}
+    for position, rank in enumerate(RANKS):
+        result[f"class_at_{rank}"] = _percent(answer.ranks[position] for answer in answers)
+    result["class_at_1_by_chance"] = _percent(answer.siblings / gallery for answer in answers)
+    several = [answer for answer in answers if answer.drawing is not None]
+    if several:
+        result["drawing_of_class_queries"] = len(several)
+        result["drawing_of_class"] = _percent(bool(answer.drawing) for answer in several)
+        result["drawing_of_class_by_chance"] = _percent(1 / answer.siblings for answer in several)
+    return result
+
+
+def _percent(values: Iterable[float]) -> float:
+    listed = list(values)
+    return 100 * sum(listed) / len(listed)

@@ -1,0 +1,105 @@
+"""A bundle as a source of images: the one place where training looks at what serves, in order to measure it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.generator import Generator
+from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.results import Generation
+from dmgan_train.config import PRESETS, resolve_settings
+from dmgan_train.data.transforms import Augment
+from dmgan_train.image_source import ImageSource, RunSource, is_bundle, to_levels
+from dmgan_train.run import RunFolder
+
+
+class BundleSource:
+    """A bundle, painted by the runtime as it is for a user."""
+
+    def __init__(self, path: Path, truncation: float = 1.0) -> None:
+        """Args:
+        path: A folder or .zip that `dmgan-export` wrote.
+        truncation: Over 0 and at most 1; multiplies the noise.
+
+        Raises:
+            BundleError: if the bundle is missing, damaged or unsafe.
+            BackendError: if no engine can be had.
+        """
+        with Bundle(path) as bundle:
+            self._manifest, self._tokenizer = bundle.manifest, bundle.tokenizer()
+        self._generator = Generator.open(path)
+        self._name, self.truncation = path.resolve().stem, truncation
+        self.resolution = self._manifest.model.resolutions[-1]
+        self.steps: int | None = self._manifest.provenance.get("gan_steps")
+        self.view: Augment = self._trained_view()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._generator.close()
+
+    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """See `ImageSource.paint`."""
+        model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
+        encodings = [self._tokenizer.encode(caption, max_words) for caption in captions]
+        noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self.truncation)
+        tokens = np.stack([encoding.tokens for encoding in encodings])
+        lengths = np.array([encoding.length for encoding in encodings], dtype=np.int64)
+        synthesis = self._generator.synthesize(tokens, lengths, noise, condition_noise)
+        return to_levels(torch.from_numpy(synthesis.images[self.resolution]))
+
+    def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
+        """See `ImageSource.explain`."""
+        return [
+            self._generator.generate(caption, seed=seed, attention=True, truncation=self.truncation)[0]
+            for caption, seed in zip(captions, seeds, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """See `ImageSource.describe`."""
+        active = self._generator.active
+        return {
+            "kind": "bundle",
+            "name": self._name,
+            "gan_steps": self.steps,
+            "weights": "as exported (a run's are averaged over its steps)",
+            "manifest_sha256": hashlib.sha256(self._manifest.to_json()).hexdigest(),
+            "engine": f"{active.backend} {active.version} on {active.device}, {active.precision}",
+            "trained_on": self._manifest.provenance.get("data", {}),
+        }
+
+    def _trained_view(self) -> Augment:
+        """A bundle does not say how its training pictures were cut; its preset does, else it is the paper's cut."""
+        preset = self._manifest.provenance.get("preset")
+        return resolve_settings(preset).data.augment if preset in PRESETS else "crop_flip"
+
+
+def open_source(path: Path, device: torch.device, truncation: float = 1.0) -> AbstractContextManager[ImageSource]:
+    """Opens a run or a bundle, whichever the path is.
+
+    Args:
+        path: A run's folder, or a bundle's folder or .zip.
+        device: Where a run computes; a bundle's engine chooses its own.
+        truncation: Over 0 and at most 1; multiplies the noise.
+
+    Raises:
+        BundleError, BackendError: as `BundleSource`.
+        CheckpointError: as `RunSource`.
+        SettingsError: if there is nothing at the path.
+    """
+    if not path.exists():
+        raise SettingsError(f"{path}: there is no such file or folder; pass a run that `fit` wrote, or a bundle")
+    if is_bundle(path):
+        return BundleSource(path, truncation)
+    return nullcontext(RunSource(RunFolder(path), device, truncation))
