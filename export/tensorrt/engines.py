@@ -179,12 +179,14 @@ def _workshop(folder: Path) -> Iterator[Path]:
 def _fill(
     workshop: Path, bundle: Bundle, graphs: list[GraphEntry], builder: PlanBuilder, report: Callable[[str], None]
 ) -> EngineManifest:
+    # All are proven before the first is built: building takes minutes.
+    contents = [bundle.read(graph.file) for graph in graphs]
     plans = []
-    for graph in graphs:
+    for graph, content in zip(graphs, contents, strict=True):
         report(f"building {graph.role} in {graph.precision} ...")
         begin = time.perf_counter()
         name = f"{graph.role}.plan"
-        plan = builder.build(bundle.read(graph.file), f"{bundle.path}/{graph.file.path}")
+        plan = builder.build(content, f"{bundle.path}/{graph.file.path}")
         (workshop / name).write_bytes(plan)
         report(f"{name}: {plan.nbytes / 1e6:,.1f} MB in {time.perf_counter() - begin:.1f} s")
         file = FileEntry.of(workshop, name)
@@ -204,7 +206,7 @@ def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> E
     if found.__replace__(plans=()) != wanted:
         raise BundleError(f"{folder}: exists and was built with other settings or on another GPU; {remedy}")
     if not found.is_of(bundle):
-        raise BundleError(f"{folder}: stale: built from other ONNX files than the bundle has now; {remedy}")
+        raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
     for plan in found.plans:
         if not (folder / plan.file.path).is_file() or FileEntry.of(folder, plan.file.path) != plan.file:
             raise BundleError(f"{folder / plan.file.path}: missing, damaged or replaced; {remedy}")
