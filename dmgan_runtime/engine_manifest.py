@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import ROLES, FileEntry, Manifest, Precision, Role
+from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Role
 
 SCHEMA_VERSION = "1.0"
 ENGINES_FOLDER = "engines"
@@ -105,15 +105,12 @@ class EngineManifest(_Part, frozen=True):
         return next((plan for plan in self.plans if plan.role == role), None)
 
     def is_of(self, bundle: Manifest) -> bool:
-        """Whether there is one plan for each graph, built from the ONNX file that the bundle has now: not stale."""
-        return len(self.plans) == len(ROLES) and all(self._has(role, bundle) for role in ROLES)
+        """Whether every plan was built from the ONNX file that the bundle has now, and so is not stale."""
+        return all(self._fits(plan, bundle.graph(plan.role, plan.precision)) for plan in self.plans)
 
-    def _has(self, role: Role, bundle: Manifest) -> bool:
-        plan = self.plan(role)
-        if plan is None or (role != "text_encoder" and plan.precision != self.precision):
-            return False
-        graph = bundle.graph(role, plan.precision)
-        return graph is not None and graph.file.sha256 == plan.onnx_sha256
+    def _fits(self, plan: PlanEntry, graph: GraphEntry | None) -> bool:
+        precise = plan.role == "text_encoder" or plan.precision == self.precision
+        return precise and graph is not None and graph.file.sha256 == plan.onnx_sha256
 
     def obstacle(self, engine: EngineName, version: str, compute_capability: int) -> str | None:
         """Why an engine of some version cannot load the plans on some GPU, in words, or None if it can.

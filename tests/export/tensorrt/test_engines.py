@@ -126,7 +126,7 @@ def test_other_settings_under_the_same_name_are_an_error(small) -> None:
 def test_an_engine_without_all_plans_is_never_kept(small) -> None:
     engine = build(small)
     (engine.path / "engine.json").write_bytes(engine.manifest.__replace__(plans=()).to_json())
-    with pytest.raises(BundleError, match="stale"):
+    with pytest.raises(BundleError, match="has not one plan for each graph; remove that folder"):
         build(small)
 
 
