@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dmgan_runtime.engine_manifest import EngineManifest
@@ -38,7 +41,8 @@ class PlanBuilder:
         self._cache: Any = None
         self._log = bindings.create_log()
         try:
-            self._builder = bindings.module.Builder(self._log)
+            with _without_garbage_collection():
+                self._builder = bindings.module.Builder(self._log)
         except TypeError as error:  # what its factory's null pointer becomes in Python
             raise BackendError(
                 f"{self._name} cannot start its builder: {self._said(str(error))}; see what nvidia-smi says of the"
@@ -118,3 +122,18 @@ class PlanBuilder:
     @property
     def _name(self) -> str:
         return f"{self._bindings.name} {self._bindings.version}"
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """While TensorRT makes a builder it holds a lock of the whole process, and may call the log.
+
+    If the collector ran there and freed an older builder, that would wait for the same lock, for ever.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,5 +1,8 @@
 """Real plans, built by tensorrt-rtx on the CPU."""
 
+import gc
+from typing import ClassVar
+
 import numpy as np
 import onnx
 import pytest
@@ -85,6 +88,29 @@ def test_weights_outside_the_graph_are_not_looked_for(tmp_path, monkeypatch) -> 
     onnx.save(build_graph("generator_0"), "graph.onnx", **options)
     with pytest.raises(EngineError, match="Failed to import initializer"):
         builder().build((tmp_path / "graph.onnx").read_bytes(), "graph.onnx")
+
+
+def test_no_garbage_is_collected_while_a_builder_is_made(monkeypatch) -> None:
+    """A builder that was freed in a call of the log would wait for a lock that TensorRT holds: seen, and for ever."""
+    bindings = open_bindings("tensorrt_rtx")
+    collecting: list[bool] = []
+
+    class Log(bindings.module.ILogger):
+        errors: ClassVar[list[str]] = []
+
+        def log(self, severity: object, message: str) -> None:
+            collecting.append(gc.isenabled())
+
+    first = builder()  # TensorRT tells a second builder that its log is not the first's
+    monkeypatch.setattr(type(bindings), "create_log", lambda _: Log())
+    PlanBuilder(bindings, wanted(bindings))
+    assert collecting
+    assert not any(collecting)
+    assert gc.isenabled()
+    monkeypatch.setattr(gc, "isenabled", lambda: False)
+    monkeypatch.setattr(gc, "enable", lambda: pytest.fail("it was off before"))
+    PlanBuilder(bindings, wanted(bindings))
+    assert first.timing_cache() == b""
 
 
 def test_a_plan_outlives_its_builder() -> None:
