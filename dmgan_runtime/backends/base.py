@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.manifest import GENERATOR_ROLES, GraphEntry, Precision, Role
+from dmgan_runtime.onnx_file import check_self_contained
 
 MAX_THREADS = 1024
 
@@ -158,6 +159,23 @@ def graphs_of(bundle: Bundle, precision: Arithmetic) -> dict[Role, GraphEntry]:
             raise BundleError(f"{bundle.path}: has no {role} graph in {graph_precision}; export the bundle again")
         graphs[role] = graph
     return graphs
+
+
+def read_graph(bundle: Bundle, graph: GraphEntry, where: str) -> bytes:
+    """A graph, proven to be the one that was exported and to have all its weights inside.
+
+    Args:
+        bundle: An open bundle.
+        graph: What the manifest says of it.
+        where: Names it in messages.
+
+    Raises:
+        BundleError: if it is missing, cannot be read, or is another.
+        EngineError: if it keeps weights in another file, or is not an ONNX file.
+    """
+    content = bundle.read(graph.file)
+    check_self_contained(content, where)
+    return content
 
 
 def generator_precisions(bundle: Bundle) -> list[Precision]:

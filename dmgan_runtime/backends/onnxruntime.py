@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.backends.base import Active, Arithmetic, Tensor, choose_precision, graphs_of
+from dmgan_runtime.backends.base import Active, Arithmetic, Tensor, choose_precision, graphs_of, read_graph
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.interface import check_tensors
@@ -98,9 +97,6 @@ def session_options(engine: ModuleType, threads: int) -> ort.SessionOptions:
     # Each graph has its own pool, and one that spins after its graph is done takes the cores from the next graph:
     # four small graphs in turn took 64 ms with spinning and 26 ms without (two cores).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # A graph given as bytes reads its external data from the working directory. Those files are in no manifest, so
-    # they are looked for where there can be none.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return options
 
 
@@ -119,13 +115,13 @@ def load_session(
         EngineError: if it cannot be loaded, or not for that provider.
     """
     where = f"{bundle.path}/{graph.file.path}"
-    content = bundle.read(graph.file)
+    content = read_graph(bundle, graph, where)
     try:
         session = engine.InferenceSession(content, options, providers=[(provider, dict(provider_options))])
     except Exception as error:  # ONNX Runtime's errors have no common base of their own
         raise EngineError(
             f"{where}: onnxruntime {engine.__version__} cannot load it ({error}); upgrade onnxruntime, or export"
-            " the bundle again, with all weights inside the graph"
+            " the bundle again"
         ) from error
     # Where it cannot have a provider, ONNX Runtime logs a line and takes the CPU.
     if session.get_providers()[0] != provider:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.backends.base import Active, Arithmetic, Tensor, choose_precision, graphs_of
+from dmgan_runtime.backends.base import Active, Arithmetic, Tensor, choose_precision, graphs_of, read_graph
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.interface import check_tensors
@@ -34,7 +34,7 @@ class OpenVinoBackend:
         if chosen == "bf16":
             _check_bf16(core)
         self._graphs = {
-            role: _Graph(_load(core, bundle, graph, _options(role, chosen, threads)), role)
+            role: _Graph(_load(core, bundle, graph, compile_options(role, chosen, threads)), role)
             for role, graph in graphs_of(bundle, chosen).items()
         }
         self.active = Active("openvino", _version(engine), "cpu", chosen, threads)
@@ -49,7 +49,7 @@ class OpenVinoBackend:
         try:
             return self._graphs[role].run(feeds, outputs)
         except Exception as error:  # OpenVINO's errors are RuntimeErrors, and numpy adds its own for wrong shapes
-            raise EngineError(f"openvino failed in {role} ({error}); try fewer images at once") from error
+            raise EngineError(f"openvino failed in {role} ({_line(error)}); try fewer images at once") from error
 
     def to_host(self, tensor: Tensor) -> npt.NDArray[np.float32]:
         """See `Backend.to_host`."""
@@ -112,8 +112,12 @@ def _version(engine: ModuleType) -> str:
     return str(engine.__version__).partition("-")[0]
 
 
+def _capabilities(core: ov.Core) -> list[str]:
+    return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
 def _check_bf16(core: ov.Core) -> None:
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = _capabilities(core)
     if "BF16" not in capabilities:
         raise BackendError(
             f"this CPU does not compute in precision 'bf16' (OpenVINO finds {', '.join(capabilities)}); it takes one"
@@ -121,7 +125,14 @@ def _check_bf16(core: ov.Core) -> None:
         )
 
 
-def _options(role: Role, precision: Arithmetic, threads: int) -> dict[str, Any]:
+def compile_options(role: Role, precision: Arithmetic, threads: int) -> dict[str, Any]:
+    """OpenVINO's settings for one graph.
+
+    Args:
+        role: The graph.
+        precision: `bf16` rounds the generators' fp32 graphs to bf16.
+        threads: CPU threads.
+    """
     rounded = precision == "bf16" and role != "text_encoder"
     return {
         # Left to itself, OpenVINO rounds to bf16 wherever the CPU has it.
@@ -135,7 +146,7 @@ def _options(role: Role, precision: Arithmetic, threads: int) -> dict[str, Any]:
 
 def _load(core: ov.Core, bundle: Bundle, graph: GraphEntry, options: Mapping[str, Any]) -> ov.CompiledModel:
     where = f"{bundle.path}/{graph.file.path}"
-    content = bundle.read(graph.file)
+    content = read_graph(bundle, graph, where)
     try:
         model = core.read_model(content)
     except Exception as error:  # OpenVINO raises plain RuntimeErrors
@@ -152,9 +163,13 @@ def _load(core: ov.Core, bundle: Bundle, graph: GraphEntry, options: Mapping[str
 
 def _cannot_load(where: str, error: Exception) -> EngineError:
     return EngineError(
-        f"{where}: openvino cannot load it ({error}); upgrade openvino, or export the bundle again, with all weights"
-        " inside the graph"
+        f"{where}: openvino cannot load it ({_line(error)}); upgrade openvino, or export the bundle again"
     )
+
+
+def _line(error: Exception) -> str:
+    """What OpenVINO says in many lines, in one."""
+    return " ".join(str(error).split())
 
 
 def _describe(node: Any) -> TensorEntry:
