@@ -31,13 +31,13 @@ class Candidate:
     Attributes:
         backend: The engine.
         device: `cpu`, or `cuda:0` and so on.
-        chosen: Whether it was taken.
-        verdict: Why, or why not and what would change that.
+        state: `missing` cannot be had here; `broken` is here and fails; `untried` comes after the chosen one.
+        verdict: Why it was chosen, or why not and what would change that.
     """
 
     backend: str
     device: str
-    chosen: bool
+    state: Literal["chosen", "missing", "broken", "untried"]
     verdict: str
 
 

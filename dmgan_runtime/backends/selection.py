@@ -97,13 +97,13 @@ def open_backend(bundle: Bundle, *, backend: str, device: str, precision: str, t
             home.probe(index)
             opened = home(bundle, index=index, precision=precision, threads=counted)
         except BackendError as error:
-            refused.append(Candidate(engine.backend, name, False, str(error)))
+            refused.append(Candidate(engine.backend, name, "missing", str(error)))
         except EngineError as error:
             # On a CPU there is no reason but a broken graph; on a GPU there are many, from cuDNN to its memory.
             if engine.device == "cpu" or len(engines) == 1:
                 raise
             _LOG.warning("%s on %s is here but does not work, so another is taken: %s", engine.backend, name, error)
-            refused.append(Candidate(engine.backend, name, False, str(error)))
+            refused.append(Candidate(engine.backend, name, "broken", str(error)))
         else:
             return _explained(opened, refused, engines[place + 1 :], index, "auto" in (backend, device))
     raise BackendError(_nothing(backend, device, precision, refused))
@@ -151,9 +151,9 @@ def _explained(
     what = f"{active.backend} {active.version} on {active.device} in {active.precision}"
     why = "the best that can be had here" if automatic else "as asked for"
     nots = [f"not {each.backend} on {each.device}: {each.verdict}" for each in refused]
-    chosen = Candidate(active.backend, active.device, True, active.reason or why)
+    chosen = Candidate(active.backend, active.device, "chosen", active.reason or why)
     later = [
-        Candidate(each.backend, device_name(each, index), False, f"not tried: {active.backend} comes first")
+        Candidate(each.backend, device_name(each, index), "untried", f"{active.backend} comes first")
         for each in untried
     ]
     opened.active = replace(

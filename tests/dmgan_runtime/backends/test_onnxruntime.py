@@ -114,5 +114,5 @@ def test_weights_outside_the_graph_are_refused(
     external_data_helper.write_external_data_tensors(model, str(folder))
     monkeypatch.chdir(folder)
     replace_graph(own_bundle, model.SerializeToString())
-    with pytest.raises(EngineError, match=f"{GRAPH}: keeps weights in another file; export it again"):
+    with pytest.raises(EngineError, match=f"{GRAPH}: keeps weights in another file; export the bundle"):
         load(own_bundle)

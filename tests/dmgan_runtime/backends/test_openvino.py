@@ -191,5 +191,5 @@ class TestWhatCannotBeLoaded:
         monkeypatch.chdir(folder)
         (own_bundle / GRAPH).write_bytes(model.SerializeToString())
         write_manifest(own_bundle)
-        with pytest.raises(EngineError, match=f"{GRAPH}: keeps weights in another file; export it again"):
+        with pytest.raises(EngineError, match=f"{GRAPH}: keeps weights in another file; export the bundle"):
             load(own_bundle)

@@ -50,7 +50,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Exception]
 
 
 def verdicts(active: Active) -> list[str]:
-    return [f"{each.backend} {each.device} {each.verdict}" for each in active.considered]
+    return [f"{each.backend} {each.device} {each.state}: {each.verdict}" for each in active.considered]
 
 
 def test_auto_takes_the_first_and_says_so(opens: Opens, missing: dict[Any, Exception]) -> None:
@@ -58,11 +58,11 @@ def test_auto_takes_the_first_and_says_so(opens: Opens, missing: dict[Any, Excep
     assert (active.backend, active.device) == ("tensorrt", "cuda:0")
     assert active.reason == "tensorrt 1.2 on cuda:0 in fp32: the best that can be had here"
     assert verdicts(active) == [
-        "tensorrt cuda:0 the best that can be had here",
-        "tensorrt_rtx cuda:0 not tried: tensorrt comes first",
-        "onnxruntime cuda:0 not tried: tensorrt comes first",
-        "onnxruntime cpu not tried: tensorrt comes first",
-        "openvino cpu not tried: tensorrt comes first",
+        "tensorrt cuda:0 chosen: the best that can be had here",
+        "tensorrt_rtx cuda:0 untried: tensorrt comes first",
+        "onnxruntime cuda:0 untried: tensorrt comes first",
+        "onnxruntime cpu untried: tensorrt comes first",
+        "openvino cpu untried: tensorrt comes first",
     ]
 
 
@@ -73,14 +73,16 @@ def test_auto_says_why_not_the_better_ones(opens: Opens, missing: dict[Any, Exce
         "onnxruntime 1.2 on cuda:0 in fp32: the best that can be had here;"
         " not tensorrt on cuda:0: no plan; not tensorrt_rtx on cuda:0: no package"
     )
-    assert verdicts(active)[0] == "tensorrt cuda:0 no plan"
+    assert verdicts(active)[0] == "tensorrt cuda:0 missing: no plan"
 
 
 def test_a_gpu_engine_that_breaks_is_passed_over_with_a_warning(
     opens: Opens, missing: dict[Any, Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     missing[("tensorrt", "cuda")] = EngineError("out of memory")
-    assert opens().active.backend == "tensorrt_rtx"
+    active = opens().active
+    assert active.backend == "tensorrt_rtx"
+    assert verdicts(active)[0] == "tensorrt cuda:0 broken: out of memory"
     assert "tensorrt on cuda:0 is here but does not work, so another is taken: out of memory" in caplog.text
 
 

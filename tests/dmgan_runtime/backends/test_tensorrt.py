@@ -194,7 +194,7 @@ class TestWhatCannotBeHad:
             active = generator.active
         assert (active.backend, active.device) == ("onnxruntime", "cpu")
         assert "not tensorrt on cuda:0: " in active.reason
-        assert [each.chosen for each in active.considered] == [False, False, False, True, False]
+        assert [each.state for each in active.considered] == ["missing"] * 3 + ["chosen", "untried"]
 
     @pytest.mark.parametrize(
         ("changes", "message"),
