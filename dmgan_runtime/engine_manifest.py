@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import FileEntry, Manifest, Precision, Role
+from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Role
 
 SCHEMA_VERSION = "1.0"
 ENGINES_FOLDER = "engines"
@@ -106,8 +106,11 @@ class EngineManifest(_Part, frozen=True):
 
     def is_of(self, bundle: Manifest) -> bool:
         """Whether every plan was built from the ONNX file that the bundle has now, and so is not stale."""
-        graphs = ((plan, bundle.graph(plan.role, plan.precision)) for plan in self.plans)
-        return all(graph is not None and graph.file.sha256 == plan.onnx_sha256 for plan, graph in graphs)
+        return all(self._fits(plan, bundle.graph(plan.role, plan.precision)) for plan in self.plans)
+
+    def _fits(self, plan: PlanEntry, graph: GraphEntry | None) -> bool:
+        precise = plan.role == "text_encoder" or plan.precision == self.precision
+        return precise and graph is not None and graph.file.sha256 == plan.onnx_sha256
 
     def obstacle(self, engine: EngineName, version: str, compute_capability: int) -> str | None:
         """Why an engine of some version cannot load the plans on some GPU, in words, or None if it can.

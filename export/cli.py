@@ -45,7 +45,6 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
 @click.option("--tensorrt", is_flag=True, help="Then build TensorRT engines of it; see dmgan-export build-engine.")
-@click.version_option(package_name="dmgan")
 def main(
     run: Path | None,
     output: Path,

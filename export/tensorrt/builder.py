@@ -11,7 +11,7 @@ from export.tensorrt.bindings import Bindings
 
 # A graph that is given as bytes reads its external data from the working directory. Those files are in no manifest,
 # so they are looked for where there can be none.
-_NOWHERE = os.path.join(os.devnull, "graph.onnx")  # noqa: PTH118
+_NOWHERE = f"{os.devnull}/graph.onnx"
 
 
 class PlanBuilder:

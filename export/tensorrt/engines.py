@@ -110,30 +110,36 @@ def build_engine(
             raise BundleError(
                 f"{bundle}: engines are put into a bundle's folder, and this is a .zip; unpack it, or pass --output"
             )
-        target = bindings.target(settings.targets)
-        wanted = EngineManifest(
-            schema_version=SCHEMA_VERSION,
-            engine=bindings.name,
-            version=bindings.version,
-            compute_capabilities=target.compute_capabilities,
-            device=target.device,
-            precision=settings.precision,
-            profile=settings.profile,
-            version_compatible=settings.version_compatible,
-            hardware_compatibility=settings.hardware_compatibility,
-            plans=(),
-        )
-        bindings.check_switches(wanted, timing_cache=settings.timing_cache is not None)
+        wanted = _wanted(bindings, settings)
         folder = (output or bundle / ENGINES_FOLDER) / wanted.folder
+        if folder.exists():
+            return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
         with _workshop(folder) as workshop:
-            if folder.exists():
-                return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
             builder = PlanBuilder(bindings, wanted, _read_cache(settings.timing_cache))
             manifest = _fill(workshop, source, graphs, builder, report)
             workshop.replace(folder)
         if settings.timing_cache is not None:
             _write_cache(settings.timing_cache, builder.timing_cache())
     return EngineFolder(folder, manifest, is_new=True)
+
+
+def _wanted(bindings: Bindings, settings: EngineSettings) -> EngineManifest:
+    """What will be built, without its plans."""
+    target = bindings.target(settings.targets)
+    wanted = EngineManifest(
+        schema_version=SCHEMA_VERSION,
+        engine=bindings.name,
+        version=bindings.version,
+        compute_capabilities=target.compute_capabilities,
+        device=target.device,
+        precision=settings.precision,
+        profile=settings.profile,
+        version_compatible=settings.version_compatible,
+        hardware_compatibility=settings.hardware_compatibility,
+        plans=(),
+    )
+    bindings.check_switches(wanted, timing_cache=settings.timing_cache is not None)
+    return wanted
 
 
 def _graphs(bundle: Bundle, precision: Precision) -> list[GraphEntry]:
@@ -179,12 +185,14 @@ def _workshop(folder: Path) -> Iterator[Path]:
 def _fill(
     workshop: Path, bundle: Bundle, graphs: list[GraphEntry], builder: PlanBuilder, report: Callable[[str], None]
 ) -> EngineManifest:
+    # All are proven before the first is built: building takes minutes.
+    contents = [bundle.read(graph.file) for graph in graphs]
     plans = []
-    for graph in graphs:
+    for graph, content in zip(graphs, contents, strict=True):
         report(f"building {graph.role} in {graph.precision} ...")
         begin = time.perf_counter()
         name = f"{graph.role}.plan"
-        plan = builder.build(bundle.read(graph.file), f"{bundle.path}/{graph.file.path}")
+        plan = builder.build(content, f"{bundle.path}/{graph.file.path}")
         (workshop / name).write_bytes(plan)
         report(f"{name}: {plan.nbytes / 1e6:,.1f} MB in {time.perf_counter() - begin:.1f} s")
         file = FileEntry.of(workshop, name)
@@ -204,7 +212,9 @@ def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> E
     if found.__replace__(plans=()) != wanted:
         raise BundleError(f"{folder}: exists and was built with other settings or on another GPU; {remedy}")
     if not found.is_of(bundle):
-        raise BundleError(f"{folder}: stale: built from other ONNX files than the bundle has now; {remedy}")
+        raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
+    if [plan.role for plan in found.plans] != list(ROLES):
+        raise BundleError(f"{folder}: has not one plan for each graph; {remedy}")
     for plan in found.plans:
         if not (folder / plan.file.path).is_file() or FileEntry.of(folder, plan.file.path) != plan.file:
             raise BundleError(f"{folder / plan.file.path}: missing, damaged or replaced; {remedy}")
