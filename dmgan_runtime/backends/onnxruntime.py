@@ -112,7 +112,7 @@ def load_session(
 
     Raises:
         BundleError: if the graph is damaged, or not what the manifest says.
-        EngineError: if it cannot be loaded, or not for that provider.
+        EngineError: if it cannot be loaded.
     """
     where = f"{bundle.path}/{graph.file.path}"
     content = read_graph(bundle, graph, where)
@@ -123,12 +123,6 @@ def load_session(
             f"{where}: onnxruntime {engine.__version__} cannot load it ({error}); upgrade onnxruntime, or export"
             " the bundle again"
         ) from error
-    # Where it cannot have a provider, ONNX Runtime logs a line and takes the CPU.
-    if session.get_providers()[0] != provider:
-        raise EngineError(
-            f"{where}: onnxruntime {engine.__version__} was asked for {provider} and took"
-            f' {", ".join(session.get_providers())}; install what it needs with: pip install "dmgan[gpu]"'
-        )
     check_tensors(tuple(map(_describe, session.get_inputs())), graph.inputs, f"{where}, inputs")
     check_tensors(tuple(map(_describe, session.get_outputs())), graph.outputs, f"{where}, outputs")
     return session

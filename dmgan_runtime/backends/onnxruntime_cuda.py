@@ -41,7 +41,7 @@ class OnnxRuntimeCudaBackend:
         """Loads every graph of the chosen precision. See `BackendClass`."""
         engine = import_engine("gpu")
         chosen = choose_precision(bundle, precision, _PRECISIONS, "onnxruntime on a GPU")
-        options = session_options(engine, threads)
+        options = cuda_session_options(engine, threads)
         self._engine, self._index = engine, index
         with _GPU:
             missing = _preload(engine)
@@ -50,7 +50,8 @@ class OnnxRuntimeCudaBackend:
                     role: self._load(bundle, graph, options) for role, graph in graphs_of(bundle, chosen).items()
                 }
             except EngineError as error:
-                raise EngineError("; ".join([str(error), *missing])) from error
+                remedy = 'if CUDA or cuDNN is missing: pip install "dmgan[gpu]"'
+                raise EngineError("; ".join([str(error), remedy, *missing])) from error
         self.active = Active("onnxruntime", engine.__version__, f"cuda:{index}", chosen, threads)
 
     @classmethod
@@ -87,6 +88,14 @@ class OnnxRuntimeCudaBackend:
         provider_options = cuda_options(self._index, capture)
         session = load_session(self._engine, options, bundle, graph, _PROVIDER, provider_options)
         return _Graph(self._engine, session, graph, self._index, capture)
+
+
+def cuda_session_options(engine: ModuleType, threads: int) -> ort.SessionOptions:
+    """How every session runs: wholly on the GPU."""
+    options = session_options(engine, threads)
+    # Otherwise ONNX Runtime logs a line and takes the CPU, for one operator or, without CUDA's libraries, for all.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
 
 
 def cuda_options(index: int, capture: bool) -> dict[str, str]:
