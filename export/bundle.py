@@ -27,6 +27,7 @@ from dmgan_runtime.manifest import (
     Role,
     TokenizerEntry,
 )
+from dmgan_runtime.selftest import make_self_test
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.models import Generator, TextEncoder
 from export.card import model_card
@@ -148,6 +149,9 @@ def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: C
         with Server.open(folder, backend="onnxruntime", device="cpu", precision=precision) as server:
             for case in cases:
                 _check_end_to_end(server, case, precision)
+            if precision == "fp32":
+                manifest = manifest.__replace__(self_test=make_self_test(server, model.tokenizer))
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
 

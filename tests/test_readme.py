@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dmgan_runtime.cli import main as generate
+from dmgan_runtime.doctor import main as doctor
 from dmgan_train.cli import main as train
 from export.commands import DEFAULT_COMMAND
 from export.commands import main as export
@@ -38,7 +39,8 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_exists_with_its_options(line) -> None:
     words = shlex.split(line)
-    command: click.Command = {"python": train, "dmgan-export": export, "dmgan-generate": generate}[words[0]]
+    commands = {"python": train, "dmgan-export": export, "dmgan-generate": generate, "dmgan-doctor": doctor}
+    command: click.Command = commands[words[0]]
     rest = words[3:] if words[0] == "python" else words[1:]
     while isinstance(command, click.Group):
         context = click.Context(command)
