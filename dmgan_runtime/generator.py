@@ -43,6 +43,7 @@ class Generator:
 
     Attributes:
         manifest: What the bundle says of itself.
+        tokenizer: The words that the model knows.
         active: The backend, device, precision and threads that were chosen, and why.
     """
 
@@ -52,7 +53,7 @@ class Generator:
         """Use `Generator.open`; this takes parts that have been loaded, and what loads them in another process."""
         self.manifest = manifest
         self.active: Active = backend.active
-        self._vocabulary = len(tokenizer)
+        self.tokenizer = tokenizer
         self._open_again = open_again
         self._engine = SharedEngine(backend, partial(_reopen, open_again, manifest))
         self._painter = Painter(manifest, tokenizer, self._engine)
@@ -313,7 +314,7 @@ class Generator:
             Batch(tokens, lengths, noise, condition_noise),
             self.manifest.model,
             self.manifest.tokenizer.max_words,
-            self._vocabulary,
+            len(self.tokenizer),
         )
         stages = list(islice(self._painter.stages(batch), how.stages))
         return Synthesis(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from dmgan_runtime.errors import BundleError, CaptionError
 
 PAD = "<end>"
 MAX_CAPTION_CHARACTERS = 10_000
+_LONGEST_WORD = 30
 _WORD = re.compile(r"\w+")
 
 
@@ -119,6 +121,16 @@ class Tokenizer:
         """The indices of the caption's known words, in order; unknown words are left out."""
         return [self._index[word] for word in split_words(caption) if word in self._index]
 
+    def nearest(self, word: str, count: int = 5, cutoff: float = 0.6) -> list[str]:
+        """Known words that are spelled like another one, nearest first.
+
+        Args:
+            word: Any text; only its first characters count, as many as the longest English words have.
+            count: How many at most.
+            cutoff: How alike they must be, from 0 (any) to 1 (equal); see `difflib.get_close_matches`.
+        """
+        return get_close_matches(word[:_LONGEST_WORD], self.words[1:], count, cutoff)
+
     def encode(self, caption: str, max_words: int) -> Encoding:
         """Turns a caption into tokens, keeping its first `max_words` known words.
 
@@ -140,7 +152,7 @@ class Tokenizer:
         if not known:
             raise CaptionError(
                 f"no word of the caption {caption[:80]!r} is in the model's vocabulary of {len(self) - 1:,} words;"
-                f" use words like {', '.join(map(repr, self.words[1:6]))}"
+                f" near words that are: {', '.join(map(repr, self.nearest(unknown[0], cutoff=0)))}"
             )
         used, cut = tuple(known[:max_words]), tuple(known[max_words:])
         tokens = np.zeros(max_words, dtype=np.int64)
