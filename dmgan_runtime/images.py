@@ -23,6 +23,9 @@ _HEADING_SIZE = 15
 _BAR_TEXT_SIZE = 13
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+# Now, though only saving needs it: a process that is forked in the middle of a lazy import never gets past it.
+Image.preinit()
+
 
 def to_pil(image: FloatArray) -> Image.Image:
     """Turns an image of the generator into a picture.

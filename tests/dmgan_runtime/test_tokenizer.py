@@ -60,7 +60,8 @@ def test_every_word_is_used_or_unknown_or_cut(words: list[str], max_words: int) 
     [
         ("", "has no words"),
         ("... " * 2000, "has no words"),
-        ("zebra", "'red', 'bird'"),
+        ("birt zebra", "near words that are: 'bird', "),
+        ("z" * 9000, "near words that are: "),
         ("a" * (MAX_CAPTION_CHARACTERS + 1), "10,001 characters"),
         (b"a bird", "not bytes"),
         (None, "not NoneType"),
@@ -70,6 +71,15 @@ def test_a_caption_that_cannot_be_read_is_a_short_error(caption: str, message: s
     with pytest.raises(CaptionError, match=message) as caught:
         TOKENIZER.encode(caption, 5)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("word", "near"), [("birb", ["bird"]), ("wing", ["wing_2"]), ("xylophone", []), ("", [])])
+def test_known_words_near_another_are_found(word: str, near: list[str]) -> None:
+    assert TOKENIZER.nearest(word) == near
+
+
+def test_padding_is_near_nothing() -> None:
+    assert PAD not in TOKENIZER.nearest("end", count=9, cutoff=0)
 
 
 def test_the_vocabulary_is_in_order_of_first_appearance() -> None:
