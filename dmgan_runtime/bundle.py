@@ -82,6 +82,27 @@ class Bundle:
             )
         return content
 
+    def folders(self, name: str) -> list[str]:
+        """The names of the folders in the folder `name`, sorted; none if there is no such folder.
+
+        Raises:
+            BundleError: if it cannot be read.
+        """
+        with _reading(f"{self.path}/{name}"):
+            return sorted(self._source.folders(name))
+
+    def read_unlisted(self, name: str, limit: int) -> bytes:
+        """Reads a file that was put beside the bundle's own, so no hash vouches for it: `engines/*/engine.json`.
+
+        Args:
+            name: Its path in the bundle.
+            limit: How many bytes it has at most.
+
+        Raises:
+            BundleError: if it is missing, too long, or cannot be read.
+        """
+        return self._read(name, limit)
+
     def tokenizer(self) -> Tokenizer:
         """The bundle's vocabulary.
 
@@ -111,6 +132,10 @@ class _Source(Protocol):
 
     def open(self, name: str) -> tuple[int, IO[bytes]]:
         """The size of a file and a stream of its bytes."""
+        ...
+
+    def folders(self, name: str) -> set[str]:
+        """The names of the folders in a folder."""
         ...
 
     def close(self) -> None: ...
@@ -144,6 +169,10 @@ class _Folder:
             raise _missing(file)
         stream = file.open("rb")
         return os.fstat(stream.fileno()).st_size, stream
+
+    def folders(self, name: str) -> set[str]:
+        folder = self._root / name
+        return {each.name for each in folder.iterdir() if each.is_dir()} if folder.is_dir() else set()
 
     def close(self) -> None: ...
 
@@ -193,6 +222,11 @@ class _Zip:
             )
         # The stream ends after file_size bytes, however far the entry would inflate.
         return info.file_size, self._zip.open(info)
+
+    def folders(self, name: str) -> set[str]:
+        start = f"{self._prefix}{name}/"
+        inside = (entry.removeprefix(start) for entry in self._zip.namelist() if entry.startswith(start))
+        return {entry.partition("/")[0] for entry in inside if "/" in entry}
 
     def close(self) -> None:
         self._zip.close()

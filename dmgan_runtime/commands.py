@@ -48,8 +48,8 @@ class DmganGroup(click.Group):
     command_class = DmganCommand
 
 
-def launch(module: str, extra: str, name: str) -> None:
-    """Runs the command `main` of a module, or says which extra to install if a package that it needs is missing.
+def load_command(module: str, extra: str, name: str) -> click.Command:
+    """The command `main` of a module; ends the process with a message if a package that it needs is missing.
 
     Args:
         module: Imported here, so that a missing package is a message and not a traceback.
@@ -63,4 +63,9 @@ def launch(module: str, extra: str, name: str) -> None:
             raise
         click.echo(f'Error: {name} needs {error.name}, which is not installed; pip install "dmgan[{extra}]"', err=True)
         raise SystemExit(2) from error
-    command(prog_name=name)
+    return command
+
+
+def launch(module: str, extra: str, name: str) -> None:
+    """Runs the command `main` of a module; see `load_command`."""
+    load_command(module, extra, name)(prog_name=name)

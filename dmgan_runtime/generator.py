@@ -70,11 +70,15 @@ class Generator:
     ) -> Self:
         """Checks a bundle and loads its graphs.
 
+        What was asked for and cannot be had is an error; `active` says what "auto" took, and why not the others.
+
         Args:
             bundle: A folder or .zip that `dmgan-export` wrote.
-            backend: "auto" or "onnxruntime".
-            device: "auto" or "cpu".
-            precision: "auto" or "fp32".
+            backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "tensorrt" or
+                "tensorrt_rtx".
+            device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
+            precision: "auto" is fp16 on a GPU if the bundle has it, and fp32 elsewhere; or "fp32", "fp16" (GPU),
+                "int8" (CPU, TensorRT) or "bf16" (OpenVINO, on a CPU that has it).
             threads: CPU threads for one operator, from 1 to 1024; None takes every CPU that the process may use.
 
         Raises:

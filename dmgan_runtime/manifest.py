@@ -11,7 +11,7 @@ import msgspec
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.spec import ModelSpec
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MANIFEST_NAME = "manifest.json"
 
 Role = Literal["text_encoder", "generator_0", "generator_1", "generator_2"]
@@ -111,6 +111,21 @@ class ParityEntry(_Part, frozen=True):
     batches: tuple[int, ...]
 
 
+class SelfTestEntry(_Part, frozen=True):
+    """What the bundle painted when it was exported, small, so that any machine can see whether it paints the same.
+
+    Attributes:
+        caption: What was painted.
+        seed: With this seed.
+        thumbnails: By resolution, that stage's picture averaged to 8x8 RGB pixels, row by row, three bytes each
+            (base64 in the file).
+    """
+
+    caption: str
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    thumbnails: dict[int, Annotated[bytes, msgspec.Meta(min_length=192, max_length=192)]]
+
+
 class Manifest(_Part, frozen=True):
     """The whole manifest.
 
@@ -125,6 +140,7 @@ class Manifest(_Part, frozen=True):
         parity: Measured at export.
         metrics: Each with the protocol that produced it; empty if none was measured.
         provenance: Where the weights came from: software versions, data, steps, settings.
+        self_test: What the fp32 graphs painted at export; None before schema 1.1.
     """
 
     schema_version: str
@@ -137,6 +153,7 @@ class Manifest(_Part, frozen=True):
     parity: tuple[ParityEntry, ...] = ()
     metrics: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
+    self_test: SelfTestEntry | None = None
 
     def graph(self, role: Role, precision: Precision) -> GraphEntry | None:
         """The graph of that role and precision, or None if the bundle has none."""

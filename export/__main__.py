@@ -5,7 +5,7 @@ from dmgan_runtime.commands import launch
 
 def main() -> None:
     """Runs `dmgan-export`."""
-    launch("export.cli", "export,cpu", "dmgan-export")
+    launch("export.commands", "export,cpu", "dmgan-export")
 
 
 if __name__ == "__main__":

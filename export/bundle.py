@@ -26,6 +26,7 @@ from dmgan_runtime.manifest import (
     ParityEntry,
     TokenizerEntry,
 )
+from dmgan_runtime.selftest import make_self_test
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.models import Generator, TextEncoder
 from export.card import model_card
@@ -139,9 +140,11 @@ def _fill(folder: Path, model: Model, report: Callable[[str], None]) -> Manifest
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     report("checking the bundle from end to end")
-    with Server.open(folder) as server:
+    with Server.open(folder, backend="onnxruntime", device="cpu", precision="fp32") as server:
         for case in cases:
             _check_end_to_end(server, case)
+        manifest = manifest.__replace__(self_test=make_self_test(server, model.tokenizer))
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
 

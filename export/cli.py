@@ -13,6 +13,7 @@ from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.manifest import Manifest
 from dmgan_train.run import RunFolder
 from export.bundle import write_bundle
+from export.engine_cli import build_engines, expect_engine
 from export.onnx_file import quiet_exporter
 from export.sources import read_model, read_official_model
 
@@ -43,7 +44,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 )
 @click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
-@click.version_option(package_name="dmgan")
+@click.option("--tensorrt", is_flag=True, help="Then build TensorRT engines of it; see dmgan-export build-engine.")
 def main(
     run: Path | None,
     output: Path,
@@ -53,12 +54,14 @@ def main(
     max_words: int,
     name: str | None,
     license_: str,
+    tensorrt: bool,
 ) -> None:
     """Export a trained RUN, or the authors' weights, as a bundle that dmgan_runtime serves without PyTorch.
 
     Every graph is compared with PyTorch in ONNX Runtime; if one differs, nothing is written.
     """
     quiet_exporter()
+    bindings = expect_engine(output) if tensorrt else None
     official = (official_generator, official_text_encoder, captions)
     if run is not None and official == (None, None, None):
         model = read_model(RunFolder(run), name or run.resolve().name, license_)
@@ -69,6 +72,8 @@ def main(
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True))
     _print_parity(manifest)
+    if bindings is not None:
+        build_engines(output, bindings)
     click.echo(f'{output}: written. Next: dmgan-generate {output} "a caption" -o picture.png')
 
 

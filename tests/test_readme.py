@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from dmgan_runtime.cli import main as generate
+from dmgan_runtime.doctor import main as doctor
 from dmgan_train.cli import main as train
-from export.cli import main as export
+from export.commands import DEFAULT_COMMAND
+from export.commands import main as export
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,10 +39,15 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_exists_with_its_options(line) -> None:
     words = shlex.split(line)
-    command: click.Command = {"python": train, "dmgan-export": export, "dmgan-generate": generate}[words[0]]
+    commands = {"python": train, "dmgan-export": export, "dmgan-generate": generate, "dmgan-doctor": doctor}
+    command: click.Command = commands[words[0]]
     rest = words[3:] if words[0] == "python" else words[1:]
     while isinstance(command, click.Group):
-        command = command.commands[rest.pop(0)]
+        context = click.Context(command)
+        name = rest.pop(0) if rest[0] in command.list_commands(context) else DEFAULT_COMMAND
+        found = command.get_command(context, name)
+        assert found is not None
+        command = found
     assert {word for word in rest if word.startswith("-")} <= options(command)
 
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.errors import BackendError
-from dmgan_runtime.manifest import Precision, Role
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import BackendError, BundleError, SettingsError
+from dmgan_runtime.manifest import GENERATOR_ROLES, GraphEntry, Precision, Role
+from dmgan_runtime.onnx_file import check_self_contained
+
+MAX_THREADS = 1024
 
 Tensor: TypeAlias = Any
 """A tensor where the backend keeps it: a numpy array on the CPU, a device buffer elsewhere."""
+
+Arithmetic: TypeAlias = Precision | Literal["bf16"]
+"""What a backend computes in: the precision of its graphs, or bf16, into which it rounds fp32 graphs itself."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine on a device that was considered, and what became of it.
+
+    Attributes:
+        backend: The engine.
+        device: `cpu`, or `cuda:0` and so on.
+        state: `missing` cannot be had here; `broken` is here and fails; `untried` comes after the chosen one.
+        verdict: Why it was chosen, or why not and what would change that.
+    """
+
+    backend: str
+    device: str
+    state: Literal["chosen", "missing", "broken", "untried"]
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -23,18 +48,22 @@ class Active:
     Attributes:
         backend: The engine, for example `onnxruntime`.
         version: The engine's version.
-        device: Where it runs, for example `cpu`.
-        precision: Of the graphs.
+        device: Where it runs: `cpu`, or `cuda:0` and so on.
+        precision: What it computes in. The text encoder is computed in fp32 whatever this says.
         threads: How many CPU threads compute one operator.
+        max_batch: How many images one run takes at most; None for as many as memory holds.
         reason: Why these were chosen, in words.
+        considered: Every engine that was thought of, best first.
     """
 
     backend: str
     version: str
     device: str
-    precision: Precision
+    precision: Arithmetic
     threads: int
-    reason: str
+    max_batch: int | None = None
+    reason: str = ""
+    considered: tuple[Candidate, ...] = field(default=(), repr=False)
 
 
 class Backend(Protocol):
@@ -71,21 +100,88 @@ class Backend(Protocol):
         ...
 
 
-def choose(kind: str, asked: str, available: Sequence[str], where: str) -> str:
-    """Picks what was asked for, or for "auto" the first of what is available.
+def check_threads(threads: int | None) -> int:
+    """How many CPU threads to compute with.
 
     Args:
-        kind: What is chosen, as the argument's name: `backend`, `device` or `precision`.
-        asked: What the user asked for.
-        available: What can be had, best first.
-        where: What offers these, for the message.
+        threads: From 1 to `MAX_THREADS`, or None for every CPU that this process may use.
 
     Raises:
-        BackendError: if it cannot be had. It never falls back to another.
+        SettingsError: if it is anything else.
     """
-    if asked == "auto":
+    if threads is None:
+        # Not the engines' own default: they would pin threads to cores that a container may not be allowed to use.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise SettingsError(f"threads is {threads!r}; pass a whole number from 1 to {MAX_THREADS}, or None for all")
+    return threads
+
+
+def choose_precision(bundle: Bundle, asked: str, offered: Sequence[Arithmetic], engine: str) -> Arithmetic:
+    """What was asked for, or for "auto" the first that both the engine and the bundle have.
+
+    Args:
+        bundle: The bundle, whose generator graphs are in one or more precisions.
+        asked: "auto" or a precision.
+        offered: What the engine computes in, best first.
+        engine: The engine and its device, for the message.
+
+    Raises:
+        BackendError: if it cannot be had. It never becomes another.
+    """
+    available = [name for name in offered if _graph_precision(name) in generator_precisions(bundle)]
+    if asked == "auto" and available:
         return available[0]
-    if asked not in available:
-        choices = " or ".join(f"{kind}={name!r}" for name in (*available, "auto"))
-        raise BackendError(f"{kind} {asked!r} is not available: {where} offers {', '.join(available)}; pass {choices}")
-    return asked
+    if asked in available:
+        return asked
+    if asked in offered or asked == "auto":
+        flag = "" if asked in ("auto", "fp32", "bf16") else f" with --{asked}"
+        raise BackendError(
+            f"{bundle.path} has no generator graphs for precision {asked!r}; export it again{flag}"
+            f" (it has {', '.join(generator_precisions(bundle)) or 'none that are whole'})"
+        )
+    choices = " or ".join(f"precision={name!r}" for name in (*available, "auto"))
+    raise BackendError(f"{engine} does not compute in precision {asked!r}; pass {choices}")
+
+
+def graphs_of(bundle: Bundle, precision: Arithmetic) -> dict[Role, GraphEntry]:
+    """The four graphs to compute with; the text encoder is always the fp32 one.
+
+    Raises:
+        BundleError: if one is missing.
+    """
+    wanted: dict[Role, Precision] = {"text_encoder": "fp32"}
+    wanted |= dict.fromkeys(GENERATOR_ROLES, _graph_precision(precision))
+    graphs: dict[Role, GraphEntry] = {}
+    for role, graph_precision in wanted.items():
+        graph = bundle.manifest.graph(role, graph_precision)
+        if graph is None:
+            raise BundleError(f"{bundle.path}: has no {role} graph in {graph_precision}; export the bundle again")
+        graphs[role] = graph
+    return graphs
+
+
+def read_graph(bundle: Bundle, graph: GraphEntry, where: str) -> bytes:
+    """A graph, proven to be the one that was exported and to have all its weights inside.
+
+    Args:
+        bundle: An open bundle.
+        graph: What the manifest says of it.
+        where: Names it in messages.
+
+    Raises:
+        BundleError: if it is missing, cannot be read, or is another.
+        EngineError: if it keeps weights in another file, or is not an ONNX file.
+    """
+    content = bundle.read(graph.file)
+    check_self_contained(content, where)
+    return content
+
+
+def generator_precisions(bundle: Bundle) -> list[Precision]:
+    """The precisions in which a bundle has any of its generator graphs."""
+    return list(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs if graph.role in GENERATOR_ROLES))
+
+
+def _graph_precision(precision: Arithmetic) -> Precision:
+    return "fp32" if precision == "bf16" else precision

@@ -29,5 +29,5 @@ def own_bundle(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def generator(bundle: Path) -> Iterator[Generator]:
-    with Generator.open(bundle, threads=1) as opened:
+    with Generator.open(bundle, backend="onnxruntime", device="cpu", threads=1) as opened:
         yield opened

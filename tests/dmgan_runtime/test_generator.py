@@ -403,15 +403,9 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (
-                {"backend": "tensorrt"},
-                "backend 'tensorrt' is not available: this version of dmgan offers onnxruntime;",
-            ),
-            (
-                {"device": "cuda"},
-                "device 'cuda' is not available: .* offers cpu; pass device='cpu' or device='auto'",
-            ),
-            ({"precision": "fp16"}, "precision 'fp16' is not available: .* offers fp32; pass precision='fp32' or"),
+            ({"backend": "torch"}, "backend 'torch' is unknown; pass one of 'auto', 'tensorrt'"),
+            ({"device": "tpu"}, "device 'tpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+            ({"device": "cpu", "precision": "fp16"}, "device 'cpu', precision 'fp16' cannot be had:"),
         ],
     )
     def test_what_cannot_be_had_is_an_error(self, bundle: Path, arguments: dict[str, str], message: str) -> None:

@@ -43,14 +43,29 @@ def test_it_serves_without_torch_and_onnx(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import dmgan_runtime", "numpy PIL msgspec click onnxruntime"),
-        ("import dmgan_runtime.spec, dmgan_runtime.commands", "numpy PIL onnxruntime"),
-        ("from dmgan_runtime import Generator", "onnxruntime click"),
+        ("import dmgan_runtime", "numpy PIL msgspec click"),
+        ("import dmgan_runtime.spec, dmgan_runtime.commands", "numpy PIL"),
+        ("from dmgan_runtime import Generator", "click"),
+        ("import dmgan_runtime.doctor", "torch onnx"),
     ],
 )
 def test_an_import_brings_no_more_than_it_needs(statement: str, absent: str) -> None:
-    program = f"{statement}; import sys; print(set({absent.split()}) & sys.modules.keys())"
+    engines = ["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"]
+    program = f"{statement}; import sys; print(set({absent.split() + engines}) & sys.modules.keys())"
     assert python(program) == "set()\n"
+
+
+def test_an_import_takes_no_time() -> None:
+    program = "import time; t = time.perf_counter(); import dmgan_runtime; print(time.perf_counter() - t)"
+    assert min(float(python(program)) for _ in range(3)) < 0.2
+
+
+def test_a_cpu_is_served_without_the_packages_of_the_other_engines(bundle: Path) -> None:
+    program = (
+        "import sys, dmgan_runtime; g = dmgan_runtime.Generator.open(sys.argv[1], device='cpu', threads=1);"
+        " print(g.active.backend, {'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda'} & sys.modules.keys())"
+    )
+    assert python(program, str(bundle)) == "onnxruntime set()\n"
 
 
 def test_the_public_names_are_listed_and_others_are_errors() -> None:

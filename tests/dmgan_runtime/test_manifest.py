@@ -41,7 +41,7 @@ def test_a_file_entry_describes_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", "2.0", "schema version 2.0, and this dmgan reads 1.0"),
+        ("schema_version", "2.0", "schema version 2.0, and this dmgan reads 1.1"),
         ("schema_version", None, "Expected `str`"),
         ("name", 3, "Expected `str`, got `int` - at `\\$.name`"),
         ("surprise", 1, "unknown field `surprise`"),

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dmgan_runtime import Generator as Server
 from dmgan_runtime.errors import BundleError, ExportError
 from dmgan_runtime.manifest import ROLES, parse_manifest
+from dmgan_runtime.selftest import run_self_test
 from dmgan_runtime.spec import ModelSpec
 from dmgan_train.models import Generator, TextEncoder
 from dmgan_train.samples import generate
@@ -53,6 +54,15 @@ def test_the_served_image_is_the_trained_one(bundle, run) -> None:
     expected = generate(model.generator, model.text_encoder, tokens, lengths, [5]).images[-1][0].numpy()
     actual = np.asarray(served.image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
     assert np.abs(actual - expected).max() < 0.5 / 127.5 + 1e-4
+
+
+def test_a_bundle_knows_what_it_painted(bundle, run) -> None:
+    with Server.open(bundle) as server:
+        assert server.manifest.self_test is not None
+        assert tuple(server.manifest.self_test.thumbnails) == server.resolutions
+        result = run_self_test(server, read_model(run, "squares", "").tokenizer)
+    assert result.difference is not None
+    assert result.difference <= result.tolerance
 
 
 def test_the_card_states_facts(bundle) -> None:

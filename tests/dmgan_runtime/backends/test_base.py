@@ -1,23 +1,80 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from dmgan_runtime.backends.base import choose
-from dmgan_runtime.errors import BackendError
+from dmgan_runtime import BackendError, BundleError, SettingsError
+from dmgan_runtime.backends.base import Arithmetic, check_threads, choose_precision, graphs_of
+from dmgan_runtime.bundle import Bundle
+from tests.dmgan_runtime.backends.precisions import add_precision
 
 
-def test_auto_takes_the_best() -> None:
-    assert choose("device", "auto", ["cuda", "cpu"], "here") == "cuda"
+@pytest.fixture
+def three(own_bundle: Path) -> Bundle:
+    """A bundle in three precisions."""
+    for precision in ("fp16", "int8"):
+        add_precision(own_bundle, precision)
+    return Bundle(own_bundle)
 
 
-def test_what_was_asked_for_is_taken() -> None:
-    assert choose("device", "cpu", ["cuda", "cpu"], "here") == "cpu"
+@pytest.mark.parametrize(
+    ("asked", "offered", "chosen"),
+    [
+        ("auto", ("fp16", "fp32"), "fp16"),
+        ("auto", ("bf16", "fp32"), "bf16"),
+        ("fp32", ("fp16", "fp32"), "fp32"),
+        ("int8", ("fp32", "int8"), "int8"),
+    ],
+)
+def test_auto_takes_the_first_that_there_is(
+    three: Bundle, asked: str, offered: tuple[Arithmetic, ...], chosen: str
+) -> None:
+    assert choose_precision(three, asked, offered, "an engine") == chosen
 
 
-@pytest.mark.parametrize("asked", ["tpu", "", "CPU"])
-def test_what_cannot_be_had_never_becomes_another(asked: str) -> None:
-    message = (
-        f"device '{asked}' is not available: here offers cuda, cpu; pass device='cuda' or device='cpu' or device='auto'"
-    )
+def test_auto_passes_over_what_the_bundle_lacks(bundle: Path) -> None:
+    assert choose_precision(Bundle(bundle), "auto", ("fp16", "fp32"), "an engine") == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("fp16", r"has no generator graphs for precision 'fp16'; export it again with --fp16 \(it has fp32\)"),
+        ("int8", "an engine does not compute in precision 'int8'; pass precision='fp32' or precision='auto'"),
+        ("FP32", "does not compute in precision 'FP32'"),
+    ],
+)
+def test_what_cannot_be_had_never_becomes_another(bundle: Path, asked: str, message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        choose("device", asked, ["cuda", "cpu"], "here")
+        choose_precision(Bundle(bundle), asked, ("fp16", "fp32"), "an engine")
+
+
+def test_the_text_encoder_is_always_in_fp32(three: Bundle) -> None:
+    graphs = graphs_of(three, "fp16")
+    assert {role: graph.precision for role, graph in graphs.items()} == {
+        "text_encoder": "fp32",
+        "generator_0": "fp16",
+        "generator_1": "fp16",
+        "generator_2": "fp16",
+    }
+    assert graphs_of(three, "bf16")["generator_1"].precision == "fp32"
+
+
+def test_a_missing_graph_is_named(own_bundle: Path) -> None:
+    add_precision(own_bundle, "fp16", roles=("generator_0",))
+    with pytest.raises(BundleError, match="has no generator_1 graph in fp16; export"):
+        graphs_of(Bundle(own_bundle), "fp16")
+
+
+def test_by_default_it_takes_every_cpu_it_may_use() -> None:
+    assert check_threads(None) == len(os.sched_getaffinity(0))
+    assert check_threads(3) == 3
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, "2"])
+def test_a_wrong_number_of_threads_is_refused(threads: Any) -> None:
+    with pytest.raises(SettingsError, match="from 1 to 1024, or None"):
+        check_threads(threads)

@@ -1,0 +1,167 @@
+"""What an engine folder says of itself: the schema of `engine.json`, which lies beside TensorRT's plans."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from dmgan_runtime.errors import BundleError
+from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Role
+
+SCHEMA_VERSION = "1.0"
+ENGINES_FOLDER = "engines"
+ENGINE_MANIFEST_NAME = "engine.json"
+
+EngineName = Literal["tensorrt", "tensorrt_rtx"]
+HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
+ComputeCapability = Annotated[int, msgspec.Meta(ge=10, le=999)]
+"""Ten times the major version plus the minor one: 89 is compute capability 8.9, sm_89."""
+
+_AMPERE: ComputeCapability = 80
+_Batch = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of engine.json: immutable, named fields only, no unknown keys."""
+
+
+class BatchProfile(_Part, frozen=True):
+    """The batch sizes of an optimization profile.
+
+    Attributes:
+        min: The smallest batch that an engine takes.
+        opt: The batch that its kernels were chosen for.
+        max: The largest batch that it takes.
+    """
+
+    min: _Batch
+    opt: _Batch
+    max: _Batch
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"batches {self.min}, {self.opt}, {self.max}: must be min <= opt <= max")
+
+    def __str__(self) -> str:
+        return f"b{self.min}-{self.opt}-{self.max}"
+
+
+class PlanEntry(_Part, frozen=True):
+    """One graph as TensorRT serialized it.
+
+    Attributes:
+        role: The graph.
+        precision: Of the ONNX file that it was built from; the text encoder of an fp16 engine is fp32.
+        file: The plan; its path is relative to the folder of engine.json.
+        onnx_sha256: Of that ONNX file, as the bundle's manifest has it.
+    """
+
+    role: Role
+    precision: Precision
+    file: FileEntry
+    onnx_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class EngineManifest(_Part, frozen=True):
+    """The whole engine.json.
+
+    Attributes:
+        schema_version: `major.minor`; a reader takes its own major version only.
+        engine: The Python module that built the plans and can load them.
+        version: Its version in full, for example `11.4.0.106`.
+        compute_capabilities: Of the GPU that it was built on (tensorrt), or of all GPUs that it was built for
+            (tensorrt_rtx); see `hardware_compatibility` for others.
+        device: The name of the GPU that it was built on; None where none was needed (tensorrt_rtx).
+        precision: Of the generators.
+        profile: The batches that every plan takes.
+        version_compatible: Whether later versions of the same major version load the plans.
+        hardware_compatibility: Which other GPUs load them: none, those of the same compute capability at full speed,
+            or every one from Ampere (8.0) on.
+        plans: One for each graph.
+    """
+
+    schema_version: str
+    engine: EngineName
+    version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+(\.\w+)*$")]
+    compute_capabilities: Annotated[tuple[ComputeCapability, ...], msgspec.Meta(min_length=1)]
+    device: str | None
+    precision: Precision
+    profile: BatchProfile
+    version_compatible: bool
+    hardware_compatibility: HardwareCompatibility
+    plans: tuple[PlanEntry, ...]
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, which tells two engines of one bundle apart."""
+        capabilities = "sm" + "_".join(map(str, self.compute_capabilities))
+        hardware = {"none": "", "same_compute_capability": "same", "ampere_plus": "plus"}[self.hardware_compatibility]
+        version = f"{self.engine}{self.version}{'vc' if self.version_compatible else ''}"
+        return f"{capabilities}{hardware}-{version}-{self.precision}-{self.profile}"
+
+    def plan(self, role: Role) -> PlanEntry | None:
+        """The plan of a graph, or None if there is none."""
+        return next((plan for plan in self.plans if plan.role == role), None)
+
+    def is_of(self, bundle: Manifest) -> bool:
+        """Whether every plan was built from the ONNX file that the bundle has now, and so is not stale."""
+        return all(self._fits(plan, bundle.graph(plan.role, plan.precision)) for plan in self.plans)
+
+    def _fits(self, plan: PlanEntry, graph: GraphEntry | None) -> bool:
+        precise = plan.role == "text_encoder" or plan.precision == self.precision
+        return precise and graph is not None and graph.file.sha256 == plan.onnx_sha256
+
+    def obstacle(self, engine: EngineName, version: str, compute_capability: int) -> str | None:
+        """Why an engine of some version cannot load the plans on some GPU, in words, or None if it can.
+
+        TensorRT checks the same when it loads a plan; asked beforehand, the answer can name what would fit.
+
+        Args:
+            engine: The module at hand.
+            version: Its version in full.
+            compute_capability: The GPU's, for example 89.
+        """
+        if engine != self.engine:
+            return f"built by {self.engine}, and {engine} is at hand"
+        if not (self.version_compatible and _follows(version, self.version)) and version != self.version:
+            return f"built by {self.engine} {self.version}, and {version} is at hand"
+        ampere_plus = self.hardware_compatibility == "ampere_plus" and compute_capability >= _AMPERE
+        if not ampere_plus and compute_capability not in self.compute_capabilities:
+            built_for = ", ".join(f"sm_{capability}" for capability in self.compute_capabilities)
+            return f"built for {built_for}, and this GPU is sm_{compute_capability}"
+        return None
+
+    def to_json(self) -> bytes:
+        """The manifest as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+class _Version(msgspec.Struct):
+    schema_version: str = "missing"
+
+
+def parse_engine_manifest(content: bytes, source: str) -> EngineManifest:
+    """Reads an engine.json strictly.
+
+    Args:
+        content: The JSON text.
+        source: Where it came from, for messages.
+
+    Raises:
+        BundleError: if it is not JSON, is of another major version, or breaks the schema.
+    """
+    remedy = "remove its folder and build the engine again with dmgan-export build-engine"
+    try:
+        version = msgspec.json.decode(content, type=_Version).schema_version
+        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+            raise BundleError(f"{source}: schema version {version}, and this dmgan reads {SCHEMA_VERSION}; {remedy}")
+        return msgspec.json.decode(content, type=EngineManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{source}: not a valid engine.json ({error}); {remedy}") from error
+
+
+def _follows(version: str, built_with: str) -> bool:
+    """Whether a version is a later one of the same major version."""
+    at_hand, built = ([int(part) for part in text.split(".")[:3]] for text in (version, built_with))
+    return at_hand[0] == built[0] and at_hand >= built

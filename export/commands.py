@@ -1,0 +1,46 @@
+"""`dmgan-export`: its commands, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import click
+
+from dmgan_runtime.commands import DmganGroup, load_command
+
+DEFAULT_COMMAND = "bundle"
+# Building an engine needs no PyTorch, so a server that has none can do it.
+_COMMANDS = {
+    "bundle": ("export.cli", "export,cpu", "Export a trained RUN, or the authors' weights, as a bundle."),
+    "build-engine": ("export.engine_cli", "tensorrt", "Build TensorRT engines from the graphs of a BUNDLE."),
+}
+
+
+class _ExportGroup(DmganGroup):
+    """A group that runs `bundle` if the first argument is no command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in own | _COMMANDS.keys():
+            args = [DEFAULT_COMMAND, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, extra, _ = _COMMANDS[cmd_name]
+        return load_command(module, extra, f"dmgan-export {cmd_name}")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_ExportGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="dmgan")
+def main() -> None:
+    """Turn a trained model into a bundle that dmgan_runtime serves, and a bundle into TensorRT engines.
+
+    `dmgan-export RUN -o BUNDLE` is short for `dmgan-export bundle RUN -o BUNDLE`. Each command has its own --help.
+    """

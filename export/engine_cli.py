@@ -1,0 +1,169 @@
+"""`dmgan-export build-engine`: a bundle's graphs to TensorRT plans. Needs neither PyTorch nor onnx."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import click
+
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.engine_manifest import BatchProfile, HardwareCompatibility
+from dmgan_runtime.errors import BundleError
+from dmgan_runtime.manifest import Precision
+from export.tensorrt.bindings import ENGINES, Bindings, open_bindings
+from export.tensorrt.engines import DEFAULT_PROFILE, EngineSettings, build_engine, engine_precisions
+
+
+class _ComputeCapability(click.ParamType[int]):
+    name = "sm"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"sm_?(\d{2,3})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no compute capability; write sm89 for 8.9", param, ctx)
+        return int(found[1])
+
+
+@click.command(
+    cls=DmganCommand,
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", *ENGINES]),
+    default="auto",
+    help="tensorrt builds on the GPU that will run the engine; tensorrt_rtx builds for RTX GPUs and needs none. auto"
+    " takes the first that is installed.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", *get_args(Precision)]),
+    default="auto",
+    help="Of the generators. auto is fp16 if BUNDLE has it, else fp32.",
+)
+@click.option(
+    "--min-batch", type=click.IntRange(1, 2**16), default=DEFAULT_PROFILE.min, help="The smallest batch that it takes."
+)
+@click.option(
+    "--opt-batch",
+    type=click.IntRange(1, 2**16),
+    show_default=f"{DEFAULT_PROFILE.opt}, or the nearest allowed",
+    help="The batch that it is fastest at.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 2**16),
+    default=DEFAULT_PROFILE.max,
+    help="The largest batch; more takes more memory.",
+)
+@click.option("--version-compatible", is_flag=True, help="Later versions of the same TensorRT major version load it.")
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(get_args(HardwareCompatibility)),
+    default="none",
+    help="Which other GPUs load it; can cost speed. tensorrt only.",
+)
+@click.option(
+    "--target",
+    "targets",
+    type=_ComputeCapability(),
+    multiple=True,
+    show_default="every one from Ampere on",
+    help="A compute capability to build for, as sm89; may be repeated. tensorrt_rtx only.",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file that makes later builds faster: read if it is there, then written. tensorrt only.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default="BUNDLE/engines",
+    help="The folder to put the engine's folder in.",
+)
+def main(
+    bundle: Path,
+    engine: str,
+    precision: Precision | Literal["auto"],
+    min_batch: int,
+    opt_batch: int | None,
+    max_batch: int,
+    version_compatible: bool,
+    hardware_compatibility: HardwareCompatibility,
+    targets: tuple[int, ...],
+    timing_cache: Path | None,
+    output: Path | None,
+) -> None:
+    """Build TensorRT engines from the graphs of BUNDLE, beside them.
+
+    The engine's folder is named by compute capability, TensorRT version, precision and batches, and appears whole or
+    not at all. If it is there already, its hashes are checked and it is kept; if anything differs, that is an error.
+
+    Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
+    """
+    try:
+        profile = BatchProfile(
+            min=min_batch, opt=opt_batch or max(min_batch, min(DEFAULT_PROFILE.opt, max_batch)), max=max_batch
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    chosen = _precisions(bundle)[0] if precision == "auto" else precision
+    settings = EngineSettings(
+        precision=chosen,
+        profile=profile,
+        version_compatible=version_compatible,
+        hardware_compatibility=hardware_compatibility,
+        targets=targets,
+        timing_cache=timing_cache,
+    )
+    _build(bundle, open_bindings(engine), settings, output)
+
+
+def expect_engine(bundle: Path) -> Bindings:
+    """Finds out whether engines can be built here, before the long export of their bundle.
+
+    Args:
+        bundle: Where it will be.
+
+    Raises:
+        BackendError: if TensorRT is missing, or the GPU that it needs.
+        BundleError: if the bundle will be a .zip.
+    """
+    if bundle.suffix.lower() == ".zip":
+        raise BundleError(f"{bundle}: engines are put into a bundle's folder; leave out --tensorrt or the .zip")
+    bindings = open_bindings("auto")
+    bindings.target(())
+    return bindings
+
+
+def build_engines(bundle: Path, bindings: Bindings) -> None:
+    """Builds an engine of each precision that a bundle has, with the defaults of `dmgan-export build-engine`."""
+    for precision in _precisions(bundle):
+        _build(bundle, bindings, EngineSettings(precision=precision), None)
+
+
+def _precisions(path: Path) -> tuple[Precision, ...]:
+    with Bundle(path) as bundle:
+        present = engine_precisions(bundle.manifest)
+    if not present:
+        raise BundleError(f"{path}: has no precision in which every generator is there; export the bundle again")
+    return present
+
+
+def _build(bundle: Path, bindings: Bindings, settings: EngineSettings, output: Path | None) -> None:
+    def report(step: str) -> None:
+        click.echo(step, err=True)
+
+    profile = settings.profile
+    report(
+        f"{bindings.name} {bindings.version}, {settings.precision}, batches of {profile.min} to {profile.max},"
+        f" fastest at {profile.opt}"
+    )
+    engine = build_engine(bundle, bindings, settings, output, report)
+    outcome = "written" if engine.is_new else "is there already, and every hash is right"
+    click.echo(f"{engine.path}: {outcome}")

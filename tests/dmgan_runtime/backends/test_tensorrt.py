@@ -1,0 +1,281 @@
+"""TensorRT's backend over a CUDA and a TensorRT that are not there: see `fakes`."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dmgan_runtime import BackendError, BundleError, EngineError, Generator
+from dmgan_runtime.backends import driver, lanes, tensorrt
+from dmgan_runtime.backends.cuda import DeviceTensor
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.engine_manifest import ENGINE_MANIFEST_NAME
+from tests.bundles import build_graph, zip_bundle
+from tests.dmgan_runtime.backends.fakes import GPU, FakeCuda, add_engine, fake_tensorrt
+
+CAPTIONS = ["a red heart", "a small blue square and a", "round"]
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """The fakes, in place; afterwards nothing of the GPU's is left."""
+    fake = FakeCuda()
+    modules = {name: fake_tensorrt(fake) for name in ("tensorrt", "tensorrt_rtx")}
+    monkeypatch.setattr(tensorrt, "import_module", lambda name: modules[name])
+    monkeypatch.setattr(tensorrt, "find_spec", lambda name: modules[name])
+    monkeypatch.setattr(tensorrt, "import_runtime", lambda: fake)
+    for module in (tensorrt, importlib.import_module("dmgan_runtime.backends.onnxruntime_cuda")):
+        monkeypatch.setattr(module, "find_gpu", lambda index: GPU)
+    yield fake
+    gc.collect()
+    assert [left for left in (fake.device, fake.pinned, fake.graphs, fake.streams, fake.captures) if left] == []
+
+
+@pytest.fixture
+def engine_bundle(own_bundle: Path) -> Path:
+    add_engine(own_bundle)
+    return own_bundle
+
+
+def images(generator: Generator, batch_size: int = 2, attention: bool = False) -> list[np.ndarray[Any, Any]]:
+    made = generator.generate(CAPTIONS, seed=3, batch_size=batch_size, attention=attention)
+    return [np.asarray(each.image) for each in made]
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_it_paints_what_onnxruntime_paints(cuda: FakeCuda, engine_bundle: Path, backend: str) -> None:
+    with Generator.open(engine_bundle, backend="onnxruntime", device="cpu", threads=1) as reference:
+        expected = images(reference)
+    with Generator.open(engine_bundle, backend=backend) as generator:
+        for _ in range(3):
+            np.testing.assert_array_equal(images(generator), expected)
+        active = generator.active
+    assert (active.backend, active.device, active.precision, active.max_batch) == ("tensorrt", "cuda:0", "fp32", 4)
+    assert "with the engine engines/sm89-tensorrt11.4.0.106-fp32-b1-1-4" in active.reason
+
+
+def test_generators_are_replayed_as_cuda_graphs_from_the_second_run_on(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        images(generator, batch_size=3)
+        assert cuda.calls["cudaGraphLaunch"] == 0
+        images(generator, batch_size=3)
+        assert cuda.calls["cudaGraphLaunch"] == 3
+
+
+def test_where_nothing_can_be_captured_it_runs_without_and_says_so(
+    cuda: FakeCuda, engine_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda.can_capture = False
+    with Generator.open(engine_bundle) as generator:
+        first, second = images(generator, 3), images(generator, 3)
+    np.testing.assert_array_equal(first, second)
+    assert "without CUDA graphs: cuda:0: cudaStreamEndCapture failed: invalid argument" in caplog.text
+    assert len(caplog.records) == 3
+
+
+def test_features_stay_on_the_gpu(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Bundle(engine_bundle) as bundle:
+        backend = tensorrt.TensorRtBackend(bundle, index=0, precision="auto", threads=1)
+        feeds = {"tokens": np.ones((2, 6), np.int64), "lengths": np.array([2, 6])}
+        outputs = backend.run("text_encoder", feeds, ["sentence_feature"])
+        assert list(outputs) == ["sentence_feature"]
+        assert isinstance(outputs["sentence_feature"], DeviceTensor)
+        assert outputs["sentence_feature"].address in cuda.device
+        array = backend.to_host(outputs["sentence_feature"])
+        assert (array.shape, array.dtype) == ((2, 6), np.float32)
+        backend.close()
+
+
+def test_memory_is_reused(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        for _ in range(2):
+            images(generator)
+        before = cuda.calls["cudaMalloc"]
+        for _ in range(5):
+            images(generator)
+        assert cuda.calls["cudaMalloc"] == before
+
+
+def test_few_batch_sizes_are_kept(cuda: FakeCuda, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_MAX_PROGRAMS", 5)
+    with Generator.open(engine_bundle) as generator:
+        expected = images(generator, 1)
+        for batch_size in (3, 2, 1, 2, 3, 1):
+            np.testing.assert_array_equal(images(generator, batch_size), expected)
+        assert len(cuda.graphs) <= 5
+
+
+def test_one_backend_serves_many_threads(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        expected = images(generator)
+        with ThreadPoolExecutor(8) as pool:
+            for result in pool.map(lambda batch_size: images(generator, batch_size), [1, 2, 3] * 6):
+                np.testing.assert_array_equal(result, expected)
+        assert len(cuda.streams) <= 2
+
+
+def test_closing_while_a_tensor_is_out_frees_it_later(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        stream = generator.stream(CAPTIONS[0])
+        next(stream)
+    with pytest.raises(EngineError, match="closed"):
+        next(stream)
+
+
+def test_more_images_than_the_engine_takes_are_refused(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with (
+        Generator.open(engine_bundle) as generator,
+        pytest.raises(EngineError, match=r"given 5 images at once, and this engine takes 4 .* --max-batch 5"),
+    ):
+        generator.generate(["a heart"] * 5, batch_size=5)
+
+
+def test_a_full_gpu_is_an_engine_error_and_passes(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        left, cuda.memory_left = cuda.memory_left, 100
+        with pytest.raises(EngineError, match=r"tensorrt failed in .*cudaMalloc failed: out of memory.*fewer images"):
+            images(generator)
+        cuda.memory_left = left
+        assert len(images(generator)) == len(CAPTIONS)
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {"tokens": np.ones((2, 6), np.int32), "lengths": np.array([1, 1])},
+        {"tokens": np.ones((2, 5), np.int64), "lengths": np.array([1, 1])},
+        {"tokens": np.ones((2, 6), np.int64), "lengths": np.array([1])},
+    ],
+)
+def test_an_array_of_another_shape_never_reaches_the_gpu(
+    cuda: FakeCuda, engine_bundle: Path, feeds: dict[str, Any]
+) -> None:
+    with Bundle(engine_bundle) as bundle:
+        backend = tensorrt.TensorRtBackend(bundle, index=0, precision="auto", threads=1)
+        with pytest.raises(EngineError, match=r"(tokens|lengths) is int\d+\(.*, not int64\("):
+            backend.run("text_encoder", feeds, ["sentence_feature"])
+        backend.close()
+
+
+def test_rtx_captures_by_itself(cuda: FakeCuda, own_bundle: Path) -> None:
+    add_engine(own_bundle, engine="tensorrt_rtx", device=None, compute_capabilities=(80, 89))
+    with Generator.open(own_bundle) as generator:
+        first, second = images(generator), images(generator)
+        assert generator.active.backend == "tensorrt_rtx"
+    np.testing.assert_array_equal(first, second)
+    assert cuda.calls["cudaGraphLaunch"] == 0
+
+
+def test_an_engine_in_a_zip_is_used(cuda: FakeCuda, engine_bundle: Path, tmp_path: Path) -> None:
+    with Generator.open(zip_bundle(engine_bundle, tmp_path / "b.zip", "inside/"), backend="tensorrt") as generator:
+        assert images(generator)
+
+
+class TestWhatCannotBeHad:
+    def test_no_engine_names_the_command(self, cuda: FakeCuda, own_bundle: Path) -> None:
+        message = (
+            r"backend 'tensorrt' cannot be had: .* has no engine for tensorrt 11.4.0.106 on sm_89 \(none at all\);"
+            r" build one with: dmgan-export build-engine .*/bundle --engine tensorrt$"
+        )
+        with pytest.raises(BackendError, match=message):
+            Generator.open(own_bundle, backend="tensorrt")
+
+    def test_auto_goes_on_and_says_why(self, cuda: FakeCuda, own_bundle: Path) -> None:
+        with Generator.open(own_bundle) as generator:
+            active = generator.active
+        assert (active.backend, active.device) == ("onnxruntime", "cpu")
+        assert "not tensorrt on cuda:0: " in active.reason
+        assert [each.state for each in active.considered] == ["missing"] * 3 + ["chosen", "untried"]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"version": "11.3.0.1"}, "is built by tensorrt 11.3.0.1, and 11.4.0.106 is at hand"),
+            ({"compute_capabilities": (90,)}, "is built for sm_90, and this GPU is sm_89"),
+            ({"engine": "tensorrt_rtx"}, "is built by tensorrt_rtx, and tensorrt is at hand"),
+        ],
+    )
+    def test_an_engine_for_elsewhere_is_named(
+        self, cuda: FakeCuda, own_bundle: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        add_engine(own_bundle, **changes)
+        with pytest.raises(BackendError, match=f"{message}.*build one with: dmgan-export build-engine"):
+            Generator.open(own_bundle, backend="tensorrt")
+
+    def test_another_precision_names_its_switch(self, cuda: FakeCuda, engine_bundle: Path) -> None:
+        with pytest.raises(BackendError, match=r"built in fp32, and fp16 is asked for.*--precision fp16"):
+            Generator.open(engine_bundle, backend="tensorrt", precision="fp16")
+
+    def test_a_stale_engine_is_refused_by_name(self, cuda: FakeCuda, engine_bundle: Path) -> None:
+        (manifest,) = (engine_bundle / "engines").glob(f"*/{ENGINE_MANIFEST_NAME}")
+        text = manifest.read_text()
+        with Bundle(engine_bundle) as bundle:
+            graph = bundle.manifest.graph("generator_1", "fp32")
+        assert graph is not None
+        manifest.write_text(text.replace(f'"onnx_sha256": "{graph.file.sha256}"', f'"onnx_sha256": "{"0" * 64}"'))
+        with pytest.raises(BackendError, match=r"is stale: .* dmgan-export build-engine"):
+            Generator.open(engine_bundle, backend="tensorrt")
+
+    def test_a_changed_plan_never_reaches_the_engine(self, cuda: FakeCuda, engine_bundle: Path) -> None:
+        (plan,) = (engine_bundle / "engines").glob("*/generator_2.plan")
+        content = bytearray(plan.read_bytes())
+        content[-1] ^= 1
+        plan.write_bytes(content)
+        with pytest.raises(BundleError, match=r"generator_2.plan: damaged or replaced"):
+            Generator.open(engine_bundle)
+
+    def test_a_plan_that_does_not_load_names_what_tensorrt_said(
+        self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Path, "read_bytes", lambda path, read=Path.read_bytes: read(path)[: _cut(path)])
+        add_engine(own_bundle)
+        with pytest.raises(EngineError, match=r"cannot load it: magic tag does not match; remove engines/.*build it"):
+            Generator.open(own_bundle, backend="tensorrt")
+
+    def test_a_plan_of_another_graph_is_refused(
+        self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = build_graph("generator_1").SerializeToString()
+        read = Path.read_bytes
+        monkeypatch.setattr(Path, "read_bytes", lambda path: other if "generator_2" in path.name else read(path))
+        add_engine(own_bundle)
+        with pytest.raises(BundleError, match=r"generator_2.plan, inputs: found previous_features .*4, 8"):
+            Generator.open(own_bundle, backend="tensorrt")
+
+    @pytest.mark.parametrize(("backend", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])
+    def test_a_missing_package_names_its_extra(
+        self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
+    ) -> None:
+        monkeypatch.setattr(tensorrt, "find_spec", lambda name: None)
+        with pytest.raises(BackendError, match=rf'{backend} is not installed; .* pip install "dmgan\[{extra}\]"'):
+            Generator.open(own_bundle, backend=backend)
+
+    def test_a_package_without_its_libraries_names_its_extra(
+        self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tensorrt, "find_spec", lambda name: SimpleNamespace())
+        monkeypatch.setattr(tensorrt, "find_gpu", lambda index: GPU)
+        monkeypatch.setattr(tensorrt, "import_runtime", FakeCuda)
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        with pytest.raises(BackendError, match=r'tensorrt cannot be imported .* pip install "dmgan\[tensorrt\]"'):
+            Generator.open(own_bundle, backend="tensorrt")
+
+    def test_a_missing_driver_is_named(self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt, "find_spec", lambda name: SimpleNamespace())
+        monkeypatch.setattr(driver, "_LIBRARY", "libno-such-driver.so")
+        driver.find_gpus.cache_clear()
+        with pytest.raises(BackendError, match="there is no NVIDIA driver"):
+            Generator.open(own_bundle, backend="tensorrt")
+
+
+def _cut(path: Path) -> int | None:
+    return 50 if path.name == "generator_2.onnx" else None

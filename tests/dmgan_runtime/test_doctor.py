@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dmgan_runtime import BackendError, EngineError, Generator, diagnosis
+from dmgan_runtime.backends import selection
+from dmgan_runtime.backends.driver import Gpu
+from dmgan_runtime.doctor import main
+from dmgan_runtime.selftest import make_self_test
+from dmgan_runtime.tokenizer import Tokenizer
+from tests.bundles import WORDS, write_manifest
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every machine is one without a GPU, but where a test brings one."""
+
+    def find(index: int = 0) -> Any:
+        raise BackendError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(diagnosis, "find_gpus", find)
+    for module in ("tensorrt", "onnxruntime_cuda"):
+        monkeypatch.setattr(f"dmgan_runtime.backends.{module}.find_gpu", find)
+
+
+def doctor(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def diagnosed(*arguments: object) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(doctor("--json", *arguments).stdout)
+    return report
+
+
+def test_a_healthy_machine(bundle: Path) -> None:
+    result = doctor()
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Python 3.")
+    assert "  -> onnxruntime on cpu: " in result.stdout
+    assert "   - tensorrt on cuda:0: " in result.stdout
+    assert "  none: there is no NVIDIA driver" in lines
+    assert any(line.split()[:1] == ["numpy"] for line in lines)
+    assert lines[-1] == "All is well."
+
+
+def test_a_bundle_without_a_self_test_is_painted(bundle: Path) -> None:
+    result = doctor(bundle)
+    assert result.exit_code == 0
+    assert f"Bundle {bundle}, tiny" in result.stdout
+    assert "painted 32 pixels in" in result.stdout
+    assert "this bundle has no image to compare with" in result.stdout
+
+
+def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Generator) -> None:
+    write_manifest(own_bundle, self_test=make_self_test(generator, Tokenizer(WORDS)))
+    assert "; 0 levels of 255 from the export's, 2 allowed" in doctor(own_bundle).stdout
+    report = diagnosed(own_bundle)
+    assert report["bundle"]["self_test"]["difference"] == 0
+    assert report["bundle"]["chosen"].startswith("onnxruntime ")
+    assert report["faults"] == []
+    assert [each["state"] for each in report["engines"]] == ["missing"] * 3 + ["chosen", "untried"]
+
+
+def test_another_image_is_a_fault(own_bundle: Path, generator: Generator) -> None:
+    entry = make_self_test(generator, Tokenizer(WORDS)).__replace__(caption="small green square")
+    write_manifest(own_bundle, self_test=entry)
+    result = doctor(own_bundle)
+    assert result.exit_code == 1
+    assert "FAULT: the self-test failed: onnxruntime" in result.stdout
+    assert result.stdout.endswith("Something is broken.\n")
+
+
+def test_a_broken_bundle_is_a_fault(own_bundle: Path) -> None:
+    (own_bundle / "onnx/generator_2.onnx").write_bytes(b"")
+    result = doctor(own_bundle)
+    assert result.exit_code == 1
+    assert "FAULT: " in result.stdout
+    assert "generator_2.onnx: damaged or replaced" in result.stdout
+
+
+def test_a_missing_bundle_is_a_fault(tmp_path: Path) -> None:
+    result = doctor(tmp_path / "none")
+    assert result.exit_code == 1
+    assert "no such bundle" in result.stdout
+    assert diagnosed(tmp_path / "none")["bundle"]["name"] is None
+
+
+def test_two_packages_that_overwrite_each_other_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "installed_rivals", lambda: {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
+    result = doctor()
+    assert result.exit_code == 1
+    assert "FAULT: onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed" in result.stdout
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in result.stdout
+
+
+def test_no_engine_at_all_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing:
+        @classmethod
+        def probe(cls, index: int) -> str:
+            raise BackendError("not installed")
+
+    monkeypatch.setattr(diagnosis, "backend_class", lambda engine: Missing)
+    result = doctor()
+    assert result.exit_code == 1
+    assert 'FAULT: no engine is installed; install one with: pip install "dmgan[cpu]"' in result.stdout
+
+
+def test_a_gpu_engine_that_is_here_and_fails_is_a_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, bundle: object, **arguments: object) -> None:
+            raise EngineError("cuDNN is missing")
+
+        @classmethod
+        def probe(cls, index: int) -> str:
+            return "1.2"
+
+    real = selection.backend_class
+    monkeypatch.setattr(
+        selection, "backend_class", lambda engine: Broken if engine.backend == "tensorrt" else real(engine)
+    )
+    result = doctor(bundle)
+    assert result.exit_code == 1
+    assert "  !! tensorrt on cuda:0: cuDNN is missing" in result.stdout
+    assert "FAULT: tensorrt on cuda:0: cuDNN is missing" in result.stdout
+    assert "painted 32 pixels" in result.stdout
+
+
+def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "find_gpus", lambda: (Gpu(0, "NVIDIA L4", 89, "13.0"),))
+    assert "  cuda:0  NVIDIA L4, sm_89, driver for CUDA 13.0" in doctor().stdout
+    assert diagnosed()["gpus"] == [{"index": 0, "name": "NVIDIA L4", "compute_capability": 89, "cuda": "13.0"}]
+    monkeypatch.setattr(diagnosis, "find_gpus", lambda: ())
+    assert "  none: the NVIDIA driver shows none" in doctor().stdout
+
+
+def test_help_states_the_exit_codes() -> None:
+    text = " ".join(doctor("--help").stdout.split())
+    assert "[BUNDLE]" in text
+    assert "Exit status: 0 if all is well, 1 if something is broken." in text

@@ -1,0 +1,88 @@
+"""`dmgan-export` is a group, and without a command it exports as it always did."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from export.commands import main
+from tests.bundles import build_bundle
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(main, arguments, prog_name="dmgan-export")
+
+
+def test_help_shows_the_commands() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    assert "`dmgan-export RUN -o BUNDLE` is short for" in result.output
+    for line in ("bundle        Export a trained RUN", "build-engine  Build TensorRT engines"):
+        assert line in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("runs/none", "-o", "b"),
+        ("-o", "b", "runs/none"),
+        ("--name", "x", "runs/none", "-o", "b"),
+        ("bundle", "runs/none", "-o", "b"),
+    ],
+)
+def test_without_a_command_it_exports(arguments) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: dmgan-export bundle [OPTIONS] [RUN]" in result.output
+    assert "'runs/none' does not exist" in result.output
+
+
+def test_the_version_is_the_groups() -> None:
+    assert invoke("--version").output.startswith("dmgan-export, version ")
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(name + " is blocked", name=name)
+sys.meta_path.insert(0, Block())
+from export.__main__ import main
+sys.argv = ["dmgan-export", *{arguments!r}]
+main()
+"""
+TRAINING = ("torch", "onnx", "onnxruntime", "onnxscript", "rich", "yaml", "tqdm", "dmgan_train")
+
+
+def run_without(packages: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = BLOCKED.format(packages=packages, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_needs_no_pytorch() -> None:
+    result = run_without(TRAINING, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_an_engine_is_built_without_pytorch_and_onnx(tmp_path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this platform")
+    bundle = build_bundle(tmp_path / "small")
+    result = run_without(TRAINING, "build-engine", str(bundle), "--engine", "tensorrt_rtx")
+    assert result.returncode == 0, result.stderr
+    assert len(list((bundle / "engines").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "message"),
+    [
+        ("torch", ("run", "-o", "b"), r'dmgan-export bundle needs torch, .* pip install "dmgan\[export,cpu\]"'),
+        ("filelock", ("build-engine", "b"), r'build-engine needs filelock, .* pip install "dmgan\[tensorrt\]"'),
+    ],
+)
+def test_a_missing_package_names_the_extra(package, arguments, message) -> None:
+    result = run_without((package,), *arguments)
+    assert result.returncode == 2
+    assert re.search(message, result.stderr)
