@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +16,7 @@ from PIL import Image
 from dmgan_runtime.backends import open_backend
 from dmgan_runtime.backends.base import Active, Backend
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.images import to_pil
 from dmgan_runtime.lifetime import SharedEngine
 from dmgan_runtime.manifest import Manifest
@@ -56,7 +56,7 @@ class Generator:
         self.tokenizer = tokenizer
         self._open_again = open_again
         self._engine = SharedEngine(backend, partial(_reopen, open_again, manifest))
-        self._painter = Painter(manifest, tokenizer, self._engine)
+        self._painter = Painter(manifest, tokenizer, self._engine, self.active.max_batch)
 
     @classmethod
     def open(
@@ -143,7 +143,8 @@ class Generator:
             attention: Also return the memory's attention and gates.
             truncation: Over 0 and at most 1: multiplies both noises. Less is nearer to the typical image of the
                 caption, and less varied.
-            batch_size: How many images are computed together. More takes more memory.
+            batch_size: How many images are computed together; cut to what the engine takes (`active.max_batch`). More
+                takes more memory.
             progress: Called after each batch with the numbers of images done and to do.
 
         Returns:
@@ -297,7 +298,9 @@ class Generator:
         *,
         resolution: int | None = None,
     ) -> Synthesis:
-        """The numeric layer under `generate`, for those who own their tokens and noise. Runs as one batch.
+        """The numeric layer under `generate`, for those who own their tokens and noise.
+
+        Runs as one batch, or as few as the engine takes.
 
         Args:
             tokens: [N, T] int64, from 0 to the vocabulary's size - 1; T is `manifest.tokenizer.max_words`.
@@ -320,7 +323,7 @@ class Generator:
             self.manifest.tokenizer.max_words,
             len(self.tokenizer),
         )
-        stages = list(islice(self._painter.stages(batch), how.stages))
+        stages = self._painter.synthesize(batch, how)
         return Synthesis(
             images={stage.resolution: stage.image for stage in stages},
             attention={s.resolution: s.attention for s in stages if s.attention is not None},
@@ -331,7 +334,12 @@ class Generator:
 
 def _reopen(open_again: Callable[[], Generator], manifest: Manifest) -> Backend:
     """Loads an engine for a forked process: of the same bundle, or one seed would be two images."""
-    again = open_again()
+    try:
+        again = open_again()
+    except (BackendError, EngineError) as error:
+        raise EngineError(
+            f"no engine for this forked process ({error}); start processes with spawn, not fork"
+        ) from error
     if again.manifest != manifest:
         raise BundleError(
             f"the bundle {manifest.name!r} was replaced after it was opened, and this forked process needs it again;"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -44,11 +44,12 @@ class Settings(NamedTuple):
 class Painter:
     """A manifest, its vocabulary and an engine, put to work. `Generator` documents what users see of it."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, engine: SharedEngine) -> None:
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, engine: SharedEngine, max_batch: int | None) -> None:
         self._spec = manifest.model
         self._max_words = manifest.tokenizer.max_words
         self._tokenizer = tokenizer
         self._engine = engine
+        self._max_batch = max_batch
 
     def check(
         self,
@@ -80,7 +81,7 @@ class Painter:
             images_per_caption=images_per_caption,
             attention=attention,
             truncation=check_truncation(truncation),
-            batch_size=batch_size,
+            batch_size=min(batch_size, self._max_batch or batch_size),
         )
 
     def encode(self, caption: str) -> Encoding:
@@ -125,10 +126,18 @@ class Painter:
             yield from stage.image
 
     def warm_up(self, batch_size: int) -> None:
-        """Paints the vocabulary's first word, `batch_size` times at once."""
+        """Paints padding, `batch_size` times at once."""
         how = self.check(batch_size=batch_size, seed=0)
-        order = Order("", self.encode(self._tokenizer.words[1]), how.seed)
-        list(self.paint([order] * how.batch_size, how))
+        nothing = Encoding(np.zeros(self._max_words, dtype=np.int64), 1, (), (), ())
+        list(self.paint([Order("", nothing, how.seed)] * how.batch_size, how))
+
+    def synthesize(self, batch: Batch, how: Settings) -> list[Stage]:
+        """The stages of a checked batch, cut to what the engine takes at once."""
+        rows = len(batch.tokens)
+        size = self._max_batch or rows
+        cut = (Batch._make(array[first : first + size] for array in batch) for first in range(0, rows, size))
+        parts = [list(islice(self.stages(part), how.stages)) for part in cut]
+        return [_joined(stage) for stage in zip(*parts, strict=True)]
 
     def stages(self, batch: Batch) -> Iterator[Stage]:
         """The stages of a checked batch, each computed when it is asked for."""
@@ -140,6 +149,12 @@ class Painter:
         text = encode_text(self._engine.lease, batch.tokens[row : row + 1], lengths)
         with self._engine.lease() as engine:
             return Text(engine.to_host(text.word_features), engine.to_host(text.sentence_feature), lengths)
+
+
+def _joined(parts: Sequence[Stage]) -> Stage:
+    """One stage of a batch whose parts were computed one after the other."""
+    resolution, *columns = zip(*parts, strict=True)
+    return Stage._make([resolution[0], *(None if column[0] is None else np.concatenate(column) for column in columns)])
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

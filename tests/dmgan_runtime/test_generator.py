@@ -173,7 +173,7 @@ class TestGenerate:
 class FakeBackend:
     """Computes nothing: its images are grey. Counts the images of each run of the last stage."""
 
-    active = Active("fake", "1", "cpu", "fp32", 1, "a test asked for it")
+    active = Active("fake", "1", "cpu", "fp32", 1, reason="a test asked for it")
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -265,6 +265,45 @@ class TestGenerateIter:
             next(generations)
         with pytest.raises(EngineError, match="this generator is closed"):
             next(generations)
+
+
+class TestEngineRange:
+    @pytest.fixture
+    def narrow(self, generator: Generator) -> tuple[Generator, list[int]]:
+        """A generator whose engine takes three images at once."""
+        backend = generator._engine.backend
+        batches: list[int] = []
+
+        class Narrow:
+            active = dataclasses.replace(backend.active, max_batch=3)
+            to_host = staticmethod(backend.to_host)
+
+            @staticmethod
+            def run(role: Any, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+                if role == "generator_0":
+                    batches.append(len(feeds["noise"]))
+                return backend.run(role, feeds, outputs)
+
+        return Generator(generator.manifest, generator.tokenizer, Narrow(), lambda: generator), batches  # type: ignore[arg-type]
+
+    def test_batches_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
+        cut = narrow[0].generate(CAPTION, seed=1, images_per_caption=7, batch_size=100)
+        assert narrow[1] == [3, 3, 1]
+        for one, other in zip(cut, generator.generate(CAPTION, seed=1, images_per_caption=7), strict=True):
+            assert abs(pixels(one) - pixels(other)).max() <= 1
+        narrow[0].warm_up([2, 50])
+        assert narrow[1][3:] == [2, 3]
+
+    def test_arrays_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
+        noise = draw_noise(range(7), SPEC.noise_features, SPEC.condition_features)
+        arrays = (np.ones((7, MAX_WORDS), np.int64), np.arange(7) % MAX_WORDS + 1, *noise)
+        cut, whole = narrow[0].synthesize(*arrays), generator.synthesize(*arrays)
+        assert narrow[1] == [3, 3, 1]
+        for field in dataclasses.fields(cut):
+            one, other = getattr(cut, field.name), getattr(whole, field.name)
+            assert one.keys() == other.keys()
+            for resolution in one:
+                np.testing.assert_allclose(one[resolution], other[resolution], atol=1e-5)
 
 
 class TestWarmUp:

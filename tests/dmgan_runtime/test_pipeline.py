@@ -32,7 +32,7 @@ def check(candidate: Batch) -> Batch:
 class FakeBackend:
     """Returns zeros, or another value in its images, and remembers what it was asked."""
 
-    active = Active("fake", "1", "cpu", "fp32", 1, "a test asked for it")
+    active = Active("fake", "1", "cpu", "fp32", 1, reason="a test asked for it")
 
     def __init__(self, image_value: float = 0) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
