@@ -78,9 +78,11 @@ _SHOWN_CHARACTERS = 80
     help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
-@click.option("--backend", default="auto", show_default=True, help="Engine.")
-@click.option("--device", default="auto", show_default=True, help="Where the engine runs.")
-@click.option("--precision", default="auto", show_default=True, help="Of the graphs.")
+@click.option(
+    "--backend", default="auto", show_default=True, help="Engine: auto takes the best, and dmgan-doctor shows which."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or bf16.")
 @click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads.")
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
 def main(

@@ -181,13 +181,13 @@ class Generator:
         The next batch is read and computed when the last image of the one before has been taken.
 
         Args:
-            captions: Any iterable.
+            captions: Any iterable of texts.
             seed: As in `generate`, like all that follow.
-            images_per_caption: At least 1.
-            resolution: The last stage to compute.
-            attention: Also return the memory's attention and gates.
-            truncation: Over 0 and at most 1.
-            batch_size: How many images are computed together.
+            images_per_caption: See there.
+            resolution: See there.
+            attention: See there.
+            truncation: See there.
+            batch_size: See there.
 
         Returns:
             An iterator over the images, in the order of `generate`.
