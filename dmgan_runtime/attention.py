@@ -43,7 +43,7 @@ def draw_attention(generation: Generation) -> Image.Image:
         title = (
             f"{resolution} x {resolution}: attention of {attention.shape[1]} x {attention.shape[2]} pixels to each word"
         )
-        parts += [heading(f"{title}; white is {_percent(largest)}", sheet.width), sheet]
+        parts += [heading(f"{title}; the brightest is {_percent(largest)}", sheet.width), sheet]
     return stack([heading(_title(generation), max(part.width for part in parts)), *parts])
 
 

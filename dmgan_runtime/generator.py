@@ -132,8 +132,8 @@ class Generator:
         """Paints captions.
 
         Image j of every caption has the seed `seed + j`, so a caption and a seed name one picture, whatever
-        else is asked for beside it. (Only rounding may differ with the batch, the backend and its version, because
-        engines cut the work in other ways: now and then a value of a pixel is one level of 255 apart.)
+        else is asked for beside it: to the last bit in batches of one size on one engine and machine. Elsewhere engines
+        cut the work in other ways and round differently, and now and then a value of a pixel is one level of 255 apart.
 
         Args:
             captions: One caption or any number.
