@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 	test -d $(DEMO)/birds || $(BIN)/python -m dmgan_train prepare synthetic $(DEMO)/birds --count 3000
 	$(BIN)/python -m dmgan_train fit --preset tiny --data $(DEMO)/birds --source synthetic --run $(DEMO)/run
 	rm -rf $(DEMO)/bundle && $(BIN)/dmgan-export $(DEMO)/run -o $(DEMO)/bundle --name tiny-birds
-	$(BIN)/dmgan-generate $(DEMO)/bundle --grid --seed 1 -o $(DEMO)/birds.png \
+	$(BIN)/dmgan-generate $(DEMO)/bundle --overwrite --grid --seed 1 -o $(DEMO)/birds.png \
 	  "this bird has a red crown, a white belly and black wings" \
 	  "a bird with a blue crown, a yellow belly and green wings" \
 	  "this bird has a yellow crown, a red belly, blue wings and an orange bill" \

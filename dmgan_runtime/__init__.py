@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dmgan_runtime.generator import Generator
     from dmgan_runtime.results import Gates, Generation, Synthesis
     from dmgan_runtime.spec import ModelSpec
-    from dmgan_runtime.tokenizer import Tokenizer
+    from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
     __version__: str
 
@@ -37,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DmganError",
+    "Encoding",
     "EngineError",
     "ExportError",
     "Gates",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Encoding": "dmgan_runtime.tokenizer",
     "Gates": "dmgan_runtime.results",
     "Generation": "dmgan_runtime.results",
     "Generator": "dmgan_runtime.generator",

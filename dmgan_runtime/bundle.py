@@ -18,7 +18,9 @@ from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, sta
 from dmgan_runtime.tokenizer import Tokenizer
 
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_VOCABULARY_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2 * 2**30  # what one ONNX file can hold at most
+MAX_INFLATION = 100  # weights hardly shrink, JSON by ten; deflate reaches 1,000 on zeros
 _ZIP_FLAG_ENCRYPTED = 0x1
 
 
@@ -61,16 +63,17 @@ class Bundle:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read(self, entry: FileEntry) -> bytes:
+    def read(self, entry: FileEntry, limit: int = MAX_FILE_BYTES) -> bytes:
         """Reads a file once and returns exactly the bytes whose size and SHA-256 were checked.
 
         Args:
             entry: What the manifest says of the file.
+            limit: How many bytes it may have.
 
         Raises:
             BundleError: if the file is missing, cannot be read, or is not the one that was exported.
         """
-        content = self._read(entry.path, MAX_FILE_BYTES, entry.bytes)
+        content = self._read(entry.path, limit, entry.bytes)
         digest = hashlib.sha256(content).hexdigest()
         if digest != entry.sha256:
             raise BundleError(
@@ -107,7 +110,7 @@ class Bundle:
             BundleError: as `read`, or if the file is no vocabulary.
         """
         entry = self.manifest.tokenizer.file
-        return Tokenizer.from_json(self.read(entry), f"{self.path}/{entry.path}")
+        return Tokenizer.from_json(self.read(entry, MAX_VOCABULARY_BYTES), f"{self.path}/{entry.path}")
 
     def _read(self, name: str, limit: int, expected: int | None = None) -> bytes:
         where = f"{self.path}/{name}"
@@ -212,6 +215,11 @@ class _Zip:
             info = self._zip.getinfo(self._prefix + name)
         except KeyError:
             raise _missing(self._path / name) from None
+        if info.file_size > MAX_INFLATION * max(info.compress_size, 2**10):
+            raise BundleError(
+                f"{self._path / name}: unsafe: {info.compress_size:,} bytes that claim to become {info.file_size:,}, as"
+                " in a decompression bomb; use a .zip from a source that you trust"
+            )
         # The stream ends after file_size bytes, however far the entry would inflate.
         return info.file_size, self._zip.open(info)
 
@@ -232,6 +240,6 @@ def _missing(file: Path) -> BundleError:
 def _reading(where: str) -> Iterator[None]:
     try:
         yield
-    # RuntimeError is pathlib's word for a loop of links.
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError is pathlib's word for a loop of links, ValueError zipfile's for names that are not UTF-8.
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{where}: cannot be read ({error}); copy the bundle again from where it came") from error

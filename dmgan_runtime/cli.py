@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from PIL import Image
 
+import dmgan_runtime
 from dmgan_runtime import images
+from dmgan_runtime.attention import draw_attention, draw_top_words
+from dmgan_runtime.captions import check_captions, read_captions
 from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
+from dmgan_runtime.noise import fresh_seed
+from dmgan_runtime.output import MAX_GRID, Plan, plan_files
 from dmgan_runtime.results import Generation
+from dmgan_runtime.tokenizer import Encoding
 
 _LEGIBLE_SIDE = 192
+_SHOWN_WORDS = 10
+_SHOWN_CHARACTERS = 80
 
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("captions", nargs=-1, required=True, metavar="CAPTION...")
+@click.argument("captions", nargs=-1, metavar="[CAPTION]...")
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text with more captions, one a line; empty lines are left out.",
+)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("out.png"),
+    default="out.png",
     show_default=True,
-    help="Where to write: .png, .jpg or .webp. A missing folder is made, an old file replaced.",
+    metavar="PATH",
+    help="Where to write: a .png, .jpg or .webp file; or a folder, which is there or whose name ends in a slash. What"
+    " is missing is made.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option(
     "-n",
     "--n",
@@ -46,68 +66,130 @@ _LEGIBLE_SIDE = 192
     show_default=True,
     help="Multiplies the noise: less is nearer to the typical image, and less varied.",
 )
-@click.option("--grid", is_flag=True, help="Write one picture of all images, with their captions.")
+@click.option(
+    "--grid",
+    is_flag=True,
+    help=f"Write one picture of all images, at most {MAX_GRID}, with their captions; with --n over 1, a row a caption.",
+)
 @click.option("--stages", is_flag=True, help="Also write each image's stages side by side, to *-stages.*.")
+@click.option(
+    "--attention",
+    is_flag=True,
+    help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
+@click.option(
+    "--backend", default="auto", show_default=True, help="Engine: auto takes the best, and dmgan-doctor shows which."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or bf16.")
 @click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads.")
+@click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
 def main(
     bundle: Path,
     captions: tuple[str, ...],
-    output: Path,
+    file: Path | None,
+    output: str,
+    overwrite: bool,
     images_per_caption: int,
     seed: int | None,
     resolution: int | None,
     truncation: float,
     grid: bool,
     stages: bool,
+    attention: bool,
+    as_json: bool,
+    backend: str,
+    device: str,
+    precision: str,
     threads: int | None,
 ) -> None:
     """Paint each CAPTION with the model in BUNDLE, a folder or .zip.
 
-    One image is written to OUTPUT. Several are numbered, with as many digits as the last needs: out-1.png,
-    out-2.png, ..., all images of the first caption before those of the second. With --grid there is one file
-    whatever the number. Every line of output is a file, its caption and its seed.
+    The CAPTION - stands for the lines of standard input.
+
+    One image is written to PATH. Several are numbered, with as many digits as the last needs: out-1.png,
+    out-2.png, ..., all images of the first caption before those of the second; in a folder they are named after
+    caption and seed too. With --grid there is one file whatever the number. Every line of output is a file, its
+    caption and its seed; with --json, an image, its files and what became of the caption's words.
 
     Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
     """
-    images.check_format(output)
-    with Generator.open(bundle, threads=threads) as generator:
-        total = len(captions) * images_per_caption
-        with click.progressbar(length=total, label=f"Images to paint: {total}", file=sys.stderr) as bar:
-            generations = generator.generate(
-                captions,
-                seed=seed,
-                images_per_caption=images_per_caption,
-                resolution=resolution,
-                truncation=truncation,
-                progress=lambda done, _: bar.update(done - bar.pos),
-            )
-    _warn(generations[::images_per_caption])
-    parts = [generations] if grid else [[generation] for generation in generations]
-    for path, part in zip(_numbered(output, len(parts)), parts, strict=True):
-        images.save(_captioned(part) if grid else part[0].image, path)
-        _report(path, part)
-        if stages:
-            staged = path.with_stem(f"{path.stem}-stages")
-            images.save(_side_by_side(part), staged)
-            _report(staged, part)
+    sources = read_captions(captions, file)
+    texts = [source.caption for source in sources]
+    seeds = range(first := fresh_seed() if seed is None else seed, first + images_per_caption)
+    sheets = ("stages",) * stages + ("attention", "words") * attention
+    plan = plan_files(output, texts, seeds, grid=grid, sheets=sheets)
+    if not overwrite:
+        plan.refuse_existing()
+    with Generator.open(bundle, backend=backend, device=device, precision=precision, threads=threads) as generator:
+        if attention and resolution == generator.resolutions[0]:
+            raise SettingsError(f"--attention needs a --resolution over {resolution}: the first stage has no memory")
+        _warn(texts, check_captions(sources, generator.encode), generator.tokenizer.nearest)
+        generations = generator.generate_iter(
+            texts,
+            seed=first,
+            images_per_caption=images_per_caption,
+            resolution=resolution,
+            attention=attention,
+            truncation=truncation,
+        )
+        _write(generations, plan, images_per_caption, as_json)
 
 
-def _numbered(output: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [output]
-    digits = len(str(count))
-    return [output.with_stem(f"{output.stem}-{number:0{digits}}") for number in range(1, count + 1)]
+def _write(generations: Iterable[Generation], plan: Plan, images_per_caption: int, as_json: bool) -> None:
+    """Saves every picture as soon as it is there, and says so; but a grid, of course, at the end."""
+    kept = []
+    for index, generation in enumerate(_with_progress(generations, plan)):
+        files = plan.files(index)
+        for kind, path in files.items():
+            if path != plan.grid:
+                images.save(_PICTURES[kind](generation), path)
+        if plan.grid:
+            kept.append(generation)
+        else:
+            _report(files, generation, as_json)
+    if plan.grid:
+        images.save(_grid(kept, images_per_caption), plan.grid)
+    for index, generation in enumerate(kept):
+        _report(plan.files(index), generation, as_json)
 
 
-def _captioned(generations: list[Generation]) -> Image.Image:
+def _with_progress(generations: Iterable[Generation], plan: Plan) -> Iterator[Generation]:
+    """Shows a bar, unless the lines of output appear on the same terminal and so are the progress."""
+    total = len(plan.images)
+    hidden = sys.stdout.isatty() and not plan.grid
+    with click.progressbar(
+        generations, length=total, label=f"Images to paint: {total}", file=sys.stderr, hidden=hidden
+    ) as bar:
+        yield from bar
+
+
+def _stages(generation: Generation) -> Image.Image:
+    side = _legible(generation.image.width)
+    pictures = [images.enlarge(picture, side) for picture in generation.stages.values()]
+    return images.grid(pictures, [f"{size} x {size}" for size in generation.stages], columns=len(pictures))
+
+
+_PICTURES: dict[str, Callable[[Generation], Image.Image]] = {
+    "image": lambda generation: generation.image,
+    "stages": _stages,
+    "attention": draw_attention,
+    "words": draw_top_words,
+}
+
+
+def _grid(generations: Sequence[Generation], images_per_caption: int) -> Image.Image:
+    """All pictures with their captions; if a caption has several, a row for it, with their seeds."""
     pictures = [images.enlarge(each.image, _legible(each.image.width)) for each in generations]
-    return images.grid(pictures, [each.caption for each in generations])
-
-
-def _side_by_side(generations: list[Generation]) -> Image.Image:
-    side = _legible(generations[0].image.width)
-    pictures = [images.enlarge(picture, side) for each in generations for picture in each.stages.values()]
-    return images.grid(pictures, columns=len(generations[0].stages))
+    if images_per_caption == 1:
+        return images.grid(pictures, [f"{each.caption} (seed {each.seed})" for each in generations])
+    rows = []
+    for start in range(0, len(generations), images_per_caption):
+        part = slice(start, start + images_per_caption)
+        row = images.grid(pictures[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
+        rows += [images.heading(generations[start].caption, row.width), row]
+    return images.stack(rows)
 
 
 def _legible(side: int) -> int:
@@ -115,18 +197,38 @@ def _legible(side: int) -> int:
     return side * math.ceil(_LEGIBLE_SIDE / side)
 
 
-def _report(path: Path, generations: list[Generation]) -> None:
-    for generation in generations:
-        click.echo(f"{path}: {generation.caption!r}, seed {generation.seed}")
+def _report(files: dict[str, Path], generation: Generation, as_json: bool) -> None:
+    if not as_json:
+        for path in files.values():
+            click.echo(printable(f"{path}: {generation.caption!r}, seed {generation.seed}"))
+        return
+    made: dict[str, Any] = {
+        "caption": generation.caption,
+        "seed": generation.seed,
+        "resolution": generation.image.width,
+        "words": generation.words,
+        "unknown_words": generation.unknown_words,
+        "cut_words": generation.cut_words,
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
+    click.echo(json.dumps(made))
 
 
-def _warn(generations: list[Generation]) -> None:
-    """Says on stderr which words had no effect."""
-    for generation in generations:
-        for reason, words in (
-            ("the model does not know", generation.unknown_words),
-            ("there is no room for", generation.cut_words),
-        ):
-            if words:
-                listed = ", ".join(map(repr, words))
-                click.echo(f"warning: {generation.caption!r}: {reason} {listed}; left out", err=True)
+def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable[[str], list[str]]) -> None:
+    """Says on stderr which words will have no effect."""
+    for text, encoding in zip(texts, encodings, strict=True):
+        caption = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+        if encoding.unknown:
+            words = dict.fromkeys(encoding.unknown)
+            listed = ", ".join(_with_neighbours(word, nearest) for word in list(words)[:_SHOWN_WORDS])
+            more = f" and {len(words) - _SHOWN_WORDS} more" if len(words) > _SHOWN_WORDS else ""
+            click.echo(f"warning: {caption!r}: the model does not know {listed}{more}; left out", err=True)
+        if encoding.cut:
+            listed = ", ".join(map(repr, encoding.cut[:_SHOWN_WORDS]))
+            more = f" and {len(encoding.cut) - _SHOWN_WORDS} more" if len(encoding.cut) > _SHOWN_WORDS else ""
+            click.echo(f"warning: {caption!r}: there is no room for {listed}{more}; left out", err=True)
+
+
+def _with_neighbours(word: str, nearest: Callable[[str], list[str]]) -> str:
+    neighbours = " or ".join(map(repr, nearest(word)))
+    return f"{word!r} (but {neighbours})" if neighbours else repr(word)

@@ -4,8 +4,21 @@ Every message says what is wrong, where, and what to do next.
 """
 
 
+def printable(text: str) -> str:
+    r"""Text that is safe to print: what is neither visible nor a space or line break becomes its `\x1b`-like escape.
+
+    A caption or a manifest of unknown origin must not move a terminal's cursor, nor turn the direction of its text.
+    """
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )
+
+
 class DmganError(Exception):
-    """The root of every error that dmgan raises on purpose."""
+    """The root of every error that dmgan raises on purpose. Its message is safe to print, whatever it quotes."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class BundleError(DmganError):

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dmgan_runtime.backends import open_backend
 from dmgan_runtime.backends.base import Active, Backend
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import EngineError, SettingsError
+from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.images import to_pil
+from dmgan_runtime.lifetime import SharedEngine
 from dmgan_runtime.manifest import Manifest
-from dmgan_runtime.noise import check_seed, check_truncation, draw_noise, fresh_seed
-from dmgan_runtime.pipeline import Batch, Stage, check_batch, run_stages
-from dmgan_runtime.results import FloatArray, Gates, Generation, Synthesis
+from dmgan_runtime.noise import check_seed
+from dmgan_runtime.orders import Order
+from dmgan_runtime.painter import BATCH_SIZE, Painter, check_at_least
+from dmgan_runtime.pipeline import Batch, check_batch
+from dmgan_runtime.results import FloatArray, Generation, Synthesis
 from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
 Progress = Callable[[int, int], None]
 """Called with how many images are done and how many there will be."""
 
 
-class _Order(NamedTuple):
-    """One image to make."""
-
-    caption: str
-    encoding: Encoding
-    seed: int
-
-
 class Generator:
-    """A DM-GAN that is ready to paint. One generator serves many threads.
+    """A DM-GAN that is ready to paint.
+
+    One generator serves many threads. A forked process opens the bundle again when it first uses the generator, and
+    so does a process to which it was pickled: the bundle must still be where it was.
 
         with Generator.open("birds.zip") as generator:
             for generation in generator.generate("a small red bird", seed=7, images_per_caption=4):
@@ -42,15 +43,20 @@ class Generator:
 
     Attributes:
         manifest: What the bundle says of itself.
+        tokenizer: The words that the model knows.
         active: The backend, device, precision and threads that were chosen, and why.
     """
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend) -> None:
-        """Use `Generator.open`; this takes parts that have been loaded."""
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, open_again: Callable[[], Generator]
+    ) -> None:
+        """Use `Generator.open`; this takes parts that have been loaded, and what loads them in another process."""
         self.manifest = manifest
         self.active: Active = backend.active
-        self._tokenizer = tokenizer
-        self._backend: Backend | None = backend
+        self.tokenizer = tokenizer
+        self._open_again = open_again
+        self._engine = SharedEngine(backend, partial(_reopen, open_again, manifest))
+        self._painter = Painter(manifest, tokenizer, self._engine, self.active.max_batch)
 
     @classmethod
     def open(
@@ -81,10 +87,12 @@ class Generator:
             EngineError: if the engine cannot load a graph.
             SettingsError: if the number of threads is out of range.
         """
+        path = Path(bundle).absolute()
+        open_again = partial(cls.open, path, backend=backend, device=device, precision=precision, threads=threads)
         with Bundle(bundle) as opened:
             tokenizer = opened.tokenizer()
             engine = open_backend(opened, backend=backend, device=device, precision=precision, threads=threads)
-            return cls(opened.manifest, tokenizer, engine)
+            return cls(opened.manifest, tokenizer, engine, open_again)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -92,10 +100,16 @@ class Generator:
         return self.manifest.model.resolutions
 
     def close(self) -> None:
-        """Frees the engine. Closing twice is fine; any other call on a closed generator is an `EngineError`."""
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.close()
+        """Frees the engine once the graphs that run in other threads are done; closing twice is fine.
+
+        A call that is under way in another thread, or comes later, ends with an `EngineError`.
+        """
+        self._engine.close()
+
+    def __reduce__(self) -> tuple[Callable[[], Generator], tuple[()]]:
+        """Pickled, a generator is its bundle's path and what was asked of `open`; unpickled, it is opened again."""
+        self._engine.check_open()
+        return self._open_again, ()
 
     def __enter__(self) -> Self:
         return self
@@ -112,14 +126,14 @@ class Generator:
         resolution: int | None = None,
         attention: bool = False,
         truncation: float = 1.0,
-        batch_size: int = 4,
+        batch_size: int = BATCH_SIZE,
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Paints captions.
 
         Image j of every caption has the seed `seed + j`, so a caption and a seed name one picture, whatever
-        else is asked for beside it. (Only rounding may differ with the batch, the backend and its version, because
-        engines cut the work in other ways: now and then a value of a pixel is one level of 255 apart.)
+        else is asked for beside it: to the last bit in batches of one size on one engine and machine. Elsewhere engines
+        cut the work in other ways and round differently, and now and then a value of a pixel is one level of 255 apart.
 
         Args:
             captions: One caption or any number.
@@ -129,7 +143,8 @@ class Generator:
             attention: Also return the memory's attention and gates.
             truncation: Over 0 and at most 1: multiplies both noises. Less is nearer to the typical image of the
                 caption, and less varied.
-            batch_size: How many images are computed together. More takes more memory.
+            batch_size: How many images are computed together; cut to what the engine takes (`active.max_batch`). More
+                takes more memory.
             progress: Called after each batch with the numbers of images done and to do.
 
         Returns:
@@ -140,26 +155,50 @@ class Generator:
             SettingsError: if another argument is out of its range.
             EngineError: if the engine fails, or the generator is closed.
         """
-        listed = [captions] if isinstance(captions, str) else list(captions)
-        count = self._stage_count(resolution)
-        _check_positive("images_per_caption", images_per_caption)
-        _check_positive("batch_size", batch_size)
-        first = fresh_seed() if seed is None else check_seed(seed)
-        check_seed(first + images_per_caption - 1)
-        check_truncation(truncation)
-        orders = [
-            _Order(caption, encoding, first + image)
-            for caption, encoding in [(caption, self._encode(caption)) for caption in listed]
-            for image in range(images_per_caption)
-        ]
+        how = self._painter.check(resolution, seed, images_per_caption, attention, truncation, batch_size)
+        orders = list(self._painter.orders([captions] if isinstance(captions, str) else captions, how))
         generations: list[Generation] = []
-        for start in range(0, len(orders), batch_size):
-            part = orders[start : start + batch_size]
-            stages = list(islice(self._run(part, truncation), count))
-            generations += [_generation(order, stages, row, attention) for row, order in enumerate(part)]
+        for part in self._painter.paint(orders, how):
+            generations += part
             if progress is not None:
                 progress(len(generations), len(orders))
         return generations
+
+    def generate_iter(
+        self,
+        captions: Iterable[str],
+        *,
+        seed: int | None = None,
+        images_per_caption: int = 1,
+        resolution: int | None = None,
+        attention: bool = False,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[Generation]:
+        """Paints captions as `generate` does, but reads them and hands out images as it goes.
+
+        Memory holds one batch, whatever the number of captions: they may come from a file of millions, or never end.
+        The next batch is read and computed when the last image of the one before has been taken.
+
+        Args:
+            captions: Any iterable of texts.
+            seed: As in `generate`, like all that follow.
+            images_per_caption: See there.
+            resolution: See there.
+            attention: See there.
+            truncation: See there.
+            batch_size: See there.
+
+        Returns:
+            An iterator over the images, in the order of `generate`.
+
+        Raises:
+            SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
+            CaptionError: while iterating, once the images before that caption have been taken. To leave such captions
+                out, ask `encode` first.
+        """
+        how = self._painter.check(resolution, seed, images_per_caption, attention, truncation, batch_size)
+        return chain.from_iterable(self._painter.paint(self._painter.orders(captions, how), how))
 
     def stream(
         self,
@@ -188,9 +227,67 @@ class Generator:
         Raises:
             CaptionError, SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
         """
-        count = self._stage_count(resolution)
-        order = _Order(caption, self._encode(caption), fresh_seed() if seed is None else check_seed(seed))
-        return _previews(order, islice(self._run([order], check_truncation(truncation)), count), attention)
+        how = self._painter.check(resolution=resolution, seed=seed, attention=attention, truncation=truncation)
+        (order,) = self._painter.orders([caption], how)
+        return self._painter.previews(order, how)
+
+    def interpolate(
+        self,
+        captions: str | tuple[str, str],
+        *,
+        seeds: int | tuple[int, int] | None = None,
+        steps: int = 8,
+        resolution: int | None = None,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Image.Image]:
+        """Paints the way from one picture to another: from caption to caption, from seed to seed, or both at once.
+
+        Noise moves along a great circle (`interpolation.slerp`); captions in the text encoder's features, word by
+        aligned word (`interpolation.blend_texts`).
+
+        Args:
+            captions: One, or the first and the last.
+            seeds: One, or the first and the last; None draws one at random.
+            steps: How many pictures, both ends included; at least 2.
+            resolution: As in `generate`, like the arguments after it.
+            truncation: Over 0 and at most 1.
+            batch_size: How many images are computed together.
+
+        Returns:
+            `steps` pictures; the first and the last are those that `generate` paints.
+
+        Raises:
+            CaptionError, SettingsError, EngineError: as `generate`.
+        """
+        first, last = (captions, captions) if isinstance(captions, str) else captions
+        seed, end_seed = seeds if isinstance(seeds, tuple) else (seeds, seeds)
+        check_at_least("steps", steps, 2)
+        how = self._painter.check(resolution=resolution, seed=seed, truncation=truncation, batch_size=batch_size)
+        start = Order(first, self.encode(first), how.seed)
+        end = Order(last, self.encode(last), how.seed if end_seed is None else check_seed(end_seed))
+        return [to_pil(image) for image in self._painter.interpolate(start, end, steps, how)]
+
+    def warm_up(self, batch_sizes: Iterable[int] = (1, BATCH_SIZE)) -> None:
+        """Runs every graph once for each batch size, so that the first user does not wait for what engines do once.
+
+        Args:
+            batch_sizes: Those that will be asked for.
+
+        Raises:
+            SettingsError: if one is no whole number, or less than 1.
+            EngineError: if the engine fails, or the generator is closed.
+        """
+        for batch_size in batch_sizes:
+            self._painter.warm_up(batch_size)
+
+    def encode(self, caption: str) -> Encoding:
+        """What the model reads of a caption: its tokens for `synthesize`, and the words unknown and cut.
+
+        Raises:
+            CaptionError: if the caption is no text, longer than 10,000 characters, or has no known word.
+        """
+        return self._painter.encode(caption)
 
     def synthesize(
         self,
@@ -201,7 +298,9 @@ class Generator:
         *,
         resolution: int | None = None,
     ) -> Synthesis:
-        """The numeric layer under `generate`, for those who own their tokens and noise. Runs as one batch.
+        """The numeric layer under `generate`, for those who own their tokens and noise.
+
+        Runs as one batch, or as few as the engine takes.
 
         Args:
             tokens: [N, T] int64, from 0 to the vocabulary's size - 1; T is `manifest.tokenizer.max_words`.
@@ -217,14 +316,14 @@ class Generator:
             SettingsError: if a type, a shape or a value is not as above.
             EngineError: if the engine fails, or the generator is closed.
         """
-        count = self._stage_count(resolution)
+        how = self._painter.check(resolution=resolution)
         batch = check_batch(
             Batch(tokens, lengths, noise, condition_noise),
             self.manifest.model,
             self.manifest.tokenizer.max_words,
-            len(self._tokenizer),
+            len(self.tokenizer),
         )
-        stages = list(islice(self._stages(batch), count))
+        stages = self._painter.synthesize(batch, how)
         return Synthesis(
             images={stage.resolution: stage.image for stage in stages},
             attention={s.resolution: s.attention for s in stages if s.attention is not None},
@@ -232,71 +331,18 @@ class Generator:
             response_gates={s.resolution: s.response_gate for s in stages if s.response_gate is not None},
         )
 
-    def _engine(self) -> Backend:
-        backend = self._backend
-        if backend is None:
-            raise EngineError("this generator is closed; open the bundle again with Generator.open")
-        return backend
 
-    def _stage_count(self, resolution: int | None) -> int:
-        self._engine()
-        if resolution is None:
-            return len(self.resolutions)
-        if resolution not in self.resolutions:
-            choices = ", ".join(map(str, self.resolutions))
-            raise SettingsError(f"resolution {resolution} is not one of this model's; pass one of {choices}")
-        return self.resolutions.index(resolution) + 1
-
-    def _encode(self, caption: str) -> Encoding:
-        return self._tokenizer.encode(caption, self.manifest.tokenizer.max_words)
-
-    def _run(self, orders: Sequence[_Order], truncation: float) -> Iterator[Stage]:
-        model = self.manifest.model
-        noise, condition_noise = draw_noise(
-            (order.seed for order in orders), model.noise_features, model.condition_features, truncation
+def _reopen(open_again: Callable[[], Generator], manifest: Manifest) -> Backend:
+    """Loads an engine for a forked process: of the same bundle, or one seed would be two images."""
+    try:
+        again = open_again()
+    except (BackendError, EngineError) as error:
+        raise EngineError(
+            f"no engine for this forked process ({error}); start processes with spawn, not fork"
+        ) from error
+    if again.manifest != manifest:
+        raise BundleError(
+            f"the bundle {manifest.name!r} was replaced after it was opened, and this forked process needs it again;"
+            " open the new one here with Generator.open"
         )
-        tokens = np.stack([order.encoding.tokens for order in orders])
-        lengths = np.array([order.encoding.length for order in orders], dtype=np.int64)
-        return self._stages(Batch(tokens, lengths, noise, condition_noise))
-
-    def _stages(self, batch: Batch) -> Iterator[Stage]:
-        return run_stages(self._engine, self.manifest.model, self.manifest.tokenizer.max_words, batch)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise SettingsError(f"{name} is {value!r}; pass a whole number, at least 1")
-
-
-def _previews(order: _Order, stages: Iterator[Stage], attention: bool) -> Iterator[Generation]:
-    done: list[Stage] = []
-    for stage in stages:
-        done.append(stage)
-        yield _generation(order, done, 0, attention)
-
-
-def _generation(order: _Order, stages: Sequence[Stage], row: int, attention: bool) -> Generation:
-    pictures = {stage.resolution: to_pil(stage.image[row]) for stage in stages}
-    words = order.encoding.length
-    maps: dict[int, FloatArray] = {}
-    gates: dict[int, Gates] = {}
-    for stage in stages:
-        if attention and stage.attention is not None:
-            # Copies, so that one kept image does not keep the arrays of its whole batch.
-            maps[stage.resolution] = stage.attention[row, :words].copy()
-            writing, response = stage.writing_gate, stage.response_gate
-            gates[stage.resolution] = Gates(
-                writing=None if writing is None else writing[row, :words].copy(),
-                response=None if response is None else response[row, 0].copy(),
-            )
-    return Generation(
-        caption=order.caption,
-        seed=order.seed,
-        image=pictures[stages[-1].resolution],
-        stages=pictures,
-        words=order.encoding.used,
-        unknown_words=order.encoding.unknown,
-        cut_words=order.encoding.cut,
-        attention=maps if attention else None,
-        gates=gates if attention else None,
-    )
+    return again._engine.backend

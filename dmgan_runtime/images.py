@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 import secrets
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.results import FloatArray
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _MARGIN = 6
 _MIN_LABEL_WIDTH = 96
 _MAX_LABEL_LINES = 4
+_MAX_LABEL_CHARACTERS = 1000
+_LABEL_SIZE = 12
+_HEADING_SIZE = 15
+_BAR_TEXT_SIZE = 13
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# Now, though only saving needs it: a process that is forked in the middle of a lazy import never gets past it.
+Image.preinit()
 
 
 def to_pil(image: FloatArray) -> Image.Image:
@@ -111,12 +118,72 @@ def save(image: Image.Image, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _label(text: str, width: int) -> Image.Image:
-    font = ImageFont.load_default()
-    characters = max(1, int(width / font.getlength("n")))
-    lines = textwrap.wrap(text, characters, max_lines=_MAX_LABEL_LINES, placeholder=" ...") or [""]
+def heading(text: str, width: int) -> Image.Image:
+    """A line or a few of larger text, wrapped to `width` pixels."""
+    return _label(text, width, _HEADING_SIZE)
+
+
+def stack(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of any widths one under the other, on white, from the left."""
+    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def bars(values: Sequence[tuple[str, float]], size: tuple[int, int]) -> Image.Image:
+    """A bar chart: a name, a bar and a percentage in each row.
+
+    Args:
+        values: Names, each with a value from 0 to 1; a whole bar is the largest of them.
+        size: Width and height of the chart.
+    """
+    chart = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(chart)
+    font = ImageFont.load_default(_BAR_TEXT_SIZE)
+    width, height = size
+    row = height / max(len(values), 1)
+    left, right = int(width * 0.4), int(width * 0.8)
+    largest = max((value for _, value in values), default=0) or 1
+    for index, (name, value) in enumerate(values):
+        middle = (index + 0.5) * row
+        draw.text((left - _MARGIN, middle), _shorten(name, left - 2 * _MARGIN, font), "black", font, anchor="rm")
+        end = left + max(1, round((right - left) * value / largest))
+        draw.rectangle((left, middle - row * 0.35, end, middle + row * 0.35), fill="steelblue")
+        draw.text((end + _MARGIN, middle), f"{100 * value:.0f}%", "black", font, anchor="lm")
+    return chart
+
+
+def _shorten(text: str, width: float, font: _Font) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
+def _label(text: str, width: int, size: int = _LABEL_SIZE) -> Image.Image:
+    font = ImageFont.load_default(size)
+    lines = _wrap(printable(" ".join(text.split())), width - _MARGIN, font)
     probe = ImageDraw.Draw(Image.new("L", (1, 1)))
     bottom = probe.multiline_textbbox((0, 0), "\n".join(lines), font)[3]
     label = Image.new("RGB", (width, math.ceil(bottom) + _MARGIN), "white")
-    ImageDraw.Draw(label).multiline_text((0, _MARGIN // 2), "\n".join(lines), fill="black", font=font)
+    ImageDraw.Draw(label).multiline_text((_MARGIN // 2, _MARGIN // 2), "\n".join(lines), fill="black", font=font)
     return label
+
+
+def _wrap(text: str, width: float, font: _Font) -> list[str]:
+    """Lines no wider than `width`, at most four; the last ends in dots if there would be more."""
+    lines = [""]
+    for word in text[:_MAX_LABEL_CHARACTERS].split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) < _MAX_LABEL_LINES:
+            lines.append(word)
+        else:
+            lines[-1] = _shorten(f"{longer} ...", width, font)
+            break
+    return [_shorten(line, width, font) for line in lines]

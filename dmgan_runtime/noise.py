@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator, Philox  # now: a fork in the middle of a lazy import never gets past it
 
 from dmgan_runtime.errors import SettingsError
 
@@ -66,10 +67,7 @@ def draw_noise(
         SettingsError: if a seed or the truncation is out of its range.
     """
     width = noise_features + condition_features
-    rows = [
-        np.random.Generator(np.random.Philox(key=check_seed(seed))).standard_normal(width, dtype=np.float32)
-        for seed in seeds
-    ]
+    rows = [Generator(Philox(key=check_seed(seed))).standard_normal(width, dtype=np.float32) for seed in seeds]
     noise = np.stack(rows) if rows else np.empty((0, width), dtype=np.float32)
     noise *= np.float32(check_truncation(truncation))
     return noise[:, :noise_features].copy(), noise[:, noise_features:].copy()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.backends.base import Backend, Tensor
 from dmgan_runtime.errors import EngineError, SettingsError
 from dmgan_runtime.interface import graph_interface
-from dmgan_runtime.manifest import GENERATOR_ROLES
+from dmgan_runtime.manifest import GENERATOR_ROLES, Role
 from dmgan_runtime.results import FloatArray
 from dmgan_runtime.spec import STAGES, ModelSpec
+
+Lease = Callable[[], AbstractContextManager[Backend]]
+"""Lends the backend for one run of a graph, or raises `EngineError` if it has been closed."""
 
 
 class Batch(NamedTuple):
@@ -30,6 +34,20 @@ class Batch(NamedTuple):
     lengths: npt.NDArray[np.int64]
     noise: FloatArray
     condition_noise: FloatArray
+
+
+class Text(NamedTuple):
+    """What the text encoder makes of N captions: arrays, or tensors where the backend keeps them.
+
+    Attributes:
+        word_features: [N, D, T] float32; what stands beyond a caption's length has no effect.
+        sentence_feature: [N, D] float32.
+        lengths: [N] int64, from 1 to T.
+    """
+
+    word_features: Tensor
+    sentence_feature: Tensor
+    lengths: npt.NDArray[np.int64]
 
 
 class Stage(NamedTuple):
@@ -81,11 +99,11 @@ def check_batch(batch: Batch, spec: ModelSpec, max_words: int, vocabulary: int) 
     return checked
 
 
-def run_stages(backend: Callable[[], Backend], spec: ModelSpec, max_words: int, batch: Batch) -> Iterator[Stage]:
+def run_stages(lease: Lease, spec: ModelSpec, max_words: int, batch: Batch) -> Iterator[Stage]:
     """Computes the stages of a checked batch, each when it is asked for.
 
     Args:
-        backend: Returns the backend, or raises if it has been closed; called once before each stage.
+        lease: Lends the backend; between two graphs nothing is lent, so that it can be closed.
         spec: The model's shape.
         max_words: T.
         batch: Checked inputs.
@@ -94,17 +112,53 @@ def run_stages(backend: Callable[[], Backend], spec: ModelSpec, max_words: int, 
         Every stage, smallest first.
 
     Raises:
-        EngineError: if the engine fails, or returns values that are no numbers.
+        EngineError: if the engine fails, is closed, or returns values that are no numbers.
     """
-    engine = backend()
+    text = encode_text(lease, batch.tokens, batch.lengths)
+    yield from draw_stages(lease, spec, max_words, text, batch.noise, batch.condition_noise)
+
+
+def encode_text(lease: Lease, tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Text:
+    """Runs the text encoder on checked tokens [N, T] and lengths [N].
+
+    Raises:
+        EngineError: as `run_stages`.
+    """
     words, sentence = "word_features", "sentence_feature"
-    text = engine.run("text_encoder", {"tokens": batch.tokens, "lengths": batch.lengths}, (words, sentence))
-    feeds = {sentence: text[sentence], "noise": batch.noise, "condition_noise": batch.condition_noise}
-    for stage, (role, resolution) in enumerate(zip(GENERATOR_ROLES, spec.resolutions, strict=True)):
-        engine = backend()
-        last = stage == STAGES - 1
+    with lease() as engine:
+        outputs = engine.run("text_encoder", {"tokens": tokens, "lengths": lengths}, (words, sentence))
+    return Text(outputs[words], outputs[sentence], lengths)
+
+
+def draw_stages(
+    lease: Lease, spec: ModelSpec, max_words: int, text: Text, noise: FloatArray, condition_noise: FloatArray
+) -> Iterator[Stage]:
+    """Computes the stages of N texts whose features are known. See `run_stages`.
+
+    Args:
+        lease: Lends the backend.
+        spec: The model's shape.
+        max_words: T.
+        text: The text encoder's outputs, or arrays that take their place.
+        noise: [N, z] float32.
+        condition_noise: [N, c] float32.
+    """
+    feeds = {"sentence_feature": text.sentence_feature, "noise": noise, "condition_noise": condition_noise}
+    for number, (role, resolution) in enumerate(zip(GENERATOR_ROLES, spec.resolutions, strict=True)):
         names = [output.name for output in graph_interface(role, spec, max_words).outputs]
-        outputs = engine.run(role, feeds, [name for name in names if not (last and name == "features")])
+        if number == STAGES - 1:
+            names.remove("features")
+        arrays, features = _run_stage(lease, role, feeds, names)
+        yield Stage(resolution, **arrays)
+        feeds = {"previous_features": features, "word_features": text.word_features, "lengths": text.lengths}
+
+
+def _run_stage(
+    lease: Lease, role: Role, feeds: dict[str, Tensor], names: list[str]
+) -> tuple[dict[str, FloatArray], Tensor]:
+    """A stage's outputs as arrays, but its features where the backend keeps them."""
+    with lease() as engine:
+        outputs = engine.run(role, feeds, names)
         features = outputs.pop("features", None)
         arrays = {name: engine.to_host(tensor) for name, tensor in outputs.items()}
         if not np.isfinite(arrays["image"]).all():
@@ -112,8 +166,7 @@ def run_stages(backend: Callable[[], Backend], spec: ModelSpec, max_words: int, 
                 f"{engine.active.backend} returned an image with values that are no numbers in {role};"
                 " try another precision or backend"
             )
-        yield Stage(resolution, **arrays)
-        feeds = {"previous_features": features, words: text[words], "lengths": batch.lengths}
+    return arrays, features
 
 
 def _check_array(name: str, array: npt.NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:

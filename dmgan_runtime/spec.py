@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+Width = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+"""Channels, or layers. Bounded far above any real model, so that no manifest of unknown origin asks for all memory."""
 
 MemoryWriting = Literal["gated", "words", "none"]
 MemoryResponse = Literal["gated", "concatenation"]
@@ -34,13 +36,13 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     base_resolution: Annotated[int, msgspec.Meta(ge=8, le=128)] = 64
-    generator_channels: PositiveInt = 64
-    text_features: PositiveInt = 256
-    embedding_features: PositiveInt = 300
-    noise_features: PositiveInt = 100
-    condition_features: PositiveInt = 100
-    memory_features: PositiveInt = 128
-    residual_blocks: PositiveInt = 2
+    generator_channels: Width = 64
+    text_features: Width = 256
+    embedding_features: Width = 300
+    noise_features: Width = 100
+    condition_features: Width = 100
+    memory_features: Width = 128
+    residual_blocks: Width = 2
     memory_writing: MemoryWriting = "gated"
     memory_response: MemoryResponse = "gated"
 

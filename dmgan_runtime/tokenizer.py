@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from dmgan_runtime.errors import BundleError, CaptionError
 
 PAD = "<end>"
 MAX_CAPTION_CHARACTERS = 10_000
+_LONGEST_WORD = 30
 _WORD = re.compile(r"\w+")
 
 
@@ -119,6 +121,19 @@ class Tokenizer:
         """The indices of the caption's known words, in order; unknown words are left out."""
         return [self._index[word] for word in split_words(caption) if word in self._index]
 
+    def nearest(self, word: str, count: int = 3) -> list[str]:
+        """Known words that are spelled much like another one, nearest first; often none.
+
+        Only words with the same initial are looked at. Comparing with all 27,000 of COCO took 0.3 s, and a server
+        must not spend that on every caption of a mischievous user.
+
+        Args:
+            word: Any text; only its first characters count, as many as the longest English words have.
+            count: How many at most.
+        """
+        candidates = [known for known in self.words[1:] if known[:1] == word[:1]]
+        return get_close_matches(word[:_LONGEST_WORD], candidates, count)
+
     def encode(self, caption: str, max_words: int) -> Encoding:
         """Turns a caption into tokens, keeping its first `max_words` known words.
 
@@ -138,9 +153,11 @@ class Tokenizer:
         known = [word for word in words if word in self._index]
         unknown = tuple(word for word in words if word not in self._index)
         if not known:
+            near = [repr(neighbour) for word in unknown[:3] for neighbour in self.nearest(word)]
+            advice = f"did you mean {' or '.join(near)}?" if near else "describe the picture in words that it knows"
             raise CaptionError(
                 f"no word of the caption {caption[:80]!r} is in the model's vocabulary of {len(self) - 1:,} words;"
-                f" use words like {', '.join(map(repr, self.words[1:6]))}"
+                f" {advice}"
             )
         used, cut = tuple(known[:max_words]), tuple(known[max_words:])
         tokens = np.zeros(max_words, dtype=np.int64)

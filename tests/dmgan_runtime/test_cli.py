@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,14 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from dmgan_runtime import Generator
+from dmgan_runtime import Generator, __version__
 from dmgan_runtime.cli import main
 
 LEGIBLE = 192  # small pictures are enlarged to it on sheets
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="dmgan-generate")
+def run(*arguments: str | Path, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], stdin, prog_name="dmgan-generate")
 
 
 @pytest.fixture
@@ -59,16 +60,95 @@ def test_a_grid_is_one_picture(bundle: Path, out: Path) -> None:
     assert len(result.stdout.splitlines()) == 4
 
 
+def test_a_grid_of_several_images_a_caption_has_a_row_for_each(bundle: Path, out: Path) -> None:
+    run(bundle, "a heart", "a square", "-n", "3", "-o", out, "--grid")
+    width, height = size(out)
+    assert width == 3 * (LEGIBLE + 6) + 6
+    assert height > 2 * (LEGIBLE + 6)
+
+
+def test_a_grid_has_its_bounds(bundle: Path, out: Path) -> None:
+    result = run(bundle, "a heart", "-n", "257", "-o", out, "--grid")
+    assert result.exit_code == 2
+    assert "--grid holds at most 256 images, not 257" in result.stderr
+
+
 def test_stages_are_shown_side_by_side(bundle: Path, out: Path) -> None:
     run(bundle, "a heart", "-n", "2", "-o", out, "--stages")
     assert names(out) == ["out-1-stages.png", "out-1.png", "out-2-stages.png", "out-2.png"]
-    assert size(out.with_name("out-1-stages.png")) == (3 * (LEGIBLE + 6) + 6, LEGIBLE + 6 + 6)
+    width, height = size(out.with_name("out-1-stages.png"))
+    assert width == 3 * (LEGIBLE + 6) + 6
+    assert LEGIBLE < height < LEGIBLE + 60
 
 
-def test_stages_of_a_grid_are_its_rows(bundle: Path, out: Path) -> None:
-    run(bundle, "a heart", "-n", "4", "-o", out, "--stages", "--grid", "--resolution", "16")
-    assert names(out) == ["out-stages.png", "out.png"]
-    assert size(out.with_name("out-stages.png")) == (2 * (LEGIBLE + 6) + 6, 4 * (LEGIBLE + 6) + 6)
+def test_attention_is_two_more_pictures(bundle: Path, out: Path) -> None:
+    result = run(bundle, "a red heart", "-o", out, "--attention", "--grid")
+    assert names(out) == ["out-attention.png", "out-words.png", "out.png"]
+    assert len(result.stdout.splitlines()) == 3
+    result = run(bundle, "a red heart", "-o", out, "--attention", "--resolution", "8", "--overwrite")
+    assert result.exit_code == 2
+    assert "--attention needs a --resolution over 8" in result.stderr
+
+
+@pytest.mark.parametrize("slash", [True, False])
+def test_a_folder_gets_telling_names(bundle: Path, tmp_path: Path, slash: bool) -> None:
+    folder = tmp_path / "pictures"
+    if not slash:
+        folder.mkdir()
+    run(bundle, "a RED heart!", "../a/square", "-n", "2", "--seed", "5", "-o", f"{folder}{'/' * slash}")
+    expected = ["1-a-red-heart-seed5", "2-a-red-heart-seed6", "3-a-square-seed5", "4-a-square-seed6"]
+    assert names(folder / "any") == [f"{name}.png" for name in expected]
+
+
+def test_captions_come_from_a_file(bundle: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_bytes("\ufeffa red heart\r\n\n  a blue square \n".encode())
+    result = run(bundle, "a heart", "--file", file, "-o", out)
+    assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a heart", "a red heart", "a blue square"]
+
+
+def test_captions_come_from_standard_input(bundle: Path, out: Path) -> None:
+    result = run(bundle, "-", "a heart", "-o", out, stdin="a red heart\na square\n")
+    assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a red heart", "a square", "a heart"]
+
+
+def test_what_was_made_is_told_in_json_lines(bundle: Path, out: Path) -> None:
+    result = run(bundle, "a red zebra", "-n", "2", "--seed", "4", "-o", out, "--json", "--stages")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first == {
+        "caption": "a red zebra",
+        "seed": 4,
+        "resolution": 32,
+        "words": ["a", "red"],
+        "unknown_words": ["zebra"],
+        "cut_words": [],
+        "files": {"image": str(out.with_stem("out-1")), "stages": str(out.with_stem("out-1-stages"))},
+    }
+    assert second["seed"] == 5
+    assert all(Path(file).exists() for file in second["files"].values())
+
+
+def test_nothing_is_replaced_unasked(bundle: Path, out: Path) -> None:
+    run(bundle, "a heart", "-n", "2", "-o", out, "--seed", "1")
+    before = {file: file.read_bytes() for file in out.parent.iterdir()}
+    refused = run(bundle, "a square", "-n", "2", "-o", out, "--seed", "2")
+    assert refused.exit_code == 2
+    assert "out-1.png, " in refused.stderr
+    assert "there already; pass --overwrite to replace, or another --output" in refused.stderr
+    assert {file: file.read_bytes() for file in out.parent.iterdir()} == before
+    replaced = run(bundle, "a square", "-n", "2", "-o", out, "--seed", "2", "--overwrite")
+    assert replaced.exit_code == 0
+    assert all(file.read_bytes() != content for file, content in before.items())
+
+
+def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("a heart\n\nzebra\n!!\n")
+    result = run(bundle, "--file", file, "-o", out)
+    assert result.exit_code == 2
+    assert f"{file}, line 3: no word of the caption 'zebra'" in result.stderr
+    assert "(and 1 more captions that cannot be read)" in result.stderr
+    assert not out.parent.exists()
 
 
 def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:
@@ -76,17 +156,17 @@ def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:
     seed = re.search(r"seed (\d+)", first.stdout)
     assert seed is not None
     before = out.read_bytes()
-    run(bundle, "a heart", "-o", out, "--seed", seed[1])
+    run(bundle, "a heart", "-o", out, "--seed", seed[1], "--overwrite")
     assert out.read_bytes() == before
 
 
 def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a red zebra and a small blue heart", "-n", "3", "-o", out)
+    result = run(bundle, "a red hart and a small blue heart", "-n", "3", "-o", out)
     assert result.exit_code == 0
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
-    caption = "'a red zebra and a small blue heart'"
+    caption = "'a red hart and a small blue heart'"
     assert warnings == [
-        f"warning: {caption}: the model does not know 'zebra'; left out",
+        f"warning: {caption}: the model does not know 'hart' (but 'heart'); left out",
         f"warning: {caption}: there is no room for 'heart'; left out",
     ]
 
@@ -101,8 +181,10 @@ def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
         (["a heart", "--truncation", "nan"], "truncation"),
         (["a heart", "-n", "0"], "x>=1"),
         (["a heart", "-o", "picture.tiff"], "cannot tell the picture's format"),
-        (["a heart", "-o", "."], "is a directory"),
-        ([], "Missing argument 'CAPTION...'"),
+        ([], "there are no captions"),
+        (["--file", "nowhere.txt"], "'nowhere.txt' does not exist"),
+        (["--file", sys.executable], "not UTF-8 text"),
+        (["a heart", "--backend", "abacus"], "backend 'abacus'"),
     ],
 )
 def test_a_mistake_is_a_message_and_exit_2(bundle: Path, arguments: list[str], message: str) -> None:
@@ -128,7 +210,7 @@ def test_a_folder_that_cannot_be_made_is_a_message_and_exit_1(bundle: Path, tmp_
 def test_help_shows_types_defaults_and_ranges() -> None:
     text = " ".join(run("--help").stdout.split())
     for expected in (
-        "BUNDLE CAPTION...",
+        "BUNDLE [CAPTION]...",
         "[default: out.png]",
         "[default: 1; x>=1]",
         "[default: (random); 0<=x<=18446744073709551615]",
@@ -141,6 +223,22 @@ def test_help_shows_types_defaults_and_ranges() -> None:
         "Exit status",
     ):
         assert expected in text
+
+
+def test_it_has_a_version() -> None:
+    assert run("--version").stdout == f"dmgan-generate, version {__version__}\n"
+
+
+def test_escape_sequences_never_reach_the_terminal(bundle: Path, tmp_path: Path) -> None:
+    caption = "\x1b]0;owned\x07\x1b[2J red\u202eheart \x9b31m \u200bsquare"
+    captions = tmp_path / "captions.txt"
+    captions.write_text(f"{caption}\n", encoding="utf-8")
+    for folder, options in (("a\x1b[2J", []), ("b", ["--json"])):
+        result = run(bundle, "--file", captions, "-o", f"{tmp_path / folder}/", *options)
+        assert result.exit_code == 0
+        assert (result.stdout + result.stderr).replace("\n", "").isprintable()
+    failed = run(bundle, "\x1b[2Jzebra", "-o", tmp_path / "c.png")
+    assert failed.stderr.replace("\n", "").isprintable()
 
 
 def test_it_runs_as_a_program(bundle: Path, out: Path) -> None:

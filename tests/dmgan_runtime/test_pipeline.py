@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def check(candidate: Batch) -> Batch:
 class FakeBackend:
     """Returns zeros, or another value in its images, and remembers what it was asked."""
 
-    active = Active("fake", "1", "cpu", "fp32", 1, "a test asked for it")
+    active = Active("fake", "1", "cpu", "fp32", 1, reason="a test asked for it")
 
     def __init__(self, image_value: float = 0) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
@@ -79,7 +80,7 @@ def test_the_stages_are_chained_as_the_reference_chains_them(bundle: Path, gener
 
 def test_a_stage_is_computed_when_it_is_asked_for() -> None:
     backend = FakeBackend()
-    stages = run_stages(lambda: backend, SPEC, MAX_WORDS, batch())
+    stages = run_stages(lambda: nullcontext(backend), SPEC, MAX_WORDS, batch())
     assert backend.asked == []
     assert next(stages).resolution == 8
     assert [role for role, _ in backend.asked] == ["text_encoder", "generator_0"]
@@ -89,20 +90,20 @@ def test_a_stage_is_computed_when_it_is_asked_for() -> None:
 
 def test_only_the_last_features_are_not_asked_for() -> None:
     backend = FakeBackend()
-    list(run_stages(lambda: backend, SPEC, MAX_WORDS, batch()))
+    list(run_stages(lambda: nullcontext(backend), SPEC, MAX_WORDS, batch()))
     assert ["features" in outputs for _, outputs in backend.asked[1:]] == [True, True, False]
 
 
 def test_a_backend_that_closes_between_stages_ends_the_run() -> None:
-    backends = iter([FakeBackend(), FakeBackend()])
+    leases = iter([nullcontext(FakeBackend()), nullcontext(FakeBackend())])
 
-    def backend() -> Backend:
+    def lease() -> AbstractContextManager[Backend]:
         try:
-            return next(backends)
+            return next(leases)
         except StopIteration:
             raise EngineError("closed") from None
 
-    stages = run_stages(backend, SPEC, MAX_WORDS, batch())
+    stages = run_stages(lease, SPEC, MAX_WORDS, batch())
     next(stages)
     with pytest.raises(EngineError, match="closed"):
         next(stages)
@@ -111,7 +112,7 @@ def test_a_backend_that_closes_between_stages_ends_the_run() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_no_numbers_are_an_error(value: float) -> None:
     with pytest.raises(EngineError, match="fake returned an image with values that are no numbers in generator_0"):
-        next(run_stages(lambda: FakeBackend(value), SPEC, MAX_WORDS, batch()))
+        next(run_stages(lambda: nullcontext(FakeBackend(value)), SPEC, MAX_WORDS, batch()))
 
 
 def test_a_right_batch_is_taken_as_it_is() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def test_every_word_is_used_or_unknown_or_cut(words: list[str], max_words: int) 
     [
         ("", "has no words"),
         ("... " * 2000, "has no words"),
-        ("zebra", "'red', 'bird'"),
+        ("birt zebra wing", "did you mean 'bird' or 'wing_2'"),
+        ("z" * 9000, "; describe the picture in words that it knows"),
         ("a" * (MAX_CAPTION_CHARACTERS + 1), "10,001 characters"),
         (b"a bird", "not bytes"),
         (None, "not NoneType"),
@@ -70,6 +72,28 @@ def test_a_caption_that_cannot_be_read_is_a_short_error(caption: str, message: s
     with pytest.raises(CaptionError, match=message) as caught:
         TOKENIZER.encode(caption, 5)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("word", "near"), [("birb", ["bird"]), ("wing", ["wing_2"]), ("xylophone", []), ("", [])])
+def test_known_words_near_another_are_found(word: str, near: list[str]) -> None:
+    assert TOKENIZER.nearest(word) == near
+
+
+def test_padding_is_near_nothing() -> None:
+    assert TOKENIZER.nearest("<end>") == []
+
+
+def test_a_mischievous_caption_costs_little() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [
+        f"{a}{b}{c}{d}{end}" for a in letters for b in letters for c in letters for d in "ab" for end in ("", "er")
+    ]
+    tokenizer = Tokenizer([PAD, *words[:27_000]])
+    caption = " ".join(["abcdefghijklmnopqrstuvw", "aaz", "aba"] * 300)
+    began = time.process_time()
+    with pytest.raises(CaptionError):
+        tokenizer.encode(caption, 20)
+    assert time.process_time() - began < 0.5
 
 
 def test_the_vocabulary_is_in_order_of_first_appearance() -> None:

@@ -19,7 +19,7 @@ from dmgan_runtime.backends import driver, lanes, tensorrt
 from dmgan_runtime.backends.cuda import DeviceTensor
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import ENGINE_MANIFEST_NAME
-from tests.bundles import build_graph, zip_bundle
+from tests.bundles import MAX_WORDS, build_graph, zip_bundle
 from tests.dmgan_runtime.backends.fakes import GPU, FakeCuda, add_engine, fake_tensorrt
 
 CAPTIONS = ["a red heart", "a small blue square and a", "round"]
@@ -131,12 +131,20 @@ def test_closing_while_a_tensor_is_out_frees_it_later(cuda: FakeCuda, engine_bun
         next(stream)
 
 
+def test_batches_are_cut_to_what_the_engine_takes(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        assert generator.active.max_batch == 4
+        assert len(generator.generate(["a heart"] * 5, batch_size=5)) == 5
+
+
 def test_more_images_than_the_engine_takes_are_refused(cuda: FakeCuda, engine_bundle: Path) -> None:
+    feeds = {"tokens": np.ones((5, MAX_WORDS), np.int64), "lengths": np.ones(5, np.int64)}
     with (
         Generator.open(engine_bundle) as generator,
+        generator._engine.lease() as backend,
         pytest.raises(EngineError, match=r"given 5 images at once, and this engine takes 4 .* --max-batch 5"),
     ):
-        generator.generate(["a heart"] * 5, batch_size=5)
+        backend.run("text_encoder", feeds, ["sentence_feature"])
 
 
 def test_a_full_gpu_is_an_engine_error_and_passes(cuda: FakeCuda, engine_bundle: Path) -> None:
