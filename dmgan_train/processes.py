@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -119,7 +119,7 @@ def gather_captions(batch: Batch) -> Captions:
 
 def total(value: Tensor) -> Tensor:
     """The sum over all processes, with a gradient."""
-    return _Total.apply(value) if count() > 1 else value
+    return cast("Tensor", _Total.apply(value)) if count() > 1 else value  # type: ignore[no-untyped-call]
 
 
 def mean_of(values: Tensor) -> Tensor:

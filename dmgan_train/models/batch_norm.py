@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +36,7 @@ class CpuSyncBatchNorm(_Norm):
     def __init__(self, norm: _Norm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         for name, parameter in norm.named_parameters():
-            self.register_parameter(name, cast("nn.Parameter", parameter))
+            self.register_parameter(name, parameter)
         for name, buffer in norm.named_buffers():
             self.register_buffer(name, buffer)
         self.train(norm.training)
