@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmgan_train import processes
+
 _SHIFT = 1 / 8
 
 
@@ -17,16 +19,19 @@ def augment(*batches: Tensor) -> tuple[Tensor, ...]:
     """Varies brightness, saturation, contrast and position of each image at random.
 
     Args:
-        batches: Each [N, 3, R, R] in [-1, 1]; the n-th image of each is varied in the same way.
+        batches: Each [N, 3, R, R] in [-1, 1], this process's share; the n-th image of each is varied in the same way.
 
     Returns:
         The same shapes; values may leave [-1, 1] a little. Gradients flow back.
     """
     count, side = len(batches[0]), batches[0].shape[-1]
     device = batches[0].device
-    light, saturation, contrast = torch.rand(3, count, 1, 1, 1, device=device).unbind()
+    # Drawn for the whole batch, so that how many processes share it changes nothing.
+    whole = count * processes.count()
+    light, saturation, contrast = map(processes.share, torch.rand(3, whole, 1, 1, 1, device=device).unbind())
     reach = max(1, round(side * _SHIFT))
-    rows, columns = torch.randint(0, 2 * reach + 1, (2, count, 1), device=device).unbind()
+    shifts = torch.randint(0, 2 * reach + 1, (2, whole, 1), device=device)
+    rows, columns = map(processes.share, shifts.unbind())
     recoloured = [_recolour(images, light, saturation, contrast) for images in batches]
     return tuple(_translate(images, reach, rows, columns) for images in recoloured)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from dmgan_runtime.errors import CheckpointError
 
@@ -67,6 +68,15 @@ def restore(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {error}") from error
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads an optimizer's state, in the memory layout of its parameters, which a fused optimizer relies on."""
+    optimizer.load_state_dict(dict(state))
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.shape == parameter.shape and moment.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(moment)
 
 
 def fingerprint(module: nn.Module) -> str:

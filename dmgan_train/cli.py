@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dmgan_runtime.commands import DmganGroup
-from dmgan_train import __version__
+from dmgan_train import __version__, processes
 from dmgan_train.ablation_cli import ablate
-from dmgan_train.config import PRESETS, Settings, resolve_settings
+from dmgan_train.config import PRESETS, RECIPES, resolve_settings
 from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
@@ -46,6 +47,12 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(exists=True, file_okay=False, path_type=Path)
     options = [
         click.option("--preset", type=click.Choice(PRESETS), default="birds", help="Settings to start from."),
+        click.option(
+            "--recipe",
+            type=click.Choice(RECIPES),
+            default="paper",
+            help="What is laid over the preset; paper is nothing.",
+        ),
         click.option("--data", type=folder, required=True, help="The data set's folder."),
         click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]"),
         click.option("--run", "run_folder", type=path, required=True, help="The run's folder; made if it is new."),
@@ -72,7 +79,9 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run(
     work: Callable[..., None],
+    next_step: str,
     preset: str,
+    recipe: str,
     data: Path,
     source: str | None,
     run_folder: Path,
@@ -83,16 +92,25 @@ def _run(
     dry_run: bool,
 ) -> None:
     chosen = choose_device(device)
-    settings: Settings = resolve_precision(resolve_settings(preset, file=config, overrides=overrides), chosen)
-    read: TrainingData = read_data(data, source, settings)
-    click.echo(describe_plan(settings, read, chosen))
-    if dry_run:
-        click.echo(settings.to_yaml())
-        return
-    run = RunFolder(run_folder)
-    with run.locked():
-        begin(settings, read, run)
-        work(settings, read, run, chosen, default_workers() if workers is None else workers)
+    with processes.joined(chosen):
+        settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
+        settings = resolve_precision(settings, chosen)
+        read: TrainingData = read_data(data, source, settings)
+        if processes.is_main():
+            click.echo(describe_plan(settings, read, chosen))
+            if dry_run:
+                click.echo(settings.to_yaml())
+        if dry_run:
+            return
+        run = RunFolder(run_folder)
+        # One writes, the others read; none goes on before the folder is there.
+        with run.locked() if processes.is_main() else nullcontext():
+            if processes.is_main():
+                begin(settings, read, run)
+            processes.wait()
+            work(settings, read, run, chosen, default_workers() if workers is None else workers)
+        if processes.is_main():
+            click.echo(f"Trained. Next: {next_step}")
 
 
 @main.command()
@@ -102,16 +120,14 @@ def fit(**options: Any) -> None:
 
     The same command goes on from the last checkpoint, however it ended.
     """
-    _run(fit_run, **options)
-    if not options["dry_run"]:
-        click.echo(f"Trained. Next: dmgan-export {options['run_folder']} -o BUNDLE")
+    _run(fit_run, f"dmgan-export {options['run_folder']} -o BUNDLE", **options)
 
 
 @main.command()
 @_training_options
 def pretrain(**options: Any) -> None:
     """Train the text and the image encoder alone (DAMSM); `fit` goes on from there."""
-    _run(pretrain_run, **options)
+    _run(pretrain_run, "the same with fit", **options)
 
 
 @main.command()

@@ -24,6 +24,7 @@ Steps = Annotated[int, msgspec.Meta(ge=0)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 PRESETS = ("birds", "coco", "emoji", "tiny")
+RECIPES = ("paper", "small-data")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,10 +129,15 @@ class GanSettings(_Section, frozen=True):
             (Karras et al., Progressive Growing of GANs, ICLR 2018).
         augmentation: Differentiable augmentation of what discriminators and image encoder see (Zhao et al.,
             DiffAugment, NeurIPS 2020), for small data sets; the paper has none.
+        r1_weight: gamma of the R1 penalty on the discriminators (Mescheder et al., ICML 2018); the paper has none.
+        r1_every: Steps between two R1 penalties, each then so many times as heavy (lazy regularisation, Karras et al.,
+            StyleGAN2, CVPR 2020).
         precision: `bf16` runs the networks under autocast; losses and weights stay fp32. `auto` does so where
             the processor has instructions for it.
-        sample_every: Steps between pictures of fixed captions.
+        compile: Compile the networks with `torch.compile`: same function, other rounding, a slow start.
+        sample_every: Steps between pictures of fixed captions, and between measurements on held-out ones.
         checkpoint_every: Steps between checkpoints.
+        snapshot_every: Steps between copies of the averaged generator that are kept; None keeps none.
     """
 
     epochs: PositiveInt = 600
@@ -149,9 +155,13 @@ class GanSettings(_Section, frozen=True):
     perceptual_weight: Weight = 0.0
     warm_up_steps: tuple[Steps, Steps, Steps] = (0, 0, 0)
     augmentation: bool = False
+    r1_weight: Weight = 0.0
+    r1_every: PositiveInt = 16
     precision: Precision = "fp32"
+    compile: bool = False
     sample_every: PositiveInt = 1000
     checkpoint_every: PositiveInt = 1000
+    snapshot_every: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if any(self.warm_up_steps) and not self.reconstruction_weight:
@@ -163,6 +173,7 @@ class Settings(_Section, frozen=True):
 
     Attributes:
         preset: Where they started from.
+        recipe: What was laid over the preset; `paper` is nothing.
         seed: Draws everything: weights, order, crops, noise.
         model: The networks' shape.
         data: What is read of the data set.
@@ -171,6 +182,7 @@ class Settings(_Section, frozen=True):
     """
 
     preset: Literal["birds", "coco", "emoji", "tiny"] = "birds"
+    recipe: Literal["paper", "small-data"] = "paper"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     model: ModelSpec = ModelSpec()
     data: DataSettings = DataSettings()
@@ -186,29 +198,37 @@ class Settings(_Section, frozen=True):
         return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
 
 
-def resolve_settings(preset: str, *, file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Settings from a preset, overridden by a YAML file, overridden by `section.key=value` strings.
+def resolve_settings(
+    preset: str, *, recipe: str = "paper", file: Path | None = None, overrides: Iterable[str] = ()
+) -> Settings:
+    """Settings from a preset, overridden by a recipe, a YAML file and `section.key=value` strings, in this order.
 
     Args:
         preset: One of `PRESETS`.
+        recipe: One of `RECIPES`.
         file: A YAML file with the same structure as a preset; only the keys that differ.
         overrides: For example `["gan.batch_size=16", "model.residual_blocks=3"]`; values are YAML.
 
     Raises:
-        SettingsError: for an unknown preset or key (naming the nearest), a wrong type or a value out of range.
+        SettingsError: for an unknown preset, recipe or key (naming the nearest), a wrong type or a value out of range.
     """
-    if preset not in PRESETS:
-        raise SettingsError(f"there is no preset {preset!r}; {_nearest(preset, PRESETS)}")
-    text = resources.files("dmgan_train").joinpath("presets", f"{preset}.yaml").read_text()
-    values: dict[str, Any] = _parse_yaml(text)
+    values: dict[str, Any] = {}
+    presets = resources.files("dmgan_train").joinpath("presets")
+    sources = (("preset", preset, PRESETS, presets), ("recipe", recipe, RECIPES, presets.joinpath("recipes")))
+    for kind, name, known, folder in sources:
+        if name not in known:
+            raise SettingsError(f"there is no {kind} {name!r}; {_nearest(name, known)}")
+        text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        _merge(values, _parse_yaml(text), f"the {kind} {name}")
     if file is not None:
         _merge(values, _read_yaml(file), str(file))
     for override in overrides:
         _merge(values, _parse_override(override), f"--set {override}")
-    if values["preset"] != preset:
-        raise SettingsError(
-            f"the preset is {preset!r}, and the settings say {values['preset']!r}; choose it with --preset"
-        )
+    for kind, name in (("preset", preset), ("recipe", recipe)):
+        if values[kind] != name:
+            raise SettingsError(
+                f"the {kind} is {name!r}, and the settings say {values[kind]!r}; choose it with --{kind}"
+            )
     return _convert(values, "the settings")
 
 

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train import processes
 from dmgan_train.config import Settings
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
+from dmgan_train.devices import place
+from dmgan_train.journal import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
 from dmgan_train.models import ImageEncoder, ImageFeatures, TextEncoder
+from dmgan_train.models.batch_norm import synchronise_batch_norms
 from dmgan_train.models.trunks import build_trunk, load_trunk_weights
 from dmgan_train.progress import Progress
 
@@ -32,6 +36,7 @@ class DamsmPhase:
     """Trains the two encoders on the word and the sentence loss."""
 
     name = "damsm"
+    headlines: tuple[str, ...] = ("word_loss", "sentence_loss", "top1")
 
     def __init__(
         self, settings: Settings, split: Split, tokenizer: Tokenizer, device: torch.device, workers: int
@@ -49,16 +54,15 @@ class DamsmPhase:
         self.device = device
         self.text_encoder, self.image_encoder = build_encoders(settings, len(tokenizer))
         self.text_encoder.to(device)
-        self.image_encoder.to(device)
+        place(self.image_encoder, device)
+        synchronise_batch_norms(self.image_encoder, device)
         encoders = nn.ModuleList([self.text_encoder, self.image_encoder])
-        self._optimizer = torch.optim.Adam(
-            (parameter for parameter in encoders.parameters() if parameter.requires_grad),
-            lr=own.learning_rate,
-            betas=(own.beta1, own.beta2),
-        )
+        self._trained = [parameter for parameter in encoders.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.Adam(self._trained, lr=own.learning_rate, betas=(own.beta1, own.beta2))
         self._split, self._tokenizer, self._workers = split, tokenizer, workers
         self._cache: tuple[Tensor, Tensor] | None = None
         self.batch_size = own.batch_size
+        self._share = processes.share_of(own.batch_size, "damsm.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
@@ -84,7 +88,7 @@ class DamsmPhase:
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         workers = 0 if own.cache_trunk else self._workers
-        return make_loader(dataset, own.batch_size, self.settings.seed, start_step, workers, broken)
+        return make_loader(dataset, own.batch_size, self.settings.seed, start_step, workers, broken, self._share)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See `Phase.step`."""
@@ -92,15 +96,16 @@ class DamsmPhase:
         self.text_encoder.train()
         self.image_encoder.train()
         self._set_learning_rate(step // self.steps_per_epoch)
-        image, lengths = self._encode_images(batch), batch.lengths
-        text = self.text_encoder(batch.tokens.to(self.device), lengths)
-        class_ids, lengths = batch.class_ids.to(self.device), lengths.to(self.device)
+        image, captions = self._encode_images(batch), processes.gather_captions(batch)
+        text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
+        class_ids, lengths = captions.class_ids.to(self.device), captions.lengths.to(self.device)
         word = damsm_word_loss(
             image.regions, text.words, lengths, class_ids, gamma1=own.gamma1, gamma2=own.gamma2, gamma3=own.gamma3
         )
         sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=own.gamma3)
         self._optimizer.zero_grad(set_to_none=True)
         (word.total + sentence.total).backward()
+        processes.average_gradients(self._trained)
         nn.utils.clip_grad_norm_(self.text_encoder.parameters(), own.gradient_clip)
         self._optimizer.step()
         return {
@@ -109,7 +114,7 @@ class DamsmPhase:
             "top1": _top1(image.image.detach(), text.sentence.detach()),
         }
 
-    def after_step(self, done: int) -> None:
+    def after_step(self, done: int, journal: Journal) -> None:
         """See `Phase.after_step`."""
 
     def state(self) -> dict[str, Any]:
@@ -133,7 +138,7 @@ class DamsmPhase:
 
     def _encode_images(self, batch: Batch) -> ImageFeatures:
         if self._cache is None:
-            return self.image_encoder(batch.images[0].to(self.device))
+            return self.image_encoder(batch.images[0].to(self.device, non_blocking=True))
         regions, pooled = (features[batch.indices].to(self.device).float() for features in self._cache)
         return self.image_encoder.project(regions, pooled)
 
@@ -164,6 +169,7 @@ class DamsmPhase:
 
 
 def _top1(image: Tensor, sentence: Tensor) -> Tensor:
-    """How often an image's own caption is the nearest of the batch, in [0, 1]."""
+    """How often an image's own caption is the nearest of the whole batch, in [0, 1]."""
     similarity = nn.functional.normalize(image) @ nn.functional.normalize(sentence).T
-    return (similarity.argmax(dim=1) == torch.arange(len(image), device=image.device)).float().mean()
+    own = processes.share(torch.arange(len(sentence), device=image.device))
+    return (similarity.argmax(dim=1) == own).float().mean()

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from dmgan_runtime.errors import BackendError
+from dmgan_train import processes
 from dmgan_train.config import Precision, Settings
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
+    """`auto` is CUDA where there is one, else the CPU. Each of several processes takes a GPU of its own.
 
     Raises:
         BackendError: if the device cannot be had.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and dist.is_torchelastic_launched():
+        name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -32,6 +37,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
+
+
+def place(network: nn.Module, device: torch.device, layout: torch.memory_format = torch.channels_last) -> None:
+    """Moves a network's weights to a device and into a memory layout; convolutions compute in their weights' layout."""
+    network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:

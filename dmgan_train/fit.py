@@ -11,14 +11,17 @@ import torch
 
 import dmgan_train
 from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train import processes
 from dmgan_train.config import Settings
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split
 from dmgan_train.gan import GanPhase
 from dmgan_train.loading import load_encoders
 from dmgan_train.loop import train
+from dmgan_train.metrics.r_precision import Encoders
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet
+from dmgan_train.watch import Watch, held_out_slice
 
 KEPT_CAPTIONS = 32
 
@@ -98,6 +101,9 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
         TrainingError: if a loss is not a number, or the run was asked to stop.
     """
     pretrain(settings, data, run, device, workers)
-    encoders = load_encoders(run)
-    sheet = SampleSheet(run.samples, data.test or data.train, data.tokenizer, settings.data.serving_words)
-    train(GanPhase(settings, data.train, data.tokenizer, encoders, sheet, device, workers), run, settings.seed)
+    text, image = load_encoders(run)
+    max_words = settings.data.serving_words
+    sheet = SampleSheet(run.samples, data.test or data.train, data.tokenizer, max_words)
+    judge = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
+    watch = Watch(run, sheet, held_out_slice(data.test, judge) if processes.is_main() else None)
+    train(GanPhase(settings, data.train, data.tokenizer, (text, image), watch, device, workers), run, settings.seed)

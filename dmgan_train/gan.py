@@ -7,16 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmgan_runtime.spec import STAGES
 from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train import processes
 from dmgan_train.augmentation import augment
-from dmgan_train.checkpoint import check_fingerprint, fingerprint
+from dmgan_train.checkpoint import check_fingerprint, fingerprint, load_optimizer
 from dmgan_train.config import Settings
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
-from dmgan_train.devices import uses_bf16
+from dmgan_train.devices import place, uses_bf16
+from dmgan_train.journal import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import (
     conditioning_loss,
@@ -25,6 +28,7 @@ from dmgan_train.losses import (
     discriminator_loss,
     generator_adversarial_loss,
     perceptual_loss,
+    r1_penalty,
     reconstruction_loss,
 )
 from dmgan_train.models import (
@@ -36,7 +40,8 @@ from dmgan_train.models import (
     TextFeatures,
     build_discriminators,
 )
-from dmgan_train.samples import SampleSheet
+from dmgan_train.models.batch_norm import synchronise_batch_norms
+from dmgan_train.watch import Watch, gate_means
 
 
 class GanPhase:
@@ -50,7 +55,7 @@ class GanPhase:
         split: Split,
         tokenizer: Tokenizer,
         encoders: tuple[TextEncoder, ImageEncoder],
-        sheet: SampleSheet,
+        watch: Watch,
         device: torch.device,
         workers: int,
     ) -> None:
@@ -59,20 +64,19 @@ class GanPhase:
         split: The training split.
         tokenizer: With the run's vocabulary.
         encoders: Trained in the first phase; they are frozen here.
-        sheet: Draws the pictures of fixed captions.
+        watch: What is looked at now and then.
         device: Where the networks live.
         workers: Processes that read pictures ahead.
         """
-        own, spec = settings.gan, settings.model
+        own = settings.gan
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, device
         self._bf16 = uses_bf16(own.precision, device)
         self.text_encoder, self.image_encoder = encoders
         for encoder in encoders:
-            encoder.to(device).eval().requires_grad_(False)
-        self.generator = Generator(spec).to(device)
-        self.discriminators = build_discriminators(spec, own.discriminator_channels).to(device)
-        self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
+            place(encoder, device)
+            encoder.eval().requires_grad_(False)
+        self._build_networks()
         betas = (own.beta1, own.beta2)
         self._generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=own.generator_learning_rate, betas=betas, fused=True
@@ -81,11 +85,30 @@ class GanPhase:
         self._discriminator_optimizer = torch.optim.Adam(
             self.discriminators.parameters(), lr=own.discriminator_learning_rate, betas=betas, fused=True
         )
-        self._split, self._tokenizer, self._sheet, self._workers = split, tokenizer, sheet, workers
+        self._split, self._tokenizer, self._watch, self._workers = split, tokenizer, watch, workers
         self.batch_size = own.batch_size
+        self._share = processes.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
+        self.headlines = (
+            *(f"{who}_{settings.model.resolutions[-1]}" for who in ("discriminator", "generator")),
+            "damsm",
+        )
+
+    def _build_networks(self) -> None:
+        own, spec = self.settings.gan, self.settings.model
+        # On CPUs the generator's transposed convolutions are slower with the channels last (docs/training.md).
+        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        self.generator = Generator(spec)
+        place(self.generator, self.device, layout)
+        self.discriminators = build_discriminators(spec, own.discriminator_channels)
+        place(self.discriminators, self.device)
+        self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
+        synchronise_batch_norms(self.generator, self.device)
+        if own.compile:
+            for network in (self.generator, *self.discriminators, self.image_encoder.trunk):
+                network.compile()
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `Phase.batches`."""
@@ -99,37 +122,40 @@ class GanPhase:
             cache=self.settings.data.cache,
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
-        return make_loader(dataset, self.batch_size, self.settings.seed, start_step, self._workers, broken)
+        return make_loader(dataset, self.batch_size, self.settings.seed, start_step, self._workers, broken, self._share)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See `Phase.step`."""
         self.generator.train()
         self.discriminators.train()
-        lengths, class_ids = batch.lengths.to(self.device), batch.class_ids.to(self.device)
+        reals = [images.to(self.device, non_blocking=True) for images in batch.images]
+        captions = processes.gather_captions(batch)
+        lengths, class_ids = captions.lengths.to(self.device), captions.class_ids.to(self.device)
         with torch.no_grad():
-            text = self.text_encoder(batch.tokens.to(self.device), batch.lengths)
-        with self._autocast():
-            warming_up = self._stages_warming_up(step)
-            noise = self._noise(len(lengths))
-            fakes = self.generator(text.sentence, text.words, lengths, *noise, stages=warming_up or STAGES)
-        reals = [images.to(self.device) for images in batch.images]
+            text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
+        warming_up = self._stages_warming_up(step)
+        fakes = self._draw(text, lengths, warming_up or STAGES)
         if warming_up:
             losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
         else:
-            losses = self._train_discriminators(reals, fakes, text)
+            losses = self._train_discriminators(reals, fakes, text, step)
             losses |= self._train_generator(fakes, reals, text, lengths, class_ids)
         self.generator_ema.update_parameters(self.generator)
-        return losses
+        return losses | gate_means(fakes.memories, processes.share(lengths))
 
-    def after_step(self, done: int) -> None:
-        """Draws the fixed captions now and then."""
-        if done % self.settings.gan.sample_every == 0 or done == self.steps:
-            self._sheet.draw(cast("Generator", self.generator_ema.module), self.text_encoder, done)
+    def after_step(self, done: int, journal: Journal) -> None:
+        """Looks at the averaged generator now and then, and keeps a copy of it."""
+        own, generator = self.settings.gan, cast("Generator", self.generator_ema.module)
+        if done % own.sample_every == 0 or done == self.steps:
+            self._watch.look(generator, self.text_encoder, done, journal)
+        if own.snapshot_every and done % own.snapshot_every == 0:
+            self._watch.keep(self.state(), done)
 
     def state(self) -> dict[str, Any]:
         """See `Phase.state`."""
-        states = {name: module.state_dict() for name, module in self._stateful().items()}
-        return {**states, "text_encoder_sha256": fingerprint(self.text_encoder)}
+        networks = {name: network.state_dict() for name, network in self._networks().items()}
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()}
+        return {**networks, **optimizers, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See `Phase.load_state`.
@@ -138,14 +164,20 @@ class GanPhase:
             CheckpointError: if the generator was trained with another text encoder.
         """
         check_fingerprint(state, self.text_encoder)
-        for name, module in self._stateful().items():
+        for name, module in self._networks().items():
             module.load_state_dict(state[name])
+        for name, optimizer in self._optimizers().items():
+            load_optimizer(optimizer, state[name])
 
-    def _stateful(self) -> dict[str, Any]:
+    def _networks(self) -> dict[str, nn.Module]:
         return {
             "generator": self.generator,
             "generator_ema": self.generator_ema,
             "discriminators": self.discriminators,
+        }
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {
             "generator_optimizer": self._generator_optimizer,
             "discriminator_optimizer": self._discriminator_optimizer,
         }
@@ -161,10 +193,14 @@ class GanPhase:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
-    def _noise(self, count: int) -> tuple[Tensor, Tensor]:
-        spec = self.settings.model
+    def _draw(self, text: TextFeatures, lengths: Tensor, stages: int) -> GeneratorOutput:
+        """Images of this process's share of the captions; the noise is drawn for all."""
+        spec, count = self.settings.model, len(lengths)
         noise = torch.randn(count, spec.noise_features, device=self.device)
-        return noise, torch.randn(count, spec.condition_features, device=self.device)
+        condition_noise = torch.randn(count, spec.condition_features, device=self.device)
+        own = map(processes.share, (text.sentence, text.words, lengths, noise, condition_noise))
+        with self._autocast():
+            return self.generator(*own, stages=stages)
 
     def _see(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """What discriminators and image encoder see of batches of images, each [N, 3, R, R]."""
@@ -172,19 +208,28 @@ class GanPhase:
         return augment(*images) if self.settings.gan.augmentation else tuple(images)
 
     def _train_discriminators(
-        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures
+        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures, step: int
     ) -> dict[str, Tensor]:
+        own = self.settings.gan
+        penalised = own.r1_weight > 0 and step % own.r1_every == 0
         self.discriminators.requires_grad_(True)
-        losses = {}
+        losses, penalties, accuracies = {}, {}, {}
         for discriminator, real, fake in zip(self._judges(), reals, fakes.images, strict=True):
+            side = real.shape[-1]
             with self._autocast():
                 (seen_real,), (seen_fake,) = self._see(real), self._see(fake.detach())
                 loss = discriminator_loss(discriminator, seen_real, seen_fake, text.sentence)
-            losses[f"discriminator_{real.shape[-1]}"] = loss
+            losses[f"discriminator_{side}"] = loss.total
+            for kind in ("real", "fake", "mismatched"):
+                accuracies[f"{kind}_accuracy_{side}"] = getattr(loss, kind)
+            if penalised:  # without autocast: a gradient's gradient needs the range
+                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, processes.share(text.sentence))
+        weighted = [own.r1_weight * own.r1_every * penalty for penalty in penalties.values()]
         self._discriminator_optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack([*losses.values(), *weighted]).sum().backward()
+        gradient = _finish_gradients(self.discriminators)
         self._discriminator_optimizer.step()
-        return losses
+        return losses | penalties | accuracies | {"discriminator_gradient": gradient}
 
     def _train_generator(
         self, fakes: GeneratorOutput, reals: list[Tensor], text: TextFeatures, lengths: Tensor, class_ids: Tensor
@@ -194,7 +239,7 @@ class GanPhase:
         for discriminator, fake in zip(self._judges(), fakes.images, strict=True):
             with self._autocast():
                 (seen,) = self._see(fake)
-                loss = generator_adversarial_loss(discriminator, seen, text.sentence)
+                loss = generator_adversarial_loss(discriminator, seen, processes.share(text.sentence))
             losses[f"generator_{fake.shape[-1]}"] = loss
         losses |= self._encoder_losses(fakes.images[-1], reals[-1], text, lengths, class_ids)
         return self._update_generator(losses)
@@ -244,6 +289,13 @@ class GanPhase:
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         self._generator_optimizer.zero_grad(set_to_none=True)
         total.backward()
-        gradients = [parameter.grad for parameter in self.generator.parameters() if parameter.grad is not None]
+        gradient = _finish_gradients(self.generator)
         self._generator_optimizer.step()
-        return losses | {"generator_gradient": torch.nn.utils.get_total_norm(gradients)}
+        return losses | {"generator_gradient": gradient}
+
+
+def _finish_gradients(network: nn.Module) -> Tensor:
+    """Averages the gradients over all processes and returns their norm."""
+    processes.average_gradients(network.parameters())
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from dmgan_train.run import RunFolder, write_whole
@@ -41,6 +43,10 @@ class Journal:
         self._stream.flush()
         for name, value in values.items():
             self._writer.add_scalar(f"{self._phase}/{name}", value, step)
+
+    def picture(self, step: int, name: str, image: Image.Image) -> None:
+        """Shows a picture of a step in TensorBoard."""
+        self._writer.add_image(f"{self._phase}/{name}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def _drop_from(self, step: int) -> None:
         """A killed run has logged steps after its last checkpoint; they are about to be done again."""

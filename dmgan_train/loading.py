@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
+from dmgan_runtime.errors import CheckpointError
 from dmgan_train.checkpoint import check_fingerprint, load_checkpoint, restore
 from dmgan_train.damsm import build_encoders
 from dmgan_train.models import Generator, ImageEncoder, TextEncoder
@@ -38,13 +40,18 @@ def load_encoders(run: RunFolder) -> tuple[TextEncoder, ImageEncoder]:
     return text_encoder.eval(), image_encoder.eval()
 
 
-def load_model(run: RunFolder) -> TrainedModel:
-    """The newest text encoder and averaged generator of a run.
+def load_model(run: RunFolder, step: int | None = None) -> TrainedModel:
+    """The text encoder and the averaged generator of a run.
+
+    Args:
+        run: A run whose second phase has begun.
+        step: Of a snapshot; None takes the newest checkpoint.
 
     Raises:
-        CheckpointError: if a checkpoint is missing or damaged, or the two do not belong together.
+        CheckpointError: if a checkpoint is missing or damaged, there is no such snapshot, or the two do not belong
+            together.
     """
-    path, settings = run.checkpoint("gan"), run.settings()
+    path, settings = _generator_file(run, step), run.settings()
     state = load_checkpoint(path, "gan")
     generator = Generator(settings.model)
     prefix = "module."
@@ -55,3 +62,13 @@ def load_model(run: RunFolder) -> TrainedModel:
     restore(text_encoder, load_checkpoint(path, "damsm")["text_encoder"], path)
     check_fingerprint(state, text_encoder)
     return TrainedModel(text_encoder.eval(), generator.eval(), int(state["step"]))
+
+
+def _generator_file(run: RunFolder, step: int | None) -> Path:
+    if step is None:
+        return run.checkpoint("gan")
+    path = run.snapshot(step)
+    if not path.is_file():
+        kept = ", ".join(str(one) for one in run.snapshots()) or "none; set gan.snapshot_every before training"
+        raise CheckpointError(f"{path}: there is no snapshot of step {step}; there are: {kept}")
+    return path

@@ -6,6 +6,8 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmgan_runtime.errors import TrainingError
+from dmgan_train import processes
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import Batch
 from dmgan_train.journal import Journal
@@ -29,8 +32,9 @@ class Phase(Protocol):
         name: `damsm` or `gan`; names its checkpoint and log entries.
         steps: How many steps it has in all.
         steps_per_epoch: Steps that see the whole training set once.
-        batch_size: Images a step.
+        batch_size: Images a step, of all processes.
         checkpoint_every: Steps between checkpoints.
+        headlines: What a progress bar shows of the measurements; the rest is for the journal.
     """
 
     name: str
@@ -38,15 +42,19 @@ class Phase(Protocol):
     steps_per_epoch: int
     batch_size: int
     checkpoint_every: int
+    headlines: tuple[str, ...]
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """The batches from a step on."""
+        """This process's share of the batches from a step on."""
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """Trains on a batch; `step` counts from 0. Returns scalars to log, the losses among them."""
+        """Trains on a batch; `step` counts from 0.
 
-    def after_step(self, done: int) -> None:
-        """Called when `done` steps are done, after any checkpoint."""
+        Returns scalars to log, the losses among them. They stay on the device: reading one would wait for it.
+        """
+
+    def after_step(self, done: int, journal: Journal) -> None:
+        """Called in the main process when `done` steps are done, after any checkpoint."""
 
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, but the step."""
@@ -89,75 +97,119 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         TrainingError: if a loss is not a number, or if the run was asked to stop (after saving).
     """
     path = run.checkpoint(phase.name)
+    start = _resume(phase, path)
+    if start >= phase.steps:
+        return
+    batches = phase.batches(start)
+    main = processes.is_main()
+    with (
+        Interruption() as interruption,
+        Journal(run, phase.name, start) if main else nullcontext() as journal,
+        Progress(phase.steps, phase.name, "step", initial=start, quiet=not main) as bar,
+    ):
+        meter = _Meter(phase)
+        for step in range(start, phase.steps):
+            torch.manual_seed(seed * 1_000_003 + step)
+            meter.add(step, _step(phase, next(batches), step))
+            done = step + 1
+            bar.update()
+            stop = processes.any_process(interruption.requested)
+            if done % LOG_EVERY == 0 or done == phase.steps:
+                means = meter.means()
+                bar.show({name: means[name] for name in (*phase.headlines, "images_per_second") if name in means})
+                if journal:
+                    journal.record(done, means, epoch=step // phase.steps_per_epoch)
+            if stop or done % phase.checkpoint_every == 0 or done == phase.steps:
+                meter.check()
+                if main:
+                    save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
+            if journal:
+                phase.after_step(done, journal)
+            if stop:
+                raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
+    processes.wait()  # until the last checkpoint is there for all to read
+
+
+def _resume(phase: Phase, path: Path) -> int:
+    """Loads the checkpoint if there is one; returns the steps that are done.
+
+    Raises:
+        TrainingError: if the processes do not see the same checkpoint.
+    """
     start = 0
     if path.exists():
         state = load_checkpoint(path, phase.name)
         phase.load_state(state)
         start = int(state["step"])
-    if start >= phase.steps:
-        return
-    batches = phase.batches(start)
-    with (
-        Interruption() as interruption,
-        Journal(run, phase.name, start) as journal,
-        Progress(phase.steps, phase.name, "step", initial=start) as bar,
-    ):
-        meter = _Meter(phase.batch_size)
-        for step in range(start, phase.steps):
-            torch.manual_seed(seed * 1_000_003 + step)
-            meter.add(_step(phase, next(batches), step))
-            done = step + 1
-            bar.update()
-            if done % LOG_EVERY == 0 or done == phase.steps:
-                means = meter.means()
-                journal.record(done, means, epoch=step // phase.steps_per_epoch)
-                bar.show(means)
-            if interruption.requested or done % phase.checkpoint_every == 0 or done == phase.steps:
-                save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
-            phase.after_step(done)
-            if interruption.requested:
-                raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
+    if processes.any_process(float(processes.mean_of(torch.tensor(float(start)))) != start):
+        raise TrainingError(
+            f"{path}: the processes see different checkpoints (here: step {start:,}); put --run on a folder that all"
+            " machines share"
+        )
+    return start
 
 
 class _Meter:
-    """Means of what the steps measured since the last time they were asked for, and images a second."""
+    """What the steps measured since the last means, and images a second.
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+    The device runs ahead: its numbers are read only when they are asked for, of many steps at once.
+    """
+
+    def __init__(self, phase: Phase) -> None:
+        self._phase = phase
+        self._unread: list[tuple[int, Mapping[str, Tensor]]] = []
         self._clear()
 
     def _clear(self) -> None:
-        self._sums: dict[str, float] = {}
+        self._read: dict[str, list[float]] = {}
         self._steps = 0
         self._start = time.perf_counter()
 
-    def add(self, values: Mapping[str, float]) -> None:
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        self._unread.append((step, {name: value.detach().float() for name, value in values.items()}))
         self._steps += 1
 
+    def check(self) -> None:
+        """Reads what was not read yet.
+
+        Raises:
+            TrainingError: at the first step that gave something else than a number.
+        """
+        if not self._unread:
+            return
+        tensors = [value for _, values in self._unread for value in values.values()]
+        numbers = iter(processes.mean_of(torch.stack(tensors)).tolist())
+        for step, values in self._unread:
+            measured = {name: next(numbers) for name in values}
+            _expect_numbers(self._phase, step, measured)
+            for name, number in measured.items():
+                self._read.setdefault(name, []).append(number)
+        self._unread.clear()
+
     def means(self) -> dict[str, float]:
+        """The means over all processes, each over the steps that measured it."""
+        self.check()
         seconds = time.perf_counter() - self._start
-        means = {name: total / self._steps for name, total in self._sums.items()}
-        means["images_per_second"] = self._batch_size * self._steps / seconds
+        means = {name: sum(numbers) / len(numbers) for name, numbers in self._read.items()}
+        means["images_per_second"] = self._phase.batch_size * self._steps / seconds
         self._clear()
         return means
 
 
-def _step(phase: Phase, batch: Batch, step: int) -> dict[str, float]:
+def _step(phase: Phase, batch: Batch, step: int) -> Mapping[str, Tensor]:
     try:
-        values = phase.step(batch, step)
+        return phase.step(batch, step)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"the device ran out of memory at step {step + 1:,} of {phase.name}; use a smaller batch"
             f" (--set {phase.name}.batch_size=...) in a new --run"
         ) from error
-    numbers = dict(
-        zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist(), strict=True)
-    )
-    bad = [name for name, number in numbers.items() if not math.isfinite(number)]
+
+
+def _expect_numbers(phase: Phase, step: int, measured: Mapping[str, float]) -> None:
+    bad = [name for name, number in measured.items() if not math.isfinite(number)]
     if bad:
         raise TrainingError(
             f"{', '.join(bad)} is not a number at step {step + 1:,} of {phase.name}; the last checkpoint is untouched."
             " Try a lower learning rate, fp32 (gan.precision) or a larger batch, in a new --run"
         )
-    return numbers

@@ -14,18 +14,18 @@ PLAIN_EVERY_SECONDS = 10.0
 class Progress:
     """Shows how far long work is: a bar on a terminal, elsewhere a line about every ten seconds and one at the end."""
 
-    def __init__(self, total: int, description: str, unit: str, initial: int = 0) -> None:
+    def __init__(self, total: int, description: str, unit: str, initial: int = 0, quiet: bool = False) -> None:
         """Args:
         total: How many there are to do.
         description: What is being done, in a word or two.
         unit: What is counted.
         initial: How many were done before.
+        quiet: Shows nothing.
         """
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True, disable=not terminal
-        )
-        self._plain = not terminal
+        hidden = quiet or not terminal
+        self._bar = tqdm(total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True, disable=hidden)
+        self._plain = not (terminal or quiet)
         self._total, self._description, self._unit = total, description, unit
         self._done = initial
         self._measures = ""

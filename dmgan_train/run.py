@@ -25,6 +25,7 @@ _MAY_CHANGE = frozenset(
         "gan.steps",
         "gan.checkpoint_every",
         "gan.sample_every",
+        "gan.snapshot_every",
     }
 )
 
@@ -56,6 +57,14 @@ class RunFolder:
     def checkpoint(self, phase: str) -> Path:
         """The newest checkpoint of a phase, `damsm` or `gan`."""
         return self.root / phase / "checkpoint.pt"
+
+    def snapshot(self, step: int) -> Path:
+        """The averaged generator as it was after so many steps."""
+        return self.root / "gan" / "snapshots" / f"step-{step:07d}.pt"
+
+    def snapshots(self) -> list[int]:
+        """The steps of the snapshots that were kept."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.snapshot(0).parent.glob("step-*.pt"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -44,13 +44,13 @@ class SampleSheet:
         self._tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
         self._lengths = torch.tensor([encoding.length for encoding in encodings])
 
-    def draw(self, generator: Generator, text_encoder: TextEncoder, step: int) -> Path:
-        """Writes the sheet of a step and returns its path. The generator is left in evaluation mode."""
+    def draw(self, generator: Generator, text_encoder: TextEncoder, step: int) -> Image.Image:
+        """Writes the sheet of a step and returns it. The generator is left in evaluation mode."""
         seeds = range(len(self.captions))
         output = generate(generator, text_encoder, self._tokens, self._lengths, seeds)
-        path = self._folder / sample_name(step)
-        save(stage_rows(output.images, self.captions, columns=2), path)
-        return path
+        sheet = stage_rows(output.images, self.captions, columns=2)
+        save(sheet, self._folder / sample_name(step))
+        return sheet
 
 
 def stage_rows(images: Sequence[Tensor], captions: Sequence[str], columns: int) -> Image.Image:
@@ -103,7 +103,7 @@ def generate(
     )
 
 
-def draw_captions(run: RunFolder, captions: Sequence[str], seed: int, output: Path) -> int:
+def draw_captions(run: RunFolder, captions: Sequence[str], seed: int, output: Path, step: int | None = None) -> int:
     """Draws captions with a run's averaged generator and writes one picture, a row for each.
 
     Args:
@@ -111,15 +111,16 @@ def draw_captions(run: RunFolder, captions: Sequence[str], seed: int, output: Pa
         captions: At least one.
         seed: The noise of every caption.
         output: Where to.
+        step: Of a snapshot; None takes the newest checkpoint.
 
     Returns:
         The steps that the generator was trained for.
 
     Raises:
         CaptionError: if a caption has no known word.
-        CheckpointError: if the run has no checkpoint yet.
+        CheckpointError: if the run has no checkpoint yet, or no such snapshot.
     """
-    text_encoder, generator, steps = load_model(run)
+    text_encoder, generator, steps = load_model(run, step)
     tokenizer, max_words = run.vocabulary(), run.settings().data.serving_words
     encodings = [tokenizer.encode(caption, max_words) for caption in captions]
     tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))

@@ -19,7 +19,7 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         discriminators = _parameters(build_discriminators(settings.model, settings.gan.discriminator_channels))
     pyramid = "/".join(str(side) for side in settings.model.resolutions)
     lines = [
-        f"preset {settings.preset} on {device}",
+        f"preset {settings.preset}, recipe {settings.recipe}, on {device}",
         f"data   {data.train.root}: {data.source}, {len(data.train):,} training and"
         f" {len(data.test) if data.test else 0:,} test images,"
         f" {len(data.tokenizer) - 1:,} words",

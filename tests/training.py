@@ -9,7 +9,11 @@ from PIL import Image
 
 from dmgan_train.config import Settings, resolve_settings
 from dmgan_train.fit import TrainingData, begin, fit, read_data
+from dmgan_train.gan import GanPhase
+from dmgan_train.loading import load_encoders
 from dmgan_train.run import RunFolder
+from dmgan_train.samples import SampleSheet
+from dmgan_train.watch import Watch
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 SMALL = (
@@ -61,3 +65,11 @@ def train_small(data: Path, run: Path, *overrides: str) -> RunFolder:
         begin(settings, read, folder)
         fit(settings, read, folder, torch.device("cpu"), workers=0)
     return folder
+
+
+def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
+    """The second phase of a run, as new."""
+    settings = small_settings(*overrides)
+    data = read_data(images, None, settings)
+    watch = Watch(run, SampleSheet(run.samples, data.train, data.tokenizer, 7))
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), watch, torch.device("cpu"), workers=0)

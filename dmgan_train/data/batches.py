@@ -203,12 +203,15 @@ class EpochSampler(Sampler[list[ItemKey]]):
     Each epoch is a new order of all examples; those left over at its end do not make a batch.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int = 0, start_step: int = 0) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int = 0, start_step: int = 0, share: range | None = None
+    ) -> None:
         """Args:
         length: Examples in the data set.
         batch_size: Examples in a batch.
         seed: Draws the orders.
         start_step: Batches that were already used, over all epochs.
+        share: The rows of each batch that are wanted, where several processes share it; None is all.
 
         Raises:
             DataError: if the data set cannot fill one batch.
@@ -218,13 +221,14 @@ class EpochSampler(Sampler[list[ItemKey]]):
         self.batch_size = batch_size
         self.seed = seed
         self.start_step = start_step
+        self.share = share or range(batch_size)
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
         epoch, step = divmod(self.start_step, self.steps_per_epoch)
         while True:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
             for first in range(step * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
-                yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
+                yield [(epoch, int(order[first + row])) for row in self.share]
             epoch, step = epoch + 1, 0
 
 
@@ -235,6 +239,7 @@ def make_loader(
     start_step: int = 0,
     workers: int = 0,
     broken: BrokenFiles | None = None,
+    share: range | None = None,
 ) -> Iterator[Batch]:
     """Endless batches, from any step on exactly as an uninterrupted run would have them.
 
@@ -245,6 +250,7 @@ def make_loader(
         start_step: Batches that were already used, over all epochs.
         workers: Processes that read ahead; with 0 pictures are read in this one.
         broken: Counts the files that cannot be used; by default it stops at 1% of the split, at least 10.
+        share: The rows of each batch that are wanted, where several processes share it; None is all.
 
     Returns:
         An iterator that never ends. Close or drop it to stop its workers.
@@ -252,7 +258,7 @@ def make_loader(
     Raises:
         DataError: if the data set cannot fill one batch; later, by the iterator, once too many files are broken.
     """
-    sampler = EpochSampler(len(dataset), batch_size, seed, start_step)
+    sampler = EpochSampler(len(dataset), batch_size, seed, start_step, share)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -1,4 +1,8 @@
-"""The DAMSM losses (Xu et al., AttnGAN, CVPR 2018, eq. 7 to 13), at word and at sentence level."""
+"""The DAMSM losses (Xu et al., AttnGAN, CVPR 2018, eq. 7 to 13), at word and at sentence level.
+
+Every image is compared with every caption of the batch. Where several processes share it, each holds all captions and
+its own images, and what is put together is the small matrix of similarities.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmgan_train import processes
 from dmgan_train.models import valid_words
 
 
@@ -36,16 +41,16 @@ def damsm_word_loss(
     """The word-level matching loss L_1^w + L_2^w.
 
     Args:
-        regions: [N, D, h, w], of N images.
-        words: [N, D, T], of their N captions.
+        regions: [N, D, h, w], of N images; this process's share of them.
+        words: [N, D, T], of their N captions, all of them.
         lengths: [N] int64, words of each caption, from 1 to T.
         class_ids: [N] int64; other captions of an image's class do not count as wrong. None: all do.
         gamma1: Sharpness of each word's attention over the regions (eq. 9).
         gamma2: How much the best-matching words count (eq. 10).
         gamma3: Sharpness of the softmax over the batch (eq. 11).
     """
-    similarities = gamma3 * word_similarities(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
-    return _match(similarities, class_ids)
+    similarities = word_similarities(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
+    return _match(gamma3 * processes.gather(similarities), class_ids)
 
 
 def word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float, gamma2: float) -> Tensor:
@@ -77,14 +82,15 @@ def damsm_sentence_loss(
     """The sentence-level matching loss L_1^s + L_2^s.
 
     Args:
-        image: Global image features [N, D].
-        sentence: Sentence features [N, D].
+        image: Global image features [N, D]; this process's share of them.
+        sentence: Sentence features [N, D], all of them.
         class_ids: [N] int64, or None; as in `damsm_word_loss`.
         gamma3: Sharpness of the softmax over the batch.
     """
     image, sentence = image.float(), sentence.float()
     norms = image.norm(dim=1)[:, None] * sentence.norm(dim=1)[None, :]
-    return _match(gamma3 * (image @ sentence.T) / norms.clamp(min=1e-8), class_ids)
+    similarities = gamma3 * (image @ sentence.T) / norms.clamp(min=1e-8)
+    return _match(processes.gather(similarities), class_ids)
 
 
 def _match(similarities: Tensor, class_ids: Tensor | None) -> MatchingLoss:

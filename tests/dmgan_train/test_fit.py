@@ -18,10 +18,9 @@ from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import read_data
 from dmgan_train.gan import GanPhase
-from dmgan_train.loading import load_encoders, load_model
+from dmgan_train.loading import load_model
 from dmgan_train.run import RunFolder
-from dmgan_train.samples import SampleSheet
-from tests.training import SMALL, small_settings, train_small, write_images
+from tests.training import SMALL, phase_of, small_settings, train_small, write_images
 
 
 def entries(run: RunFolder) -> list[dict[str, object]]:
@@ -69,13 +68,6 @@ def test_the_averaged_generator_differs_from_the_last_one(run) -> None:
     _, generator, steps = load_model(run)
     assert steps == 4
     assert torch.equal(generator.state_dict()[key], state["generator_ema"][f"module.{key}"])
-
-
-def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
-    settings = small_settings(*overrides)
-    data = read_data(images, None, settings)
-    sheet = SampleSheet(run.samples, data.train, data.tokenizer, 7)
-    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), sheet, torch.device("cpu"), workers=0)
 
 
 def copies(module: torch.nn.Module) -> dict[str, torch.Tensor]:

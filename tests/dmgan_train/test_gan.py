@@ -1,26 +1,13 @@
 """The second phase's step: what trains when."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.fit import read_data
 from dmgan_train.gan import GanPhase
-from dmgan_train.loading import load_encoders
-from dmgan_train.run import RunFolder
-from dmgan_train.samples import SampleSheet
-from tests.training import small_settings
+from tests.training import phase_of, small_settings
 
 WARM_UP = ("gan.reconstruction_weight=10", "gan.perceptual_weight=1", "gan.warm_up_steps=[2, 1, 1]")
-
-
-def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
-    settings = small_settings(*overrides)
-    data = read_data(images, None, settings)
-    sheet = SampleSheet(run.samples, data.train, data.tokenizer, 7)
-    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), sheet, torch.device("cpu"), workers=0)
 
 
 def changed(phase: GanPhase, step: int) -> set[str]:

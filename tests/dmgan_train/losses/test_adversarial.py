@@ -29,7 +29,7 @@ def test_discriminator_loss_is_the_published_sum() -> None:
         discriminator.conditional_logits(on_fake, sentence), 0
     )
     expected = right + (wrong + mismatch) / 3
-    torch.testing.assert_close(discriminator_loss(discriminator, real, fake, sentence), expected)
+    torch.testing.assert_close(discriminator_loss(discriminator, real, fake, sentence).total, expected)
 
 
 def test_generator_loss_is_the_published_sum() -> None:
@@ -44,7 +44,7 @@ def test_generator_loss_is_the_published_sum() -> None:
 def test_the_discriminators_loss_does_not_train_the_generator() -> None:
     discriminator, real, fake, sentence = setup()
     fake.requires_grad_(True)
-    discriminator_loss(discriminator, real, fake, sentence).backward()
+    discriminator_loss(discriminator, real, fake, sentence).total.backward()
     assert fake.grad is None
 
 
@@ -52,4 +52,4 @@ def test_extreme_logits_stay_finite() -> None:
     discriminator, real, fake, sentence = setup()
     with torch.no_grad():
         discriminator.unconditional.bias.fill_(1e4)
-    assert discriminator_loss(discriminator, real, fake, sentence).isfinite()
+    assert discriminator_loss(discriminator, real, fake, sentence).total.isfinite()

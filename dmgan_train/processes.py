@@ -1,0 +1,158 @@
+"""Several processes, one training: `torchrun` starts them, and each takes its share of every batch.
+
+What they compute is what one process would compute with the whole batch, up to rounding: where a loss or a BatchNorm
+needs the whole batch, it is summed or put together here, with gradients. A process alone pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.data import Batch
+
+
+class Captions(NamedTuple):
+    """The captions of a whole batch, as every process has them, on the CPU.
+
+    Attributes:
+        tokens: [N, T] int64, padded with 0.
+        lengths: [N] int64, from 1 to T.
+        class_ids: [N] int64.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    class_ids: Tensor
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Joins the processes that `torchrun` has started; does nothing in a process that it has not."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    # Both: gradients travel between GPUs, captions and the wish to stop between CPUs.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which is its GPU's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and shows."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Returns once every process has come here."""
+    if count() > 1:
+        dist.barrier()
+
+
+def share_of(batch_size: int, name: str) -> range:
+    """The rows of every batch that this process takes.
+
+    Args:
+        batch_size: Of all processes together.
+        name: What an error calls it.
+
+    Raises:
+        SettingsError: if the processes cannot share a batch evenly, or have less than two images each.
+    """
+    own, left = divmod(batch_size, count())
+    if left or own < 2:
+        raise SettingsError(
+            f"{name} is {batch_size}, which {count()} processes cannot share evenly; set it to a multiple of {count()},"
+            f" at least {2 * count()}"
+        )
+    return range(rank() * own, (rank() + 1) * own)
+
+
+def share(whole: Tensor) -> Tensor:
+    """This process's rows of a tensor that every process holds whole, [N, ...] to [N / processes, ...]."""
+    return whole.chunk(count())[rank()]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Every process's rows, [N / processes, ...] to [N, ...], with a gradient to their own process.
+
+    Where all processes compute the same loss of what was gathered, the gradient counts once for each of them, so that
+    the mean that `average_gradients` takes is the gradient of the loss.
+    """
+    if count() == 1:
+        return rows
+    others = torch.zeros_like(rows)
+    return total(torch.cat([rows if process == rank() else others for process in range(count())]))
+
+
+def gather_captions(batch: Batch) -> Captions:
+    """The captions of all processes' shares of a batch: small, and every image is compared with all of them."""
+    parts = (batch.tokens, batch.lengths[:, None], batch.class_ids[:, None])
+    whole = gather(torch.cat(parts, dim=1))
+    return Captions(whole[:, :-2], whole[:, -2], whole[:, -1])
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all processes, with a gradient."""
+    return cast("Tensor", _Total.apply(value)) if count() > 1 else value  # type: ignore[no-untyped-call]
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """The mean over all processes, without a gradient."""
+    return total(values.detach()) / count()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether a flag is set in any process: what one does alone, the others would wait for."""
+    return bool(total(torch.tensor(int(flag))))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces every gradient by its mean over all processes."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if count() == 1 or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= count()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient

@@ -1,0 +1,110 @@
+"""What is looked at while the generator learns: pictures, gates, held-out captions, and copies to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmgan_runtime.errors import DataError
+from dmgan_train.checkpoint import save_checkpoint
+from dmgan_train.data import Split
+from dmgan_train.image_source import to_levels
+from dmgan_train.journal import Journal
+from dmgan_train.metrics.orders import random_orders
+from dmgan_train.metrics.r_precision import Encoders, RPrecision
+from dmgan_train.models import Generator, MemoryOutput, TextEncoder
+from dmgan_train.run import RunFolder
+from dmgan_train.samples import SampleSheet, generate
+
+EXAMPLES = 200
+_AT_ONCE = 16
+_SEED = 0
+
+
+def gate_means(memories: Iterable[MemoryOutput], lengths: Tensor) -> dict[str, Tensor]:
+    """The mean openness of each memory's gates, named after the resolution that its stage paints.
+
+    Args:
+        memories: Of the refinement stages that ran.
+        lengths: [N] int64, words of each caption.
+    """
+    means = {}
+    for memory in memories:
+        side = 2 * memory.features.shape[-1]
+        if memory.writing_gate is not None:
+            means[f"writing_gate_{side}"] = (memory.writing_gate.detach().float().sum(dim=1) / lengths).mean()
+        if memory.response_gate is not None:
+            means[f"response_gate_{side}"] = memory.response_gate.detach().float().mean()
+    return means
+
+
+class HeldOut:
+    """A slice of a split: one image of each example's caption, judged by the run's own encoders."""
+
+    def __init__(self, split: Split, encoders: Encoders) -> None:
+        """Args:
+        split: Up to 200 of its examples are used, evenly spread.
+        encoders: Those that taught the generator; they may move to another device later.
+
+        Raises:
+            DataError: if the slice has too few captions of other classes.
+        """
+        chosen = np.linspace(0, len(split) - 1, min(EXAMPLES, len(split))).astype(int)
+        self._split = replace(split, examples=tuple(split.examples[index] for index in chosen))
+        self._encoders = encoders
+        self._orders = random_orders(self._split, len(self._split), _SEED)
+        judge = self._judge()
+        for number, order in enumerate(self._orders):
+            judge.draw(number, order)
+
+    def r_precision(self, generator: Generator) -> float:
+        """In percent, see `RPrecision`. The generator is left in evaluation mode."""
+        judge, own = self._judge(), self._encoders
+        for start in range(0, len(self._orders), _AT_ONCE):
+            orders = self._orders[start : start + _AT_ONCE]
+            encodings = [own.tokenizer.encode(order.caption, own.max_words) for order in orders]
+            tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
+            lengths = torch.tensor([encoding.length for encoding in encodings])
+            painted = generate(generator, own.text, tokens, lengths, [order.seed for order in orders])
+            judge.add(to_levels(painted.images[-1]), orders)
+        return judge.result().value
+
+    def _judge(self) -> RPrecision:
+        return RPrecision(self._encoders, self._split, _SEED)
+
+
+def held_out_slice(split: Split | None, encoders: Encoders) -> HeldOut | None:
+    """A slice of the test split; None if there is no such split, or it is too small for R-precision."""
+    if split is not None:
+        with suppress(DataError):
+            return HeldOut(split, encoders)
+    return None
+
+
+class Watch:
+    """Looks at the averaged generator of a run, in the main process."""
+
+    def __init__(self, run: RunFolder, sheet: SampleSheet, held_out: HeldOut | None = None) -> None:
+        """Args:
+        run: Keeps the snapshots.
+        sheet: Draws the pictures of fixed captions.
+        held_out: Judges it; None judges nothing.
+        """
+        self._run, self._sheet, self._held_out = run, sheet, held_out
+
+    def look(self, generator: Generator, text_encoder: TextEncoder, done: int, journal: Journal) -> None:
+        """Draws and judges it after so many steps. It is left in evaluation mode."""
+        journal.picture(done, "samples", self._sheet.draw(generator, text_encoder, done))
+        if self._held_out:
+            journal.record(done, {"r_precision": self._held_out.r_precision(generator)})
+
+    def keep(self, state: Mapping[str, Any], done: int) -> None:
+        """Writes a snapshot: of a phase's state what `load_model` reads."""
+        kept = {name: state[name] for name in ("generator_ema", "text_encoder_sha256")}
+        save_checkpoint(self._run.snapshot(done), {"phase": "gan", "step": done, **kept})

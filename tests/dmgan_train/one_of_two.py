@@ -1,0 +1,56 @@
+"""What each of two processes does in test_processes.py; that file starts them with torchrun."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from dmgan_train import processes
+from dmgan_train.checkpoint import fingerprint
+from dmgan_train.damsm import DamsmPhase
+from dmgan_train.fit import read_data
+from dmgan_train.run import RunFolder
+from tests.training import phase_of, small_settings
+
+EVERYTHING = ("gan.augmentation=true", "gan.r1_weight=1", "gan.reconstruction_weight=2", "gan.perceptual_weight=1")
+WARM_UP = ("gan.reconstruction_weight=10", "gan.warm_up_steps=[0, 1, 0]")
+CASES = {"paper": (), "everything": EVERYTHING, "warm up": WARM_UP}
+
+
+def measure(run: RunFolder, images: Path) -> dict[str, dict[str, float]]:
+    """The first step's measurements of both phases, over all processes."""
+    measured = {}
+    for name, overrides in CASES.items():
+        phase = phase_of(run, images, *overrides)
+        measured[name] = _step(phase)
+        measured[name]["state"] = _fingerprints(phase.generator, phase.generator_ema, phase.discriminators)
+    settings = small_settings()
+    data = read_data(images, None, settings)
+    first = DamsmPhase(settings, data.train, data.tokenizer, torch.device("cpu"), workers=0)
+    measured["damsm"] = _step(first)
+    measured["damsm"]["state"] = _fingerprints(first.text_encoder, first.image_encoder)
+    return measured
+
+
+def _step(phase) -> dict[str, object]:
+    batches = phase.batches(0)
+    torch.manual_seed(5)
+    values = phase.step(next(batches), 0)
+    return {name: float(processes.mean_of(value)) for name, value in values.items()}
+
+
+def _fingerprints(*modules: torch.nn.Module) -> list[str]:
+    return [fingerprint(module) for module in modules]
+
+
+def main() -> None:
+    run, images, out = map(Path, sys.argv[1:])
+    with processes.joined(torch.device("cpu")):
+        measured = measure(RunFolder(run), images)
+        measured["stop"] = processes.any_process(processes.rank() == 1)
+        (out / f"{processes.rank()}.json").write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()
