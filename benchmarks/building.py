@@ -33,7 +33,7 @@ _CAPTIONS = 32
 _CALIBRATION_BATCHES = 8
 _CALIBRATION_BATCH = 4
 _LARGEST_BATCH = 64
-_PRECISIONS: dict[str, tuple[Precision, ...]] = {"cpu": ("int8",), "cuda": ("fp16",)}
+_PRECISIONS: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
 
 
 def build_subject(source: Source, folder: Path, kind: str) -> None:
@@ -57,8 +57,7 @@ def build_subject(source: Source, folder: Path, kind: str) -> None:
         weights,
     )
     bundle = Path(source.bundle) if source.bundle else folder / "bundle"
-    if source.bundle is None:
-        _export(model, bundle, kind)
+    lacks = {} if source.bundle else _export(model, bundle, kind)
     subject = Subject(
         name=source.preset if source.run is None else Path(source.run).resolve().name,
         origin="trained" if source.run else "random",
@@ -67,6 +66,7 @@ def build_subject(source: Source, folder: Path, kind: str) -> None:
         captions=model.captions,
         operations_as_written=_count_as_written(model),
         operations=_count(bundle),
+        lacks=lacks,
     )
     (folder / SUBJECT_NAME).write_bytes(msgspec.json.encode(subject))
 
@@ -117,14 +117,16 @@ def random_captions(words: int) -> list[str]:
     return captions
 
 
-def _export(model: Model, bundle: Path, kind: str) -> None:
-    """Writes the bundle in every precision that may be used; without those that its weights do not bear."""
-    precisions = _PRECISIONS[kind]
+def _export(model: Model, bundle: Path, kind: str) -> dict[str, str]:
+    """Writes the bundle, with what such a device has beside fp32 if the weights bear it; else says why not."""
+    precision = _PRECISIONS[kind]
     try:
-        write_bundle(model, bundle, _report, precisions)
+        write_bundle(model, bundle, _report, [precision])
     except ExportError as error:
-        _report(f"without {', '.join(precisions)}: {error}")
+        _report(f"without {precision}: {error}")
         write_bundle(model, bundle, _report)
+        return {precision: str(error)}
+    return {}
 
 
 def add_engines(bundle: Path) -> None:

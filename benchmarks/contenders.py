@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import msgspec
 
@@ -53,6 +53,13 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
         return _FORMS[self.form] if self.form else _LABELS.get(self.engine, self.engine)
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
+
 REFERENCE = "torch-eager-fp32"
 """What every image and every time is compared with."""
 
@@ -82,7 +89,7 @@ def candidates(device: str, threads: int) -> list[Contender]:
     return torch + served
 
 
-def select(found: Sequence[Contender], names: Iterable[str]) -> list[Contender]:
+def select(found: Sequence[Named], names: Iterable[str], reference: str = REFERENCE) -> list[Named]:
     """The contenders of some names, and the reference; all if there are no names.
 
     Raises:
@@ -92,7 +99,7 @@ def select(found: Sequence[Contender], names: Iterable[str]) -> list[Contender]:
     known = [each.name for each in found]
     if unknown := sorted(wanted - set(known)):
         raise SettingsError(f"there is no contender {unknown[0]!r} here; there are: {', '.join(known)}")
-    return [each for each in found if not wanted or each.name in wanted | {REFERENCE}]
+    return [each for each in found if not wanted or each.name in wanted | {reference}]
 
 
 def _arithmetics() -> tuple[str, ...]:

@@ -87,6 +87,9 @@ def open_lineup(subject: Subject, contenders: Sequence[Contender]) -> Iterator[L
     reference: FloatArray | None = None
     with ExitStack() as stack:
         for contender in contenders:
+            if contender.engine != TORCH and contender.precision in subject.lacks:
+                lineup.note(contender.name, subject.lacks[contender.precision], None)
+                continue
             click.echo(f"opening {contender.name} ...", err=True)
             try:
                 worker = stack.enter_context(Worker(Performer, subject, contender))

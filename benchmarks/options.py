@@ -57,14 +57,23 @@ class SubjectOptions(NamedTuple):
         Raises:
             DmganError: if the device is not there, a name is unknown, or the subject cannot be made.
         """
-        share_libraries()
-        environment = describe_environment(self.device)
-        if environment.was_busy:
-            click.echo(
-                f"warning: this machine is busy (load {environment.load_before}); its times will say little", err=True
-            )
+        environment = look_around(self.device)
         contenders = select(candidates(self.device, check_threads(self.threads)), self.only)
         return Prepared(environment, prepare_subject(self.source, self.cache, self.device), contenders)
+
+
+def look_around(device: str) -> Environment:
+    """The machine before it works, with a warning if others use it.
+
+    Raises:
+        BackendError: if the device is not there.
+    """
+    share_libraries()
+    environment = describe_environment(device)
+    if environment.was_busy:
+        load = environment.load_before
+        click.echo(f"warning: this machine is busy (load {load}); its times will say little", err=True)
+    return environment
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):

@@ -26,8 +26,8 @@ def measure_rates(device: str, threads: int, precisions: Sequence[str]) -> Rates
     Args:
         device: `cpu` or `cuda:N`.
         threads: CPU threads.
-        precisions: Those whose matrix rate is wanted. What cannot be measured here is left out: int8 on a GPU, bf16
-            on a CPU without instructions for it.
+        precisions: Those whose matrix rate is wanted. What cannot be measured here is left out: int8 on a GPU, fp16
+            on a CPU, bf16 where there are no instructions for it.
     """
     torch.set_num_threads(threads)
     place = torch.device(device)
@@ -45,7 +45,7 @@ def measure_rates(device: str, threads: int, precisions: Sequence[str]) -> Rates
 def _product(device: torch.device, precision: str, threads: int) -> Callable[[], object] | None:
     if precision == "int8":
         return _int8_product(threads) if device.type == "cpu" else None
-    if precision == "bf16" and not uses_bf16("auto", device):
+    if (precision == "bf16" and not uses_bf16("auto", device)) or (device.type, precision) == ("cpu", "fp16"):
         return None
     side = _SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in range(2))

@@ -52,7 +52,7 @@ def measure_startup(
         pass  # shows who can be had, and warms the caches
     with tempfile.TemporaryDirectory() as place:
         turns = {
-            name: partial(_start, subject, contender, Path(place) / "first.png", samples[name])
+            name: partial(_turn, subject, contender, Path(place) / "first.png", samples[name])
             for name, contender in lineup.contenders.items()
         }
         for name, reason in take_turns(turns, limits).items():
@@ -73,7 +73,16 @@ def measure_startup(
     )
 
 
-def _start(subject: Subject, contender: Contender, picture: Path, samples: list[float]) -> None:
+def _turn(subject: Subject, contender: Contender, picture: Path, samples: list[float]) -> None:
+    samples.append(start(subject, contender, picture))
+
+
+def start(subject: Subject, contender: Contender, picture: Path) -> float:
+    """Seconds from the start of a process to its first picture.
+
+    Raises:
+        EngineError: if it fails.
+    """
     command = [sys.executable, "-m", "benchmarks.first_picture", _json(subject), _json(contender), str(picture)]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -84,7 +93,7 @@ def _start(subject: Subject, contender: Contender, picture: Path, samples: list[
         _, errors = process.communicate()
     if said.strip() != DONE:
         raise EngineError(f"the process failed: {''.join(errors.strip().splitlines()[-1:])}")
-    samples.append(seconds)
+    return seconds
 
 
 def _json(value: msgspec.Struct) -> str:

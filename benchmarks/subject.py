@@ -47,6 +47,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         captions: Texts that the vocabulary knows.
         operations_as_written: Of an image, by graph, of the network as it is published.
         operations: The same of the bundle's graphs, by file.
+        lacks: The precisions that these weights could not be exported in, and why.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     captions: tuple[str, ...]
     operations_as_written: dict[str, int]
     operations: dict[str, int]
+    lacks: dict[str, str] = {}
 
     @property
     def spec(self) -> ModelSpec:

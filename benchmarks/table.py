@@ -31,7 +31,7 @@ def _where(result: Result) -> str:
     lines = [
         f"*{subject.name} ({subject.resolution} pixels, {subject.weights} weights); {machine}, {place.cpus} cores,"
         f" {first.threads} threads; {versions}; Python {place.python}; {place.time[:10]}, commit {place.commit or '-'};"
-        f" in turns, at most {rounds} rounds.*"
+        f" in turns, rounds: {rounds}.*"
     ]
     if place.was_busy:
         lines.append(f"**Measured on a busy machine (load {place.load_before}): not a result.**")

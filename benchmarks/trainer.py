@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ _PUBLISHED = (
     "gan.reconstruction_weight=0",
     "gan.perceptual_weight=0",
     "gan.warm_up_steps=[0, 0, 0]",
+    "gan.r1_weight=0",
 )
 
 
@@ -44,7 +46,7 @@ class Trainer:
         torch.set_num_threads(threads)
         self._device = choose_device(device)
         torch.backends.cudnn.allow_tf32 = loop.precision != "fp32"
-        self._settings = resolve_precision(published_settings(preset, loop.precision, batch), self._device)
+        self._settings = resolve_precision(published_settings(preset, loop, batch), self._device)
         make = make_plain_loop if loop.order == "plain" else make_phase
         self._loop: GanPhase | PlainLoop = make(self._settings, self._device)
         self._batch = random_batch(self._settings)
@@ -70,10 +72,14 @@ class Trainer:
             torch.cuda.synchronize(self._device)
 
 
-def published_settings(preset: str, precision: str, batch: int | None = None) -> Settings:
+def published_settings(preset: str, loop: Loop, batch: int | None = None, overrides: Sequence[str] = ()) -> Settings:
     """A preset's networks with the published objective, whatever it adds to that for its own data."""
-    overrides = [*_PUBLISHED, f"gan.precision={'bf16' if precision == 'bf16' else 'fp32'}"]
-    return resolve_settings(preset, overrides=overrides + ([f"gan.batch_size={batch}"] if batch else []))
+    own = [
+        f"gan.compile={str(loop.compiled).lower()}",
+        f"gan.precision={'bf16' if loop.precision == 'bf16' else 'fp32'}",
+        *([f"gan.batch_size={batch}"] if batch else []),
+    ]
+    return resolve_settings(preset, overrides=[*overrides, *_PUBLISHED, *own])
 
 
 def make_phase(settings: Settings, device: torch.device) -> GanPhase:

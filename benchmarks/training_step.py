@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import click
 import msgspec
 
-from benchmarks.environment import describe_environment
-from benchmarks.options import choose_device, default_output, device_options, limits_options
+from benchmarks.contenders import select
+from benchmarks.options import choose_device, default_output, device_options, limits_options, look_around
 from benchmarks.report import publish
 from benchmarks.results import SCHEMA_VERSION, Absence, Entry, Environment, Measure, Result, Series, SubjectEntry
 from benchmarks.turns import Limits, take_turns
@@ -33,27 +34,32 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         order: `plain`, the published code's order of work, or `dmgan`, ours.
         precision: `tf32` is what PyTorch does with fp32 on a GPU unless it is told not to.
+        compiled: Whether `torch.compile` compiles the networks.
     """
 
     order: str
     precision: str
+    compiled: bool = False
 
     @property
     def name(self) -> str:
         """Names it in files and on the command line."""
-        return f"{self.order}-{self.precision}"
+        return "-".join([self.order, *(["compile"] if self.compiled else []), self.precision])
 
     @property
     def label(self) -> str:
         """Names it for people."""
-        return "plain loop, as published" if self.order == "plain" else "dmgan_train"
+        if self.order == "plain":
+            return "plain loop, as published"
+        return "dmgan_train, compiled" if self.compiled else "dmgan_train"
 
 
 def loops(device: str) -> list[Loop]:
     """Those that may be had on a kind of device, the plain one in fp32 first."""
     precisions = ("fp32", "bf16") if device == "cpu" else ("fp32", "tf32", "bf16")
     plain = [Loop(order="plain", precision=precision) for precision in precisions if precision != "bf16"]
-    return plain + [Loop(order="dmgan", precision=precision) for precision in precisions]
+    ours = [Loop(order="dmgan", precision=precision) for precision in precisions]
+    return plain + ours + [Loop(order="dmgan", precision=each.precision, compiled=True) for each in ours]
 
 
 @click.command(cls=DmganCommand)
@@ -61,20 +67,34 @@ def loops(device: str) -> list[Loop]:
     "--preset", type=click.Choice(("birds", "coco", "emoji", "tiny")), default="birds", help="The networks' shape."
 )
 @click.option("--batch", type=click.IntRange(2), show_default="the preset's", help="Images a step.")
+@click.option("--only", metavar="NAME,...", show_default="all", help="Only these loops, and the plain one in fp32.")
 @device_options(_MEASURE)
 @limits_options
 def training(
-    preset: str, batch: int | None, device: str, threads: int | None, output: Path | None, limits: Limits
+    preset: str,
+    batch: int | None,
+    only: str | None,
+    device: str,
+    threads: int | None,
+    output: Path | None,
+    limits: Limits,
 ) -> None:
     """Time whole training steps against a plain loop in the published order of work."""
     chosen = choose_device(device)
-    environment = describe_environment(chosen)
-    result = measure_training(environment, preset, batch, chosen, check_threads(threads), limits)
+    environment = look_around(chosen)
+    wanted = select(loops(chosen), only.split(",") if only else (), PLAIN)
+    result = measure_training(environment, preset, batch, wanted, chosen, check_threads(threads), limits)
     publish(result, output or default_output(_MEASURE, chosen))
 
 
 def measure_training(
-    environment: Environment, preset: str, batch: int | None, device: str, threads: int, limits: Limits
+    environment: Environment,
+    preset: str,
+    batch: int | None,
+    wanted: Sequence[Loop],
+    device: str,
+    threads: int,
+    limits: Limits,
 ) -> Result:
     """Everybody in turn, a step each: discriminators, generator, averaged weights. Images and weights are random.
 
@@ -82,6 +102,7 @@ def measure_training(
         environment: Where this is.
         preset: Whose settings.
         batch: Images a step; None takes the preset's.
+        wanted: The loops to try, the plain one first.
         device: `cpu` or `cuda:N`.
         threads: CPU threads.
         limits: How many steps.
@@ -89,7 +110,7 @@ def measure_training(
     samples: dict[str, list[float]] = defaultdict(list)
     entries, absences, workers, facts = [], [], {}, {}
     with ExitStack() as stack:
-        for loop in loops(device):
+        for loop in wanted:
             click.echo(f"opening {loop.name} ...", err=True)
             try:
                 worker = stack.enter_context(Worker(_make_trainer, loop, preset, batch, device, threads))
@@ -97,6 +118,8 @@ def measure_training(
                     worker.call("time")
                 facts = worker.call("facts")
             except DmganError as error:
+                if loop.name == PLAIN:
+                    raise
                 click.echo(f"without {loop.name}: {error}", err=True)
                 absences.append(Absence(contender=loop.name, reason=str(error)))
                 continue
