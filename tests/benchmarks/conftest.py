@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks.building import build_subject
@@ -10,8 +11,6 @@ from dmgan_train.run import RunFolder
 @pytest.fixture(scope="session")
 def subject(run: RunFolder, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The small run and its bundle, ready to be measured."""
-    import msgspec
-
     folder = tmp_path_factory.mktemp("subject") / "squares"
     build_subject(Source(preset="tiny", run=str(run.root), bundle=str(bundle)), folder, "cpu")
     return msgspec.json.decode((folder / SUBJECT_NAME).read_bytes(), type=Subject)
