@@ -84,7 +84,7 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
         )
     axis.set_yticks(places, names, fontsize=_TEXT)
     axis.invert_yaxis()
-    axis.set_xlim(0, reach * 1.5)
+    axis.set_xlim(0, reach * 1.62)
     axis.set_xlabel(panel.axis, fontsize=_TEXT - 1, color=_INK)
     axis.set_title(panel.heading, fontsize=_TEXT + 0.5, color=_INK, loc="left")
     axis.tick_params(axis="y", length=0)
@@ -119,9 +119,13 @@ def _throughput(result: Result) -> list[Panel]:
                 value = median(best.samples)
                 ceiling = batch / best.floor.operations_s if best.floor else None
                 share = f", {value / ceiling:.0%} of the matrix rate" if ceiling else ""
-                bars.append(Bar(entry, value, f"{value:,.3g}, {best.clients} clients{share}"))
+                bars.append(Bar(entry, value, f"{value:,.3g}, {_clients(best.clients)}{share}"))
         panels.append(Panel(f"batch {batch}", "images a second, with the best number of clients", bars))
     return panels
+
+
+def _clients(count: int | None) -> str:
+    return "1 client" if count == 1 else f"{count} clients"
 
 
 def _bytes(measure: str, heading: str) -> Callable[[Result], list[Panel]]:

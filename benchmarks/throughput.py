@@ -97,7 +97,7 @@ def _measure(
         samples[name].append(rush.images / rush.seconds)
 
     turns = {name: partial(turn, name, lineup.workers[name]) for name in able}
-    click.echo(f"batch {batch}, {clients} clients ...", err=True)
+    click.echo(f"batch {batch}, clients: {clients} ...", err=True)
     for name, reason in take_turns(turns, limits).items():
         lineup.note(name, f"{clients} clients: {reason}", batch)
     return [_series(lineup, name, values, rates, batch, clients) for name, values in samples.items()]

@@ -16,12 +16,14 @@ from benchmarks.latency import measure_latency
 from benchmarks.lineup import END_TO_END, open_lineup
 from benchmarks.memory import measure_memory
 from benchmarks.painters import open_painter
+from benchmarks.performer import peak_memory
 from benchmarks.rates import measure_rates
 from benchmarks.results import read_result
 from benchmarks.size import measure_size
 from benchmarks.startup import measure_startup, start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Limits
+from benchmarks.worker import call_in_worker
 from dmgan_runtime.errors import EngineError
 from dmgan_runtime.manifest import ROLES
 
@@ -150,6 +152,11 @@ def test_memory_and_size_are_bytes_of_everybody(subject, at_hand) -> None:
     assert model is not None
     assert installed is not None
     assert 10**4 < model.samples[0] < 10**7 < installed.samples[0]
+
+
+def test_the_memory_of_a_worker_is_its_own() -> None:
+    ballast = np.ones(2**26)
+    assert call_in_worker(peak_memory) < peak_memory() - ballast.nbytes / 2
 
 
 def test_startup_starts_a_process_each_time(subject, at_hand) -> None:
