@@ -77,14 +77,9 @@ class GanPhase:
             place(encoder, device)
             encoder.eval().requires_grad_(False)
         self._build_networks()
-        betas = (own.beta1, own.beta2)
-        self._generator_optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=own.generator_learning_rate, betas=betas, fused=True
-        )
+        self._generator_optimizer = self._adam(self.generator, own.generator_learning_rate)
         # One optimizer for the three: Adam treats every parameter on its own.
-        self._discriminator_optimizer = torch.optim.Adam(
-            self.discriminators.parameters(), lr=own.discriminator_learning_rate, betas=betas, fused=True
-        )
+        self._discriminator_optimizer = self._adam(self.discriminators, own.discriminator_learning_rate)
         self._split, self._tokenizer, self._watch, self._workers = split, tokenizer, watch, workers
         self.batch_size = own.batch_size
         self._share = processes.share_of(own.batch_size, "gan.batch_size")
@@ -109,6 +104,10 @@ class GanPhase:
         if own.compile:
             for network in (self.generator, *self.discriminators, self.image_encoder.trunk):
                 network.compile()
+
+    def _adam(self, network: nn.Module, rate: float) -> Optimizer:
+        betas = (self.settings.gan.beta1, self.settings.gan.beta2)
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `Phase.batches`."""
