@@ -146,10 +146,15 @@ def pretrain(**options: Any) -> None:
     default=0,
     help="Draws the noise; an exported bundle draws the same.",
 )
-def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int) -> None:
-    """Draw captions with a run's newest averaged generator, all stages side by side, without exporting."""
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Take the generator of this snapshot (gan.snapshot_every).  [default: the newest]",
+)
+def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int, step: int | None) -> None:
+    """Draw captions with a run's averaged generator, all stages side by side, without exporting."""
     from dmgan_train.samples import draw_captions
 
-    steps = draw_captions(RunFolder(run_folder), captions, seed, output)
+    steps = draw_captions(RunFolder(run_folder), captions, seed, output, step)
     plural = "" if len(captions) == 1 else "s"
     click.echo(f"{output}: {len(captions)} caption{plural}, seed {seed}, generator of step {steps:,}")

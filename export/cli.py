@@ -34,6 +34,11 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
     required=True,
     help="The bundle to write: a new folder, or a new .zip.",
 )
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Take the generator of this snapshot (gan.snapshot_every).  [default: the newest]",
+)
 @click.option("--official-generator", type=_FILE, help="The authors' netG*.pth, in place of RUN.")
 @click.option("--official-text-encoder", type=_FILE, help="The authors' text_encoder*.pth that belongs to it.")
 @click.option("--captions", type=_FILE, help="The authors' captions.pickle, which holds the vocabulary.")
@@ -51,6 +56,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 def main(
     run: Path | None,
     output: Path,
+    step: int | None,
     official_generator: Path | None,
     official_text_encoder: Path | None,
     captions: Path | None,
@@ -69,7 +75,7 @@ def main(
     bindings = expect_engine(output) if tensorrt else None
     official = (official_generator, official_text_encoder, captions)
     if run is not None and official == (None, None, None):
-        model = read_model(RunFolder(run), name or run.resolve().name, license_)
+        model = read_model(RunFolder(run), name or run.resolve().name, license_, step)
     elif run is None and official_generator and official_text_encoder and captions:
         name = name or official_generator.stem
         model = read_official_model(official_generator, official_text_encoder, captions, max_words, name, license_)

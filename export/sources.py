@@ -13,19 +13,20 @@ from dmgan_train.samples import sample_name
 from export.bundle import Model
 
 
-def read_model(run: RunFolder, name: str, license_: str) -> Model:
+def read_model(run: RunFolder, name: str, license_: str, step: int | None = None) -> Model:
     """The trained model of a run.
 
     Args:
         run: A run whose second phase has begun.
         name: Names the bundle.
         license_: Of the weights.
+        step: Of a snapshot; None takes the newest checkpoint.
 
     Raises:
-        CheckpointError: if the run has no checkpoint of both phases.
+        CheckpointError: if the run has no checkpoint of both phases, or no such snapshot.
     """
     settings = run.settings()
-    text_encoder, generator, steps = load_model(run)
+    text_encoder, generator, steps = load_model(run, step)
     samples = run.samples / sample_name(steps)
     return Model(
         name=name,
