@@ -113,6 +113,11 @@ class GanPhase:
             for network in (self.generator, *self.discriminators, self.image_encoder.trunk):
                 network.compile()
 
+    def start_from(self, generator: Mapping[str, Tensor]) -> None:
+        """Begins with these weights instead of random ones; a checkpoint that is loaded later replaces them."""
+        for network in (self.generator, self.generator_ema.module):
+            network.load_state_dict(generator)
+
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `Phase.batches`."""
         dataset = CaptionedImages(
