@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -52,6 +53,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option("--int8", is_flag=True, help="Add graphs in int8, calibrated on captions of the training set.")
 @click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
+@click.option("--data-license", default="not stated", help="Licence of the training data, for the model card.")
 @click.option("--tensorrt", is_flag=True, help="Then build TensorRT engines of it; see dmgan-export build-engine.")
 def main(
     run: Path | None,
@@ -65,6 +67,7 @@ def main(
     int8: bool,
     name: str | None,
     license_: str,
+    data_license: str,
     tensorrt: bool,
 ) -> None:
     """Export a trained RUN, or the authors' weights, as a bundle that dmgan_runtime serves without PyTorch.
@@ -83,6 +86,7 @@ def main(
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     wanted: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     precisions = [precision for precision, asked in wanted.items() if asked]
+    model = replace(model, data_license=data_license)
     manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True), precisions)
     _print_parity(manifest)
     if bindings is not None:

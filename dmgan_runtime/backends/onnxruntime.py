@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 RIVALS = ("onnxruntime", "onnxruntime-gpu")
-_PRECISIONS: tuple[Arithmetic, ...] = ("fp32", "int8")
+# Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
+_PRECISIONS: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
 _DTYPES: dict[str, Literal["float32", "int64"]] = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 _LOG_ERRORS = 3
 

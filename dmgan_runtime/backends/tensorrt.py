@@ -15,6 +15,7 @@ from dmgan_runtime.backends.base import Active, Tensor
 from dmgan_runtime.backends.cuda import Cuda, import_runtime
 from dmgan_runtime.backends.driver import find_gpu
 from dmgan_runtime.backends.engines import FoundEngine, find_engine
+from dmgan_runtime.backends.garbage import without_garbage_collection
 from dmgan_runtime.backends.lanes import Lane, LanePool, Plan
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import EngineName
@@ -100,7 +101,8 @@ class TensorRtBackend:
         where = f"{bundle.path}/{found.folder}/{entry.file.path}"
         content = found.read(bundle, entry)
         try:
-            runtime = self._module.Runtime(self._log)
+            with without_garbage_collection():
+                runtime = self._module.Runtime(self._log)
         except TypeError as error:  # what its factory's null pointer becomes in Python
             raise EngineError(f"{self.name} cannot start: {self._said(str(error))}; update the GPU's driver") from error
         # A version compatible plan brings the runtime that it was built with, which is code for the CPU.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from dmgan_runtime.backends.driver import Gpu, find_gpu
 from dmgan_runtime.engine_manifest import EngineManifest, EngineName
 from dmgan_runtime.errors import BackendError, SettingsError
-from export.tensorrt.gpu import find_gpu
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 _EXTRAS: dict[EngineName, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
@@ -70,7 +70,7 @@ class Bindings:
                     f"{self.name} builds for the GPU that it runs on; leave out --target, or add"
                     " --engine tensorrt_rtx, which builds for any RTX GPU"
                 )
-            gpu = find_gpu()
+            gpu = self._gpu()
             return Target((gpu.compute_capability,), gpu.name)
         offered = sorted(value for name, value in self._capabilities().items() if name.startswith("SM"))
         if unknown := sorted(set(asked) - set(offered)):
@@ -79,6 +79,15 @@ class Bindings:
             )
         # Turing is left out unless it is asked for: it lacks kernels, for example of fp32 matrix products.
         return Target(tuple(sorted(set(asked))) or tuple(value for value in offered if value >= _AMPERE), None)
+
+    def _gpu(self) -> Gpu:
+        try:
+            return find_gpu(0)
+        except BackendError as error:
+            raise BackendError(
+                f"{error}. {self.name} builds an engine on the GPU that will run it; build on that machine, or add"
+                " --engine tensorrt_rtx, which builds without a GPU"
+            ) from error
 
     def check_switches(self, wanted: EngineManifest, *, timing_cache: bool) -> None:
         """Refuses what this engine would ignore.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from dmgan_runtime.backends.garbage import without_garbage_collection
 from dmgan_runtime.engine_manifest import EngineManifest
 from dmgan_runtime.errors import BackendError, EngineError
 from export.tensorrt.bindings import Bindings
@@ -41,7 +39,7 @@ class PlanBuilder:
         self._cache: Any = None
         self._log = bindings.create_log()
         try:
-            with _without_garbage_collection():
+            with without_garbage_collection():
                 self._builder = bindings.module.Builder(self._log)
         except TypeError as error:  # what its factory's null pointer becomes in Python
             raise BackendError(
@@ -122,18 +120,3 @@ class PlanBuilder:
     @property
     def _name(self) -> str:
         return f"{self._bindings.name} {self._bindings.version}"
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """While TensorRT makes a builder it holds a lock of the whole process, and may call the log.
-
-    If the collector ran there and freed an older builder, that would wait for the same lock, for ever.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

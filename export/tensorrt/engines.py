@@ -22,7 +22,7 @@ from dmgan_runtime.engine_manifest import (
     PlanEntry,
     parse_engine_manifest,
 )
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.errors import BackendError, BundleError
 from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, FileEntry, GraphEntry, Manifest, Precision
 from export.tensorrt.bindings import Bindings
 from export.tensorrt.builder import PlanBuilder
@@ -186,7 +186,7 @@ def _fill(
     workshop: Path, bundle: Bundle, graphs: list[GraphEntry], builder: PlanBuilder, report: Callable[[str], None]
 ) -> EngineManifest:
     # All are proven before the first is built: building takes minutes.
-    contents = [bundle.read(graph.file) for graph in graphs]
+    contents = [_content(bundle, graph) for graph in graphs]
     plans = []
     for graph, content in zip(graphs, contents, strict=True):
         report(f"building {graph.role} in {graph.precision} ...")
@@ -200,6 +200,20 @@ def _fill(
     manifest = builder.engine.__replace__(plans=tuple(plans))
     (workshop / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
+
+
+def _content(bundle: Bundle, graph: GraphEntry) -> bytes:
+    content = bundle.read(graph.file)
+    if graph.precision != "int8":
+        return content
+    try:
+        # Here, because nothing else that builds engines needs onnx.
+        from export.tensorrt.integers import signed_graph
+    except ImportError as error:
+        raise BackendError(
+            f'an int8 engine needs onnx ({error}); install it with: pip install "dmgan[export]"'
+        ) from error
+    return signed_graph(content)
 
 
 def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> EngineManifest:

@@ -59,6 +59,24 @@ def test_captions_are_kept_for_calibration(run) -> None:
     assert set(captions) == {f"a {colour} square on white" for colour in ("red", "green")}
 
 
+def test_the_average_has_its_own_batch_norm_statistics(run, images) -> None:
+    """At a high rate the averaged weights lie far inside those of the steps, and so do their activations."""
+    phase = phase_of(run, images, "gan.ema=0.9", "gan.generator_learning_rate=0.05")
+    batches = phase.batches(0)
+    for step in range(10):
+        torch.manual_seed(step)
+        phase.step(next(batches), step)
+    average = phase.generator_ema.module
+    name = "initial.project.1.running_var"
+    of_the_steps = average.state_dict()[name].clone()
+    state = phase.state()
+    assert not average.training
+    own = state["generator_ema"][f"module.{name}"]
+    assert not torch.allclose(own, of_the_steps, rtol=0.05)
+    again = phase.state()["generator_ema"][f"module.{name}"]
+    assert torch.equal(own, again)
+
+
 def test_the_penalty_is_lazy_and_counts(run, images) -> None:
     gradients = {}
     for weight in (0, 100):

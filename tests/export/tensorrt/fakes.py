@@ -5,8 +5,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from dmgan_runtime.backends.driver import Gpu
 from export.tensorrt.bindings import Bindings
-from export.tensorrt.gpu import Gpu
 
 
 def fake_tensorrt(version: str) -> Bindings:
@@ -22,4 +22,4 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None) -> 
     monkeypatch.setitem(sys.modules, name, module)
 
 
-L4 = Gpu("NVIDIA L4", 89)
+L4 = Gpu(0, "NVIDIA L4", 89, "13.0")

@@ -85,7 +85,7 @@ def test_networks_are_strongly_typed(version, flags) -> None:
 
 
 def test_tensorrt_builds_for_the_gpu_at_hand(monkeypatch) -> None:
-    monkeypatch.setattr(bindings_module, "find_gpu", lambda: L4)
+    monkeypatch.setattr(bindings_module, "find_gpu", lambda _: L4)
     assert fake_tensorrt("11.4.0.106").target(()) == Target((89,), "NVIDIA L4")
     with pytest.raises(SettingsError, match="add --engine tensorrt_rtx"):
         fake_tensorrt("11.4.0.106").target((86,))

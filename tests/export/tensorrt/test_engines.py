@@ -69,7 +69,7 @@ def test_fp16_generators_go_with_an_fp32_text_encoder(small) -> None:
     single = build(small, precision="fp32")
     assert engine.path != single.path
     for role in ROLES:
-        half, full = (folder.manifest.plan(role).file for folder in (engine, single))
+        half, full = (folder.manifest.plan(role).onnx_sha256 for folder in (engine, single))
         assert (half == full) == (role == "text_encoder")
 
 
@@ -246,11 +246,14 @@ def test_a_folder_that_is_no_bundle_is_an_error(tmp_path) -> None:
 
 
 def test_tensorrt_without_a_gpu_is_an_error(small, monkeypatch) -> None:
-    def no_gpu() -> None:
+    def no_gpu(_: int) -> None:
         raise BackendError("there is no GPU here")
 
     monkeypatch.setattr(bindings_module, "find_gpu", no_gpu)
-    with pytest.raises(BackendError, match="no GPU here"):
+    with pytest.raises(
+        BackendError,
+        match=r"no GPU here\. tensorrt builds .* --engine tensorrt_rtx",
+    ):
         build_engine(small, fake_tensorrt("11.4.0.106"), EngineSettings("fp32"), None, lambda _: None)
     assert not (small / "engines").exists()
 
@@ -271,7 +274,7 @@ class FakeBuilder:
 
 
 def test_a_timing_cache_is_read_and_written(small, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(bindings_module, "find_gpu", lambda: L4)
+    monkeypatch.setattr(bindings_module, "find_gpu", lambda _: L4)
     monkeypatch.setattr(engines, "PlanBuilder", FakeBuilder)
     cache = tmp_path / "kernels.cache"
     for largest, expected in ((4, b"...."), (8, b"........")):
