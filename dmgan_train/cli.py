@@ -13,18 +13,20 @@ import click
 from dmgan_runtime.commands import DmganGroup
 from dmgan_train import __version__, processes
 from dmgan_train.ablation_cli import ablate
+from dmgan_train.adoption import OfficialFiles, adopt
 from dmgan_train.config import PRESETS, RECIPES, resolve_settings
 from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.evaluation_cli import evaluate, report
 from dmgan_train.figures.cli import figure
-from dmgan_train.fit import TrainingData, begin, read_data
+from dmgan_train.fit import TrainingData, begin, read_data, with_vocabulary
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
 from dmgan_train.run import RunFolder
 from dmgan_train.summary import describe_plan
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -95,14 +97,14 @@ def _run(
     with processes.joined(chosen):
         settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
         settings = resolve_precision(settings, chosen)
-        read: TrainingData = read_data(data, source, settings)
+        run = RunFolder(run_folder)
+        read: TrainingData = with_vocabulary(read_data(data, source, settings), run)
         if processes.is_main():
             click.echo(describe_plan(settings, read, chosen))
             if dry_run:
                 click.echo(settings.to_yaml())
         if dry_run:
             return
-        run = RunFolder(run_folder)
         # One writes, the others read; none goes on before the folder is there.
         with run.locked() if processes.is_main() else nullcontext():
             if processes.is_main():
@@ -130,6 +132,30 @@ def pretrain(**options: Any) -> None:
     _run(pretrain_run, "the same with fit", **options)
 
 
+@main.command(name="adopt")
+@click.option("--official-text-encoder", type=_FILE, required=True, help="The authors' text_encoder*.pth.")
+@click.option("--official-image-encoder", type=_FILE, required=True, help="The authors' image_encoder*.pth.")
+@click.option("--captions", type=_FILE, required=True, help="Their captions.pickle, which holds the vocabulary.")
+@click.option("--official-generator", type=_FILE, help="Their netG*.pth.  [default: a new generator]")
+@click.option("--preset", type=click.Choice(PRESETS), default="birds", help="Settings of the run.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one setting; repeatable.")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path), required=True, help="The run to begin; new.")
+def adopt_command(
+    official_text_encoder: Path,
+    official_image_encoder: Path,
+    captions: Path,
+    official_generator: Path | None,
+    preset: str,
+    overrides: tuple[str, ...],
+    run_folder: Path,
+) -> None:
+    """Begin a run with the authors' published weights; `fit` with the same preset and settings trains on."""
+    files = OfficialFiles(official_text_encoder, official_image_encoder, captions, official_generator)
+    adopt(files, resolve_settings(preset, overrides=overrides), RunFolder(run_folder))
+    same = "".join(f" --set {override}" for override in overrides)
+    click.echo(f"Begun. Next: python -m dmgan_train fit --preset {preset}{same} --data DATA --run {run_folder}")
+
+
 @main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("captions", metavar="CAPTION...", nargs=-1, required=True)
@@ -146,10 +172,15 @@ def pretrain(**options: Any) -> None:
     default=0,
     help="Draws the noise; an exported bundle draws the same.",
 )
-def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int) -> None:
-    """Draw captions with a run's newest averaged generator, all stages side by side, without exporting."""
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Take the generator of this snapshot (gan.snapshot_every).  [default: the newest]",
+)
+def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int, step: int | None) -> None:
+    """Draw captions with a run's averaged generator, all stages side by side, without exporting."""
     from dmgan_train.samples import draw_captions
 
-    steps = draw_captions(RunFolder(run_folder), captions, seed, output)
+    steps = draw_captions(RunFolder(run_folder), captions, seed, output, step)
     plural = "" if len(captions) == 1 else "s"
     click.echo(f"{output}: {len(captions)} caption{plural}, seed {seed}, generator of step {steps:,}")

@@ -58,6 +58,11 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     metavar="NAME,...",
     help=f"Of {', '.join(METRIC_NAMES)}. retrieval is for data in which a caption names one drawing.",
 )
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Take the generator of this snapshot (gan.snapshot_every).  [default: the newest]",
+)
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", help="Whose captions and pictures.")
 @click.option(
     "--images",
@@ -105,7 +110,7 @@ def evaluate(model: Path, **options: Any) -> None:
 
 
 def measure(
-    model: Path, *, output: Path | None, device: str, encoders: Path | None, **options: Any
+    model: Path, *, output: Path | None, device: str, encoders: Path | None, step: int | None, **options: Any
 ) -> tuple[Path, Evaluation]:
     """Runs the metrics and writes the JSON; returns its path and the evaluation."""
     from dmgan_train.metrics.evaluate import Plan
@@ -125,7 +130,7 @@ def measure(
         batch_size=options["batch_size"],
     )
     judge = encoders or (None if is_bundle(model) else model)
-    with open_source(model, chosen, options["truncation"]) as source:
+    with open_source(model, chosen, options["truncation"], step) as source:
         network = load_features(options["features"], chosen, options["feature_weights"])
         judges = read_encoders(RunFolder(judge), chosen) if judge and "r_precision" in plan.metrics else None
         evaluation = run_metrics(source, network, judges, plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 import dmgan_train
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
+from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.config import Settings
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split
@@ -69,6 +70,11 @@ def read_data(root: Path, source: str | None, settings: Settings) -> TrainingDat
 def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
     """Writes what a new run is, or checks that an old one is the same.
 
+    Args:
+        settings: The run's.
+        data: From `read_data` and `with_vocabulary`.
+        run: New or old.
+
     Raises:
         SettingsError: if the run has other settings, another vocabulary or other data.
     """
@@ -80,9 +86,16 @@ def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
         "words": len(data.tokenizer) - 1,
     }
     provenance = {"dmgan": dmgan_train.__version__, "torch": str(torch.__version__), "data": description}
+    if run.adopted:
+        provenance["adopted"] = run.provenance()["adopted"]
     chosen = np.linspace(0, len(data.train) - 1, min(KEPT_CAPTIONS, len(data.train))).astype(int)
     captions = [data.train.examples[index].captions[0] for index in chosen]
     run.settle(settings, data.tokenizer, provenance, captions)
+
+
+def with_vocabulary(data: TrainingData, run: RunFolder) -> TrainingData:
+    """The data with the vocabulary that the run's encoders know: its own, unless the authors' were adopted."""
+    return replace(data, tokenizer=run.vocabulary()) if run.adopted else data
 
 
 def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:
@@ -106,4 +119,7 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     sheet = SampleSheet(run.samples, data.test or data.train, data.tokenizer, max_words)
     judge = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
     watch = Watch(run, sheet, held_out_slice(data.test, judge) if processes.is_main() else None)
-    train(GanPhase(settings, data.train, data.tokenizer, (text, image), watch, device, workers), run, settings.seed)
+    phase = GanPhase(settings, data.train, data.tokenizer, (text, image), watch, device, workers)
+    if run.initial_generator.exists():
+        phase.start_from(load_checkpoint(run.initial_generator, "gan")["generator"])
+    train(phase, run, settings.seed)

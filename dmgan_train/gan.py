@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -40,8 +41,10 @@ from dmgan_train.models import (
     TextFeatures,
     build_discriminators,
 )
-from dmgan_train.models.batch_norm import synchronise_batch_norms
+from dmgan_train.models.batch_norm import settle_batch_norms, synchronise_batch_norms
 from dmgan_train.watch import Watch, gate_means
+
+SETTLING_BATCHES = 16
 
 
 class GanPhase:
@@ -77,14 +80,9 @@ class GanPhase:
             place(encoder, device)
             encoder.eval().requires_grad_(False)
         self._build_networks()
-        betas = (own.beta1, own.beta2)
-        self._generator_optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=own.generator_learning_rate, betas=betas, fused=True
-        )
+        self._generator_optimizer = self._adam(self.generator, own.generator_learning_rate)
         # One optimizer for the three: Adam treats every parameter on its own.
-        self._discriminator_optimizer = torch.optim.Adam(
-            self.discriminators.parameters(), lr=own.discriminator_learning_rate, betas=betas, fused=True
-        )
+        self._discriminator_optimizer = self._adam(self.discriminators, own.discriminator_learning_rate)
         self._split, self._tokenizer, self._watch, self._workers = split, tokenizer, watch, workers
         self.batch_size = own.batch_size
         self._share = processes.share_of(own.batch_size, "gan.batch_size")
@@ -109,6 +107,15 @@ class GanPhase:
         if own.compile:
             for network in (self.generator, *self.discriminators, self.image_encoder.trunk):
                 network.compile()
+
+    def _adam(self, network: nn.Module, rate: float) -> Optimizer:
+        betas = (self.settings.gan.beta1, self.settings.gan.beta2)
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
+
+    def start_from(self, generator: Mapping[str, Tensor]) -> None:
+        """Begins with these weights instead of random ones; a checkpoint that is loaded later replaces them."""
+        for network in (self.generator, self.generator_ema.module):
+            network.load_state_dict(generator)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `Phase.batches`."""
@@ -147,15 +154,37 @@ class GanPhase:
         """Looks at the averaged generator now and then, and keeps a copy of it."""
         own, generator = self.settings.gan, cast("Generator", self.generator_ema.module)
         if done % own.sample_every == 0 or done == self.steps:
+            self._settle_average()
             self._watch.look(generator, self.text_encoder, done, journal)
         if own.snapshot_every and done % own.snapshot_every == 0:
             self._watch.keep(self.state(), done)
 
     def state(self) -> dict[str, Any]:
         """See `Phase.state`."""
+        self._settle_average()
         networks = {name: network.state_dict() for name, network in self._networks().items()}
         optimizers = {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()}
         return {**networks, **optimizers, "text_encoder_sha256": fingerprint(self.text_encoder)}
+
+    def _settle_average(self) -> None:
+        """Gives the averaged generator its own BatchNorm statistics, on the same captions and noise every time."""
+        own, generator = self.settings, self.generator_ema.module
+        captions = CaptionedImages(
+            self._split, self._tokenizer, resolutions=(), max_words=own.data.training_words, seed=own.seed
+        )
+        batches = itertools.islice(make_loader(captions, own.gan.batch_size, own.seed), SETTLING_BATCHES)
+
+        def run(batch: Batch) -> None:
+            lengths = batch.lengths.to(self.device)
+            text = self.text_encoder(batch.tokens.to(self.device), batch.lengths)
+            noise = torch.randn(len(lengths), own.model.noise_features, device=self.device)
+            condition_noise = torch.randn(len(lengths), own.model.condition_features, device=self.device)
+            with self._autocast():
+                generator(text.sentence, text.words, lengths, noise, condition_noise)
+
+        with torch.random.fork_rng():
+            torch.manual_seed(own.seed)
+            settle_batch_norms(generator, (partial(run, batch) for batch in batches))
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See `Phase.load_state`.

@@ -56,20 +56,21 @@ class ImageSource(Protocol):
 
 
 class RunSource:
-    """The averaged generator of a run's newest checkpoint."""
+    """The averaged generator of a run's newest checkpoint, or of a snapshot."""
 
-    def __init__(self, run: RunFolder, device: torch.device, truncation: float = 1.0) -> None:
+    def __init__(self, run: RunFolder, device: torch.device, truncation: float = 1.0, step: int | None = None) -> None:
         """Args:
         run: A run whose second phase has begun.
         device: Where to compute.
         truncation: Over 0 and at most 1; multiplies the noise.
+        step: Of a snapshot; None takes the newest checkpoint.
 
         Raises:
-            CheckpointError: if a checkpoint is missing or damaged.
+            CheckpointError: if a checkpoint is missing or damaged, or there is no such snapshot.
         """
         settings = run.settings()
         self._run, self._device, self.truncation = run, device, truncation
-        self._text_encoder, self._generator, steps = load_model(run)
+        self._text_encoder, self._generator, steps = load_model(run, step)
         self._sha256 = fingerprint(self._generator)
         self._text_encoder.to(device)
         self._generator.to(device)

@@ -139,6 +139,8 @@ def _resume(phase: Phase, path: Path) -> int:
     start = 0
     if path.exists():
         state = load_checkpoint(path, phase.name)
+        if state.get("finished"):  # weights that were adopted have no steps of ours
+            return phase.steps
         phase.load_state(state)
         start = int(state["step"])
     if processes.any_process(float(processes.mean_of(torch.tensor(float(start)))) != start):

@@ -7,6 +7,7 @@ needs the whole batch, it is summed or put together here, with gradients. A proc
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -35,7 +36,10 @@ class Captions(NamedTuple):
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Joins the processes that `torchrun` has started; does nothing in a process that it has not."""
+    """Joins the processes that `torchrun` has started; does nothing in a process that it has not.
+
+    A process that has joined ends with this context, if that ends without an error.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
@@ -44,8 +48,15 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     try:
         yield
-    finally:
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    # None leaves while another still needs it. Then at once: while the interpreter ends, threads of gloo's sometimes
+    # abort it ("terminate called without an active exception"), and torchrun calls a finished training failed.
+    dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def local_rank() -> int:

@@ -39,6 +39,7 @@ class RunFolder:
         vocabulary_file: The words, as a bundle holds them.
         provenance_file: What the run was trained on.
         captions_file: Some captions of the training set, one a line; int8 is calibrated on them.
+        initial_generator: The weights that the second phase begins with, if they are not random.
         log_file: One JSON object a line.
         samples: Pictures of fixed captions.
         tensorboard: Event files.
@@ -50,6 +51,7 @@ class RunFolder:
         self.vocabulary_file = root / "vocab.json"
         self.provenance_file = root / "provenance.json"
         self.captions_file = root / "captions.txt"
+        self.initial_generator = root / "gan" / "initial.pt"
         self.log_file = root / "log.jsonl"
         self.samples = root / "samples"
         self.tensorboard = root / "tensorboard"
@@ -152,6 +154,11 @@ class RunFolder:
         if not self.vocabulary_file.is_file():
             raise CheckpointError(f"{self.root}: has no vocab.json; pass a folder that `fit` wrote, whole")
         return Tokenizer.load(self.vocabulary_file)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it began with the authors' encoders, whose vocabulary stays."""
+        return "adopted" in self.provenance()
 
     def captions(self) -> tuple[str, ...]:
         """Some captions of the training set; none if the run was begun by a version that kept none."""

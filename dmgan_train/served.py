@@ -85,21 +85,26 @@ class BundleSource:
         return resolve_settings(preset).data.augment if preset in PRESETS else "crop_flip"
 
 
-def open_source(path: Path, device: torch.device, truncation: float = 1.0) -> AbstractContextManager[ImageSource]:
+def open_source(
+    path: Path, device: torch.device, truncation: float = 1.0, step: int | None = None
+) -> AbstractContextManager[ImageSource]:
     """Opens a run or a bundle, whichever the path is.
 
     Args:
         path: A run's folder, or a bundle's folder or .zip.
         device: Where a run computes; a bundle's engine chooses its own.
         truncation: Over 0 and at most 1; multiplies the noise.
+        step: Of a run's snapshot; None takes the newest checkpoint.
 
     Raises:
         BundleError, BackendError: as `BundleSource`.
         CheckpointError: as `RunSource`.
-        SettingsError: if there is nothing at the path.
+        SettingsError: if there is nothing at the path, or a step is asked of a bundle.
     """
     if not path.exists():
         raise SettingsError(f"{path}: there is no such file or folder; pass a run that `fit` wrote, or a bundle")
     if is_bundle(path):
+        if step is not None:
+            raise SettingsError(f"{path}: a bundle holds one generator; leave --step out, or pass a run")
         return BundleSource(path, truncation)
-    return nullcontext(RunSource(RunFolder(path), device, truncation))
+    return nullcontext(RunSource(RunFolder(path), device, truncation, step))

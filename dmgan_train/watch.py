@@ -17,12 +17,12 @@ from dmgan_train.data import Split
 from dmgan_train.image_source import to_levels
 from dmgan_train.journal import Journal
 from dmgan_train.metrics.orders import random_orders
-from dmgan_train.metrics.r_precision import Encoders, RPrecision
+from dmgan_train.metrics.r_precision import MISMATCHED, Encoders, RPrecision
 from dmgan_train.models import Generator, MemoryOutput, TextEncoder
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet, generate
 
-EXAMPLES = 200
+EXAMPLES = IMAGES = 200
 _AT_ONCE = 16
 _SEED = 0
 
@@ -45,7 +45,7 @@ def gate_means(memories: Iterable[MemoryOutput], lengths: Tensor) -> dict[str, T
 
 
 class HeldOut:
-    """A slice of a split: one image of each example's caption, judged by the run's own encoders."""
+    """A slice of a split: 200 images of its captions, judged by the run's own encoders."""
 
     def __init__(self, split: Split, encoders: Encoders) -> None:
         """Args:
@@ -58,7 +58,7 @@ class HeldOut:
         chosen = np.linspace(0, len(split) - 1, min(EXAMPLES, len(split))).astype(int)
         self._split = replace(split, examples=tuple(split.examples[index] for index in chosen))
         self._encoders = encoders
-        self._orders = random_orders(self._split, len(self._split), _SEED)
+        self._orders = random_orders(self._split, IMAGES, _SEED)
         judge = self._judge()
         for number, order in enumerate(self._orders):
             judge.draw(number, order)
@@ -76,7 +76,7 @@ class HeldOut:
         return judge.result().value
 
     def _judge(self) -> RPrecision:
-        return RPrecision(self._encoders, self._split, _SEED)
+        return RPrecision(self._encoders, self._split, _SEED, MISMATCHED)
 
 
 def held_out_slice(split: Split | None, encoders: Encoders) -> HeldOut | None:

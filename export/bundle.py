@@ -57,7 +57,9 @@ class Model:
         tokenizer: The vocabulary.
         max_words: Words of a caption that the graphs take.
         provenance: Where the weights came from.
+        data_license: Of what they were trained on.
         samples: A picture of samples, or None.
+        metrics: What was measured of it, each with its protocol.
         captions: Some of the training set's, for calibration.
     """
 
@@ -69,7 +71,9 @@ class Model:
     max_words: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
     samples: Path | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
+    data_license: str = "not stated"
 
 
 def write_bundle(
@@ -119,7 +123,7 @@ def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: C
     calibration = _calibration_cases(model, written) if "int8" in precisions else []
     graphs: list[GraphEntry] = []
     parity: list[ParityEntry] = []
-    provenance = {**model.provenance, "exported_with": VERSIONS}
+    provenance = {**model.provenance, "data_license": model.data_license, "exported_with": VERSIONS}
     for precision in ("fp32", *precisions):
         for role, graph in rewritten_graphs(model, precision).items():
             report(f"exporting and checking {role} in {precision}")
@@ -141,6 +145,7 @@ def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: C
         tokenizer=TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=model.max_words),
         graphs=tuple(graphs),
         parity=tuple(parity),
+        metrics=dict(model.metrics),
         provenance=provenance,
     )
     manifest = _add_papers(folder, manifest, model.samples)

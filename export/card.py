@@ -23,7 +23,8 @@ def model_card(manifest: Manifest, *, has_samples: bool) -> str:
         f"A DM-GAN (Zhu et al., CVPR 2019): a caption of up to {manifest.tokenizer.max_words} words to images of"
         f" {pyramid} pixels.",
         *(["![samples](samples.png)"] if has_samples else []),
-        f"## Licence\n\nWeights: {manifest.license}.",
+        f"## Licence\n\nCode: MIT. Weights: {manifest.license}. Training data:"
+        f" {manifest.provenance.get('data_license', 'not stated')}.",
         "## Model\n\n" + _table(msgspec.to_builtins(spec)),
     ]
     if manifest.provenance:

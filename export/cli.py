@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -34,6 +35,11 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
     required=True,
     help="The bundle to write: a new folder, or a new .zip.",
 )
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Take the generator of this snapshot (gan.snapshot_every).  [default: the newest]",
+)
 @click.option("--official-generator", type=_FILE, help="The authors' netG*.pth, in place of RUN.")
 @click.option("--official-text-encoder", type=_FILE, help="The authors' text_encoder*.pth that belongs to it.")
 @click.option("--captions", type=_FILE, help="The authors' captions.pickle, which holds the vocabulary.")
@@ -47,10 +53,12 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option("--int8", is_flag=True, help="Add graphs in int8, calibrated on captions of the training set.")
 @click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
+@click.option("--data-license", default="not stated", help="Licence of the training data, for the model card.")
 @click.option("--tensorrt", is_flag=True, help="Then build TensorRT engines of it; see dmgan-export build-engine.")
 def main(
     run: Path | None,
     output: Path,
+    step: int | None,
     official_generator: Path | None,
     official_text_encoder: Path | None,
     captions: Path | None,
@@ -59,6 +67,7 @@ def main(
     int8: bool,
     name: str | None,
     license_: str,
+    data_license: str,
     tensorrt: bool,
 ) -> None:
     """Export a trained RUN, or the authors' weights, as a bundle that dmgan_runtime serves without PyTorch.
@@ -69,7 +78,7 @@ def main(
     bindings = expect_engine(output) if tensorrt else None
     official = (official_generator, official_text_encoder, captions)
     if run is not None and official == (None, None, None):
-        model = read_model(RunFolder(run), name or run.resolve().name, license_)
+        model = read_model(RunFolder(run), name or run.resolve().name, license_, step)
     elif run is None and official_generator and official_text_encoder and captions:
         name = name or official_generator.stem
         model = read_official_model(official_generator, official_text_encoder, captions, max_words, name, license_)
@@ -77,6 +86,7 @@ def main(
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     wanted: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     precisions = [precision for precision, asked in wanted.items() if asked]
+    model = replace(model, data_license=data_license)
     manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True), precisions)
     _print_parity(manifest)
     if bindings is not None:

@@ -18,7 +18,7 @@ from export.graphs import Graph
 from export.parity import Case, psnr
 
 # Alone, so that three stages one after the other stay above what the bundle promises (`parity.REQUIRED_PSNR`).
-STAGE_PSNR = 40.0
+STAGE_PSNR = 44.0
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.fit import KEPT_CAPTIONS
 from dmgan_train.loading import load_model
+from dmgan_train.metrics.protocol import read_evaluation
 from dmgan_train.official import load_official_captions, load_official_generator, load_official_text_encoder
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import sample_name
 from export.bundle import Model
 
 
-def read_model(run: RunFolder, name: str, license_: str) -> Model:
-    """The trained model of a run.
+def read_model(run: RunFolder, name: str, license_: str, step: int | None = None) -> Model:
+    """The trained model of a run, with what was measured of it at that step.
 
     Args:
         run: A run whose second phase has begun.
         name: Names the bundle.
         license_: Of the weights.
+        step: Of a snapshot; None takes the newest checkpoint.
 
     Raises:
-        CheckpointError: if the run has no checkpoint of both phases.
+        CheckpointError: if the run has no checkpoint of both phases, or no such snapshot.
     """
     settings = run.settings()
-    text_encoder, generator, steps = load_model(run)
+    text_encoder, generator, steps = load_model(run, step)
     samples = run.samples / sample_name(steps)
     return Model(
         name=name,
@@ -34,14 +38,29 @@ def read_model(run: RunFolder, name: str, license_: str) -> Model:
         generator=generator,
         tokenizer=run.vocabulary(),
         max_words=settings.data.serving_words,
-        provenance={**run.provenance(), "preset": settings.preset, "seed": settings.seed, "gan_steps": steps},
+        provenance={
+            **run.provenance(),
+            "preset": settings.preset,
+            "seed": settings.seed,
+            "gan_steps": steps,
+            "settings": msgspec.to_builtins(settings),
+        },
         samples=samples if samples.exists() else None,
+        metrics={
+            path.stem: msgspec.to_builtins(read_evaluation(path))
+            for path in sorted((run.root / "metrics").glob(f"step-{steps:07d}-*.json"))
+        },
         captions=run.captions(),
     )
 
 
 def read_official_model(
-    generator: Path, text_encoder: Path, captions: Path, max_words: int, name: str, license_: str
+    generator: Path,
+    text_encoder: Path,
+    captions: Path,
+    max_words: int,
+    name: str,
+    license_: str,
 ) -> Model:
     """The authors' published model.
 

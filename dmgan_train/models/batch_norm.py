@@ -1,6 +1,8 @@
-"""BatchNorm over the batches of all processes, so that how many they are does not change what is learned."""
+"""BatchNorm where it needs care: over the batches of several processes, and under averaged weights."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,31 @@ def synchronise_batch_norms(module: nn.Module, device: torch.device) -> None:
         for name, child in parent.named_children():
             if isinstance(child, _Norm):
                 setattr(parent, name, CpuSyncBatchNorm(child))
+
+
+@torch.no_grad()
+def settle_batch_norms(network: nn.Module, batches: Iterable[Callable[[], object]]) -> None:
+    """Gives a network the BatchNorm statistics of its own activations, and leaves it in evaluation mode.
+
+    The statistics that training keeps are those of each step's weights. The average of these weights is shorter than
+    they are, and so are its activations: by the wrong statistics its images are pale. (Standing statistics: Brock et
+    al., BigGAN, ICLR 2019, appendix A.)
+
+    Args:
+        network: Whose statistics are replaced.
+        batches: Each call runs the network on one batch.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _Norm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+    network.train()
+    for run in batches:
+        run()
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 class CpuSyncBatchNorm(_Norm):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.config import PRESETS, Settings, differences, read_settings, resolve_settings
+from dmgan_train.config import PRESETS, RECIPES, Settings, differences, read_settings, resolve_settings
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,3 +85,31 @@ def test_any_mapping_is_settings_or_a_settings_error(values) -> None:
 def test_differences_name_the_keys() -> None:
     changed = resolve_settings("tiny", overrides=["gan.ema=0.5", "seed=1"])
     assert differences(resolve_settings("tiny"), changed) == {"seed": (0, 1), "gan.ema": (0.99, 0.5)}
+
+
+def test_the_papers_recipe_is_the_preset() -> None:
+    for preset in PRESETS:
+        assert resolve_settings(preset, recipe="paper") == resolve_settings(preset)
+    assert resolve_settings("birds").gan == Settings().gan
+
+
+def test_a_recipe_lies_over_the_preset_and_under_the_flags(tmp_path) -> None:
+    settings = resolve_settings("birds", recipe="small-data", overrides=["gan.r1_weight=3"])
+    assert (settings.recipe, settings.preset) == ("small-data", "birds")
+    assert (settings.gan.augmentation, settings.gan.r1_weight) == (True, 3.0)
+    assert settings.gan.discriminator_learning_rate > settings.gan.generator_learning_rate
+    (tmp_path / "settings.yaml").write_text(settings.to_yaml())
+    assert read_settings(tmp_path / "settings.yaml") == settings
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    assert set(RECIPES) == {"paper", "small-data"}
+    with pytest.raises(SettingsError, match="no recipe 'small'; did you mean 'small-data'"):
+        resolve_settings("birds", recipe="small")
+
+
+def test_a_file_of_another_recipe_says_how_to_choose_it(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: small-data\n")
+    with pytest.raises(SettingsError, match="choose it with --recipe"):
+        resolve_settings("birds", file=file)

@@ -167,6 +167,24 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, images, tmp_path, cut
         assert_same(load_checkpoint(resumed.checkpoint(phase), phase), load_checkpoint(run.checkpoint(phase), phase))
 
 
+def test_interrupted_in_the_warm_up_it_comes_to_the_same_weights(images, tmp_path) -> None:
+    own = (
+        "gan.reconstruction_weight=10",
+        "gan.warm_up_steps=[1, 2, 0]",
+        "gan.augmentation=true",
+        "gan.r1_weight=1",
+        "gan.r1_every=2",
+        "gan.steps=6",
+        "gan.epochs=9",
+    )
+    whole = train_small(images, tmp_path / "whole", *own)
+    for steps in (2, 4, 6):  # in the warm-up, just after it, to the end
+        cut = train_small(images, tmp_path / "cut", *own, f"gan.steps={steps}")
+    assert_same(load_checkpoint(cut.checkpoint("gan"), "gan"), load_checkpoint(whole.checkpoint("gan"), "gan"))
+    entry = entries(whole)[-1]
+    assert {"reconstruction", "damsm", "r1_32"} <= entry.keys()
+
+
 def test_a_finished_run_does_nothing_more(images, run) -> None:
     before = run.checkpoint("gan").stat().st_mtime_ns
     train_small(images, run.root)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import SettingsError
+from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.gan import GanPhase
 from tests.training import phase_of, small_settings
 
@@ -56,3 +57,64 @@ def test_captions_are_kept_for_calibration(run) -> None:
     captions = run.captions()
     assert len(captions) == 8
     assert set(captions) == {f"a {colour} square on white" for colour in ("red", "green")}
+
+
+def test_the_average_has_its_own_batch_norm_statistics(run, images) -> None:
+    """At a high rate the averaged weights lie far inside those of the steps, and so do their activations."""
+    phase = phase_of(run, images, "gan.ema=0.9", "gan.generator_learning_rate=0.05")
+    batches = phase.batches(0)
+    for step in range(10):
+        torch.manual_seed(step)
+        phase.step(next(batches), step)
+    average = phase.generator_ema.module
+    name = "initial.project.1.running_var"
+    of_the_steps = average.state_dict()[name].clone()
+    state = phase.state()
+    assert not average.training
+    own = state["generator_ema"][f"module.{name}"]
+    assert not torch.allclose(own, of_the_steps, rtol=0.05)
+    again = phase.state()["generator_ema"][f"module.{name}"]
+    assert torch.equal(own, again)
+
+
+def test_the_penalty_is_lazy_and_counts(run, images) -> None:
+    gradients = {}
+    for weight in (0, 100):
+        phase = phase_of(run, images, f"gan.r1_weight={weight}", "gan.r1_every=2")
+        torch.manual_seed(0)
+        measured = [phase.step(next(phase.batches(step)), step) for step in range(2)]
+        assert ["r1_32" in values for values in measured] == [weight > 0, False]
+        gradients[weight] = float(measured[0]["discriminator_gradient"])
+    assert gradients[100] > 2 * gradients[0]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch looks, and warns itself
+def test_compiled_networks_compute_the_same(run, images, monkeypatch) -> None:
+    # The graphs are captured and then run as they are: building kernels takes minutes.
+    compile_network = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compile_network(network, backend="eager"))
+    losses = []
+    for compiled in ("false", "true"):
+        phase = phase_of(run, images, f"gan.compile={compiled}")
+        torch.manual_seed(0)
+        losses.append({name: float(value.detach()) for name, value in phase.step(next(phase.batches(0)), 0).items()})
+        assert "initial.project.0.weight" in phase.state()["generator"]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_checkpoint_in_another_memory_layout_goes_on_the_same(run, images) -> None:
+    steps = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        phase = phase_of(run, images)
+        state = load_checkpoint(run.checkpoint("gan"), "gan")
+        for name in ("generator_optimizer", "discriminator_optimizer"):
+            for moments in state[name]["state"].values():
+                for key, moment in moments.items():
+                    if moment.dim() == 4:
+                        moments[key] = moment.to(memory_format=layout)
+        phase.load_state(state)
+        torch.manual_seed(0)
+        phase.step(next(phase.batches(4)), 4)
+        steps.append(phase.discriminators.state_dict())
+    for name, value in steps[0].items():
+        assert torch.equal(value, steps[1][name])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,16 @@ from click.testing import CliRunner
 
 from dmgan_runtime import Generator as Server
 from dmgan_runtime.errors import BundleError, ExportError
-from dmgan_runtime.manifest import ROLES, parse_manifest
+from dmgan_runtime.manifest import ROLES, FileEntry, Manifest, TokenizerEntry, parse_manifest
 from dmgan_runtime.selftest import run_self_test
 from dmgan_runtime.spec import ModelSpec
+from dmgan_train.metrics.protocol import Evaluation, Result
 from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.run import RunFolder
 from dmgan_train.samples import generate
 from export import bundle as bundle_module
 from export.bundle import write_bundle
+from export.card import model_card
 from export.cli import main
 from export.graphs import build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
@@ -74,8 +78,32 @@ def test_the_card_states_facts(bundle) -> None:
         "| data.images | 8 |",
         "| gan_steps | 4 |",
         "None were measured",
+        "Training data: not stated",
+        "| settings.gan.steps | 4 |",
     ):
         assert fact in card
+
+
+def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
+    measured = Result(name="FID", value=12.5, better="lower", definition="a distance", protocol={"images": 64})
+    copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    Evaluation(results={"fid": measured}, protocol={"seed": 3}).write(copy.root / "metrics" / "step-0000004-test.json")
+    Evaluation(results={}, protocol={}).write(copy.root / "metrics" / "step-0000002-test.json")
+    model = read_model(copy, "squares", "")
+    assert list(model.metrics) == ["step-0000004-test"]
+    manifest = Manifest(
+        schema_version="1.1",
+        name="squares",
+        license="",
+        model=model.generator.spec,
+        tokenizer=TokenizerEntry(file=FileEntry(path="vocab.json", bytes=0, sha256="0" * 64), max_words=7),
+        graphs=(),
+        metrics=dict(model.metrics),
+    )
+    card = model_card(manifest, has_samples=False)
+    assert "| step-0000004-test.results.fid.value | 12.5 |" in card
+    assert "| step-0000004-test.results.fid.protocol.images | 64 |" in card
+    assert "None were measured" not in card
 
 
 def test_a_bundle_is_never_changed(bundle, run) -> None:

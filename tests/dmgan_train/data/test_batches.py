@@ -169,6 +169,14 @@ def test_an_epoch_shows_each_example_once():
     assert batches[:3] != batches[3:]
 
 
+@given(count=st.integers(1, 4), own=st.integers(2, 3), start=st.integers(0, 7))
+def test_the_shares_of_a_batch_are_the_batch(count, own, start) -> None:
+    whole = EpochSampler(25, count * own, 3, start)
+    shares = [EpochSampler(25, count * own, 3, start, range(rank * own, (rank + 1) * own)) for rank in range(count)]
+    for batch, *parts in islice(zip(whole, *shares, strict=False), 6):
+        assert batch == [key for part in parts for key in part]
+
+
 def test_workers_change_nothing(split):
     data = dataset(split)
     alone = list(islice(make_loader(data, 4, seed=3), 6))

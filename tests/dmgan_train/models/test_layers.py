@@ -6,7 +6,7 @@ from dmgan_train.models.layers import UpBlock
 
 
 @settings(deadline=None, max_examples=20)
-@given(channels=st.integers(1, 9), out=st.integers(1, 9), height=st.integers(1, 7), width=st.integers(1, 7))
+@given(channels=st.integers(1, 9), out=st.integers(1, 9), height=st.integers(5, 11), width=st.integers(1, 9))
 def test_training_computes_what_the_layers_say(channels, out, height, width) -> None:
     torch.manual_seed(0)
     block = UpBlock(channels, out).double().train()
