@@ -115,6 +115,8 @@ class GanSettings(_Section, frozen=True):
         discriminator_channels: Nd.
         generator_learning_rate: Adam's.
         discriminator_learning_rate: Adam's.
+        decay_steps: Over the last so many steps, both learning rates fall linearly to zero (Isola et al., pix2pix,
+            CVPR 2017); the paper's stay.
         beta1: Adam's first momentum.
         beta2: Adam's second momentum.
         ema: How much of the averaged generator each step keeps.
@@ -146,6 +148,7 @@ class GanSettings(_Section, frozen=True):
     discriminator_channels: PositiveInt = 32
     generator_learning_rate: Rate = 2e-4
     discriminator_learning_rate: Rate = 2e-4
+    decay_steps: Steps = 0
     beta1: Momentum = 0.5
     beta2: Momentum = 0.999
     ema: Momentum = 0.999

@@ -135,6 +135,7 @@ class GanPhase:
         """See `Phase.step`."""
         self.generator.train()
         self.discriminators.train()
+        self._set_learning_rates(step)
         reals = [images.to(self.device, non_blocking=True) for images in batch.images]
         captions = processes.gather_captions(batch)
         lengths, class_ids = captions.lengths.to(self.device), captions.class_ids.to(self.device)
@@ -210,6 +211,14 @@ class GanPhase:
             "generator_optimizer": self._generator_optimizer,
             "discriminator_optimizer": self._discriminator_optimizer,
         }
+
+    def _set_learning_rates(self, step: int) -> None:
+        own = self.settings.gan
+        left = min(1.0, (self.steps - step) / own.decay_steps) if own.decay_steps else 1.0
+        rates = (own.generator_learning_rate, own.discriminator_learning_rate)
+        for optimizer, rate in zip(self._optimizers().values(), rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = left * rate
 
     def _stages_warming_up(self, step: int) -> int:
         """How many stages train by reconstruction alone at a step; 0 once the warm-up is over."""

@@ -53,6 +53,17 @@ def test_a_warm_up_without_reconstruction_is_refused() -> None:
         small_settings("gan.warm_up_steps=[1, 0, 0]")
 
 
+def test_the_learning_rates_fall_at_the_end_alone(run, images) -> None:
+    phase = phase_of(run, images, "gan.steps=10", "gan.decay_steps=4", "gan.generator_learning_rate=0.5")
+    batch = next(phase.batches(0))
+    rates = []
+    for step in range(10):
+        phase.step(batch, step)
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in phase._optimizers().values()])
+    assert [rate for rate, _ in rates] == [0.5] * 7 + [0.375, 0.25, 0.125]
+    assert all(other / rate == pytest.approx(rates[0][1] / 0.5) for rate, other in rates)
+
+
 def test_captions_are_kept_for_calibration(run) -> None:
     captions = run.captions()
     assert len(captions) == 8
