@@ -1,5 +1,8 @@
 """Trains DM-GAN (Zhu et al., CVPR 2019) in PyTorch."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("dmgan")
+try:
+    __version__ = version("dmgan")
+except PackageNotFoundError:  # run from a clone, as benchmarks/gpu.sh does
+    __version__ = "0+uninstalled"

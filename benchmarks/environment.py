@@ -1,0 +1,101 @@
+"""The machine: what it is, what is installed, and what it can do at most."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.results import Environment
+from dmgan_runtime.backends.base import check_threads
+from dmgan_runtime.backends.driver import find_gpu
+from dmgan_runtime.backends.selection import device_index
+
+_PACKAGES = (
+    "dmgan",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch",
+    "triton",
+)
+_ROOT = Path(__file__).parent.parent
+
+
+def describe_environment(device: str) -> Environment:
+    """Where a benchmark is about to run.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+
+    Raises:
+        BackendError: if there is no such GPU.
+    """
+    gpu = find_gpu(device_index(device)) if device.startswith("cuda") else None
+    return Environment(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=_cpu_name(),
+        cpus=check_threads(None),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpu=gpu.name if gpu else None,
+        cuda=gpu.cuda if gpu else None,
+        python=platform.python_version(),
+        packages=installed(_PACKAGES),
+        commit=_commit(),
+        load_before=round(os.getloadavg()[0], 2),
+    )
+
+
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def share_libraries() -> None:
+    """Lets the processes that are started from now on find the CUDA libraries that pip installed beside PyTorch.
+
+    onnxruntime-gpu looks for them beside itself, and it may lie in another folder than they do.
+    """
+    found = find_spec("nvidia")
+    places = list(found.submodule_search_locations or ()) if found else []
+    folders = [str(folder) for place in places for folder in sorted(Path(place).glob("*/lib"))]
+    known = os.environ.get("LD_LIBRARY_PATH")
+    if folders:
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([*folders, *([known] if known else [])])
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _commit() -> str | None:
+    try:
+        commit = _git("rev-parse", "--short=10", "HEAD")
+        return f"{commit}+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()

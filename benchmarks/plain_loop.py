@@ -1,0 +1,167 @@
+"""One GAN step in the order of work of the published code (github MinfengZhu/DM-GAN), on our networks.
+
+Nothing is slower than it is there: PyTorch's own optimizer, no copies, no printing. What the published code does and
+ours does not is kept: real and fake images pass a discriminator one after the other, its heads run on each pair anew,
+an optimizer a discriminator, gradients of the discriminators in the generator's step, a loop over captions in the word
+loss, nearest upsampling before a 3x3 convolution, and an average of the weights tensor by tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmgan_train.config import Settings
+from dmgan_train.data import Batch
+from dmgan_train.losses import conditioning_loss
+from dmgan_train.models import Discriminator, Generator, GeneratorOutput, ImageEncoder, TextEncoder, TextFeatures
+from dmgan_train.models.layers import UpBlock
+
+
+class PlainLoop:
+    """Generator against discriminators, step by step as published."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoders: tuple[TextEncoder, ImageEncoder],
+        generator: Generator,
+        discriminators: nn.ModuleList,
+    ) -> None:
+        """Args:
+        settings: Learning rates, weights and widths.
+        encoders: Frozen.
+        generator: Its up blocks become what they are in the published code.
+        discriminators: One for each resolution.
+        """
+        own = settings.gan
+        self.settings = settings
+        self.text_encoder, self.image_encoder = encoders
+        self.generator = as_published(generator).train()
+        self.discriminators = discriminators.train()
+        betas = (own.beta1, own.beta2)
+        self._optimizer = torch.optim.Adam(self.generator.parameters(), lr=own.generator_learning_rate, betas=betas)
+        self._optimizers = [
+            torch.optim.Adam(each.parameters(), lr=own.discriminator_learning_rate, betas=betas)
+            for each in self.discriminators
+        ]
+        self.average = [parameter.detach().clone() for parameter in self.generator.parameters()]
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Trains on a batch; returns the losses by the names that `GanPhase.step` gives them."""
+        device = next(self.generator.parameters()).device
+        reals = [images.to(device) for images in batch.images]
+        lengths, class_ids = batch.lengths.to(device), batch.class_ids.to(device)
+        with torch.no_grad():
+            text = self.text_encoder(batch.tokens.to(device), batch.lengths)
+        spec = self.settings.model
+        noise = torch.randn(len(lengths), spec.noise_features, device=device)
+        condition_noise = torch.randn(len(lengths), spec.condition_features, device=device)
+        fakes = self.generator(text.sentence, text.words, lengths, noise, condition_noise)
+        losses = self._train_discriminators(reals, fakes, text)
+        losses |= self._train_generator(fakes, text, lengths, class_ids)
+        keep = self.settings.gan.ema
+        for parameter, average in zip(self.generator.parameters(), self.average, strict=True):
+            average.mul_(keep).add_(parameter.detach(), alpha=1 - keep)
+        return losses
+
+    def _judges(self) -> Iterable[Discriminator]:
+        return cast("Iterable[Discriminator]", self.discriminators)
+
+    def _train_discriminators(
+        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures
+    ) -> dict[str, Tensor]:
+        losses = {}
+        for judge, optimizer, real, fake in zip(self._judges(), self._optimizers, reals, fakes.images, strict=True):
+            judge.zero_grad()
+            loss = discriminator_loss(judge, real, fake, text.sentence)
+            loss.backward()
+            optimizer.step()
+            losses[f"discriminator_{real.shape[-1]}"] = loss
+        return losses
+
+    def _train_generator(
+        self, fakes: GeneratorOutput, text: TextFeatures, lengths: Tensor, class_ids: Tensor
+    ) -> dict[str, Tensor]:
+        own, gammas = self.settings.gan, self.settings.damsm
+        self.generator.zero_grad()
+        losses = {}
+        for judge, fake in zip(self._judges(), fakes.images, strict=True):
+            features = judge(fake)
+            losses[f"generator_{fake.shape[-1]}"] = _judge_pair(judge, features, text.sentence, 1) + _judge_alone(
+                judge, features, 1
+            )
+        image = self.image_encoder(fakes.images[-1])
+        similarities = word_similarities(image.regions, text.words, lengths, gammas.gamma1, gammas.gamma2)
+        words = _matching_loss(gammas.gamma3 * similarities, class_ids)
+        cosine = F.cosine_similarity(image.image[:, None], text.sentence[None], dim=2)
+        losses["damsm"] = words + _matching_loss(gammas.gamma3 * cosine, class_ids)
+        losses["conditioning"] = conditioning_loss(fakes.condition.mean, fakes.condition.log_variance)
+        weights = {"damsm": own.damsm_weight, "conditioning": own.conditioning_weight}
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        total.backward()
+        self._optimizer.step()
+        return losses
+
+
+def as_published(generator: Generator) -> Generator:
+    """Gives a generator the up blocks of the published code, in place: nearest x2 and then 3x3, in training too."""
+    for parent in list(generator.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, UpBlock):
+                setattr(parent, name, nn.Sequential(*child))
+    return generator
+
+
+def discriminator_loss(judge: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
+    """The published `discriminator_loss`: sigmoid and BCE, every kind of pair in a pass of its own."""
+    real_features, fake_features = judge(real), judge(fake.detach())
+    real_pair = _judge_pair(judge, real_features, sentence, 1)
+    fake_pair = _judge_pair(judge, fake_features, sentence, 0)
+    mismatch = _judge_pair(judge, real_features[:-1], sentence[1:], 0)
+    real_alone, fake_alone = _judge_alone(judge, real_features, 1), _judge_alone(judge, fake_features, 0)
+    return (real_alone + real_pair) / 2 + (fake_alone + fake_pair + mismatch) / 3
+
+
+def word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float) -> Tensor:
+    """The published `words_loss` up to its cross-entropy: a loop over captions, each against every image."""
+    count = len(regions)
+    columns = []
+    for caption, length in enumerate(lengths.tolist()):
+        word = words[caption, :, :length].repeat(count, 1, 1)
+        context = _attend(word, regions.flatten(2), gamma1)
+        cosine = F.cosine_similarity(word, context, dim=1)
+        columns.append((gamma2 * cosine).exp().sum(dim=1).log())
+    return torch.stack(columns, dim=1)
+
+
+def _attend(query: Tensor, context: Tensor, gamma1: float) -> Tensor:
+    """The published `func_attention`: [N, D, T] words over [N, D, r] regions to [N, D, T]."""
+    over_words = torch.softmax(torch.bmm(context.transpose(1, 2), query), dim=2)
+    over_regions = torch.softmax(gamma1 * over_words.transpose(1, 2), dim=2)
+    return torch.bmm(context, over_regions.transpose(1, 2))
+
+
+def _judge_pair(judge: Discriminator, features: Tensor, sentence: Tensor, target: float) -> Tensor:
+    return _cross_entropy(judge.conditional_logits(features, sentence), target)
+
+
+def _judge_alone(judge: Discriminator, features: Tensor, target: float) -> Tensor:
+    return _cross_entropy(judge.unconditional_logits(features), target)
+
+
+def _cross_entropy(logits: Tensor, target: float) -> Tensor:
+    probabilities = torch.sigmoid(logits)
+    return F.binary_cross_entropy(probabilities, torch.full_like(probabilities, target))
+
+
+def _matching_loss(similarities: Tensor, class_ids: Tensor) -> Tensor:
+    same = class_ids[:, None] == class_ids[None, :]
+    others = same & ~torch.eye(len(class_ids), dtype=torch.bool, device=same.device)
+    similarities = similarities.masked_fill(others, -torch.inf)
+    labels = torch.arange(len(similarities), device=similarities.device)
+    return F.cross_entropy(similarities, labels) + F.cross_entropy(similarities.T, labels)

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.building import build_subject
+from benchmarks.subject import SUBJECT_NAME, Source, Subject
+from dmgan_train.run import RunFolder
+
+
+@pytest.fixture(scope="session")
+def subject(run: RunFolder, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """The small run and its bundle, ready to be measured."""
+    folder = tmp_path_factory.mktemp("subject") / "squares"
+    build_subject(Source(preset="tiny", run=str(run.root), bundle=str(bundle)), folder, "cpu")
+    return msgspec.json.decode((folder / SUBJECT_NAME).read_bytes(), type=Subject)
