@@ -116,7 +116,7 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     pretrain(settings, data, run, device, workers)
     text, image = load_encoders(run)
     max_words = settings.data.serving_words
-    sheet = SampleSheet(run.samples, data.test or data.train, data.tokenizer, max_words)
+    sheet = SampleSheet(run.samples, [split for split in (data.train, data.test) if split], data.tokenizer, max_words)
     judge = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
     watch = Watch(run, sheet, held_out_slice(data.test, judge) if processes.is_main() else None)
     phase = GanPhase(settings, data.train, data.tokenizer, (text, image), watch, device, workers)

@@ -30,15 +30,14 @@ def sample_name(step: int) -> str:
 class SampleSheet:
     """Draws the same captions with the same noise into `step-<steps>.png`: each row's stages, its caption below."""
 
-    def __init__(self, folder: Path, split: Split, tokenizer: Tokenizer, max_words: int) -> None:
+    def __init__(self, folder: Path, splits: Sequence[Split], tokenizer: Tokenizer, max_words: int) -> None:
         """Args:
         folder: Where the pictures go.
-        split: Eight of its captions are used, evenly spread: better one that training does not see.
+        splits: Eight captions of each are used, evenly spread: of what is learned, and of what training never sees.
         tokenizer: With the run's vocabulary.
         max_words: Words of a caption that are read.
         """
-        chosen = np.linspace(0, len(split) - 1, min(CAPTIONS, len(split))).astype(int)
-        self.captions = [split.examples[index].captions[0] for index in chosen]
+        self.captions = [caption for split in splits for caption in _spread(split)]
         self._folder = folder
         encodings = [tokenizer.encode(caption, max_words) for caption in self.captions]
         self._tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
@@ -51,6 +50,11 @@ class SampleSheet:
         sheet = stage_rows(output.images, self.captions, columns=2)
         save(sheet, self._folder / sample_name(step))
         return sheet
+
+
+def _spread(split: Split) -> list[str]:
+    chosen = np.linspace(0, len(split) - 1, min(CAPTIONS, len(split))).astype(int)
+    return [split.examples[index].captions[0] for index in chosen]
 
 
 def stage_rows(images: Sequence[Tensor], captions: Sequence[str], columns: int) -> Image.Image:

@@ -71,5 +71,5 @@ def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
     """The second phase of a run, as new."""
     settings = small_settings(*overrides)
     data = read_data(images, None, settings)
-    watch = Watch(run, SampleSheet(run.samples, data.train, data.tokenizer, 7))
+    watch = Watch(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
     return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), watch, torch.device("cpu"), workers=0)
