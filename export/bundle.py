@@ -61,6 +61,7 @@ class Model:
         samples: A picture of samples, or None.
         metrics: What was measured of it, each with its protocol.
         captions: Some of the training set's, for calibration.
+        notes: Markdown about its use and limits, for the card.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Model:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
     data_license: str = "not stated"
+    notes: str = ""
 
 
 def write_bundle(
@@ -148,7 +150,7 @@ def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: C
         metrics=dict(model.metrics),
         provenance=provenance,
     )
-    manifest = _add_papers(folder, manifest, model.samples)
+    manifest = _add_papers(folder, manifest, model)
     for precision in ("fp32", *precisions):
         report(f"checking the bundle from end to end in {precision}")
         with Server.open(folder, backend="onnxruntime", device="cpu", precision=precision) as server:
@@ -201,13 +203,14 @@ def _quantize(path: Path, graph: Graph, cases: Sequence[Case]) -> tuple[str, ...
         source.unlink()
 
 
-def _add_papers(folder: Path, manifest: Manifest, samples: Path | None) -> Manifest:
+def _add_papers(folder: Path, manifest: Manifest, model: Model) -> Manifest:
     """Writes card, samples and, last, the manifest that lists them."""
     names = [CARD_NAME]
-    if samples is not None:
-        shutil.copyfile(samples, folder / SAMPLES_NAME)
+    if model.samples is not None:
+        shutil.copyfile(model.samples, folder / SAMPLES_NAME)
         names.append(SAMPLES_NAME)
-    (folder / CARD_NAME).write_text(model_card(manifest, has_samples=samples is not None), encoding="utf-8")
+    card = model_card(manifest, words=len(model.tokenizer), notes=model.notes, has_samples=model.samples is not None)
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest

@@ -8,12 +8,19 @@ import msgspec
 
 from dmgan_runtime.manifest import Manifest, ParityEntry
 
+SAMPLES = (
+    "*Eight captions that training saw and, where there are such, eight that it never saw, evenly spread over each:"
+    " typical samples, none was picked.*"
+)
 
-def model_card(manifest: Manifest, *, has_samples: bool) -> str:
+
+def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool) -> str:
     """Markdown: what the model is, what it was trained on and how, what was measured, and what was not.
 
     Args:
         manifest: The bundle's; what it does not say, the card does not say.
+        words: Of the vocabulary.
+        notes: Markdown about use and limits; may be empty.
         has_samples: Whether `samples.png` lies beside the card.
     """
     spec = manifest.model
@@ -22,7 +29,10 @@ def model_card(manifest: Manifest, *, has_samples: bool) -> str:
         f"# {manifest.name}",
         f"A DM-GAN (Zhu et al., CVPR 2019): a caption of up to {manifest.tokenizer.max_words} words to images of"
         f" {pyramid} pixels.",
-        *(["![samples](samples.png)"] if has_samples else []),
+        *(["![Captions and every stage's image](samples.png)", SAMPLES] if has_samples else []),
+        f"## Use and limits\n\nIt knows {words:,} words (`vocab.json`); others have no effect, and words after the"
+        f" {manifest.tokenizer.max_words}th are cut. `dmgan-generate` says which.",
+        *([notes.strip()] if notes.strip() else []),
         f"## Licence\n\nCode: MIT. Weights: {manifest.license}. Training data:"
         f" {manifest.provenance.get('data_license', 'not stated')}.",
         "## Model\n\n" + _table(msgspec.to_builtins(spec)),

@@ -54,6 +54,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
 @click.option("--data-license", default="not stated", help="Licence of the training data, for the model card.")
+@click.option("--notes", type=_FILE, help="Markdown for the model card: what the model is for, and its limits.")
 @click.option("--tensorrt", is_flag=True, help="Then build TensorRT engines of it; see dmgan-export build-engine.")
 def main(
     run: Path | None,
@@ -68,6 +69,7 @@ def main(
     name: str | None,
     license_: str,
     data_license: str,
+    notes: Path | None,
     tensorrt: bool,
 ) -> None:
     """Export a trained RUN, or the authors' weights, as a bundle that dmgan_runtime serves without PyTorch.
@@ -86,12 +88,12 @@ def main(
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     wanted: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     precisions = [precision for precision, asked in wanted.items() if asked]
-    model = replace(model, data_license=data_license)
+    model = replace(model, data_license=data_license, notes=notes.read_text(encoding="utf-8") if notes else "")
     manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True), precisions)
     _print_parity(manifest)
     if bindings is not None:
         build_engines(output, bindings)
-    click.echo(f'{output}: written. Next: dmgan-generate {output} "a caption" -o picture.png')
+    click.echo(f'{output}: written. Next: dmgan-generate -b {output} "a caption" -o picture.png')
 
 
 def _print_parity(manifest: Manifest) -> None:

@@ -100,10 +100,12 @@ def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
         graphs=(),
         metrics=dict(model.metrics),
     )
-    card = model_card(manifest, has_samples=False)
+    card = model_card(manifest, words=30, notes="Squares only.\n", has_samples=False)
     assert "| step-0000004-test.results.fid.value | 12.5 |" in card
     assert "| step-0000004-test.results.fid.protocol.images | 64 |" in card
     assert "None were measured" not in card
+    assert "It knows 30 words" in card
+    assert "Squares only.\n\n## Licence" in card
 
 
 def test_a_bundle_is_never_changed(bundle, run) -> None:
