@@ -6,12 +6,16 @@ DEMO := demo
 
 .PHONY: demo test lint setup clean
 
-## demo: set up, paint birds, train the tiny preset, export, generate and show the picture
+## demo: set up, paint with the packaged model, then paint birds, train the tiny preset, export, generate, show both
 demo: $(VENV)/ready
+	mkdir -p $(DEMO)
+	$(BIN)/dmgan-generate --overwrite --grid --seed 1 -o $(DEMO)/emoji.png \
+	  "red heart" pizza "cat face" sailboat "thumbs up, dark skin tone" "woman astronaut, medium skin tone" \
+	  "green apple" rocket
 	test -d $(DEMO)/birds || $(BIN)/python -m dmgan_train prepare synthetic $(DEMO)/birds --count 3000
 	$(BIN)/python -m dmgan_train fit --preset tiny --data $(DEMO)/birds --source synthetic --run $(DEMO)/run
 	rm -rf $(DEMO)/bundle && $(BIN)/dmgan-export $(DEMO)/run -o $(DEMO)/bundle --name tiny-birds
-	$(BIN)/dmgan-generate $(DEMO)/bundle --overwrite --grid --seed 1 -o $(DEMO)/birds.png \
+	$(BIN)/dmgan-generate -b $(DEMO)/bundle --overwrite --grid --seed 1 -o $(DEMO)/birds.png \
 	  "this bird has a red crown, a white belly and black wings" \
 	  "a bird with a blue crown, a yellow belly and green wings" \
 	  "this bird has a yellow crown, a red belly, blue wings and an orange bill" \
@@ -19,8 +23,8 @@ demo: $(VENV)/ready
 	  "this bird has a green crown, a purple belly and yellow wings" \
 	  "a bird with a white crown, a blue belly and red wings"
 	$(BIN)/python -m benchmarks.part_colours $(DEMO)/bundle
-	@if [ -n "$$DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open $(DEMO)/birds.png; fi
-	@echo "The picture: $(DEMO)/birds.png"
+	@if [ -n "$$DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open $(DEMO)/emoji.png; xdg-open $(DEMO)/birds.png; fi
+	@echo "The pictures: $(DEMO)/emoji.png (the packaged model) and $(DEMO)/birds.png (trained just now)"
 
 ## test: style, types, import rules and tests
 test: lint

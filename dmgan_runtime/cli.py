@@ -21,6 +21,7 @@ from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import fresh_seed
 from dmgan_runtime.output import MAX_GRID, Plan, plan_files
+from dmgan_runtime.packaged import PACKAGED_MODEL
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import Encoding
 
@@ -30,8 +31,14 @@ _SHOWN_CHARACTERS = 80
 
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("captions", nargs=-1, metavar="[CAPTION]...")
+@click.option(
+    "-b",
+    "--bundle",
+    type=click.Path(path_type=Path),
+    show_default=f"{PACKAGED_MODEL}, which comes with dmgan",
+    help="The model: a folder or .zip that dmgan-export wrote.",
+)
 @click.option(
     "-f",
     "--file",
@@ -86,8 +93,8 @@ _SHOWN_CHARACTERS = 80
 @click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads.")
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
 def main(
-    bundle: Path,
     captions: tuple[str, ...],
+    bundle: Path | None,
     file: Path | None,
     output: str,
     overwrite: bool,
@@ -104,9 +111,7 @@ def main(
     precision: str,
     threads: int | None,
 ) -> None:
-    """Paint each CAPTION with the model in BUNDLE, a folder or .zip.
-
-    The CAPTION - stands for the lines of standard input.
+    """Paint each CAPTION; - stands for the lines of standard input.
 
     One image is written to PATH. Several are numbered, with as many digits as the last needs: out-1.png,
     out-2.png, ..., all images of the first caption before those of the second; in a folder they are named after

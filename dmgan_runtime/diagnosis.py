@@ -58,9 +58,9 @@ class Diagnosis:
         packages: Their versions; None for those that are not installed.
         gpus: The NVIDIA GPUs.
         gpu_trouble: Why there are none, if the driver was the reason.
-        engines: Every engine, best first. Without a bundle none was opened, and the first that any bundle can be
-            served with is chosen.
-        bundle: None if no bundle was given.
+        engines: Every engine, best first. If the bundle cannot be opened, the first that any bundle can be served
+            with is chosen.
+        bundle: What came of the bundle.
         faults: What is broken, each with its remedy; empty if all is well.
     """
 
@@ -71,11 +71,11 @@ class Diagnosis:
     gpus: tuple[Gpu, ...]
     gpu_trouble: str | None
     engines: tuple[Candidate, ...]
-    bundle: BundleReport | None
+    bundle: BundleReport
     faults: tuple[str, ...]
 
 
-def diagnose(bundle: Path | None = None) -> Diagnosis:
+def diagnose(bundle: Path) -> Diagnosis:
     """Looks at everything. Trouble that was foreseen becomes a fault, never an error.
 
     Args:
@@ -83,11 +83,8 @@ def diagnose(bundle: Path | None = None) -> Diagnosis:
     """
     gpus, gpu_trouble = _gpus()
     faults = _package_faults()
-    if bundle is None:
-        report, engines = None, probe_engines()
-    else:
-        report, engines, trouble = _examine(bundle)
-        faults += trouble
+    report, engines, trouble = _examine(bundle)
+    faults += trouble
     faults += [f"{each.backend} on {each.device}: {each.verdict}" for each in engines if each.state == "broken"]
     if all(each.state == "missing" for each in engines):
         faults.append('no engine is installed; install one with: pip install "dmgan[cpu]"')

@@ -10,6 +10,7 @@ import msgspec
 
 from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.diagnosis import Diagnosis, diagnose
+from dmgan_runtime.packaged import packaged_bundle
 
 _MARKS = {"chosen": "->", "missing": " -", "broken": "!!", "untried": "  "}
 
@@ -20,12 +21,12 @@ _MARKS = {"chosen": "->", "missing": " -", "broken": "!!", "untried": "  "}
 def main(bundle: Path | None, as_json: bool) -> None:
     """Say what is installed, which GPUs are here, and which engine serves, and why not the others.
 
-    With BUNDLE, a folder or .zip, open it as Generator.open does, paint one image and compare it with the one that
-    was painted at export.
+    BUNDLE, a folder or .zip, or else the model that comes with dmgan, is opened as Generator.open does; one image is
+    painted and compared with the one that was painted at export.
 
     Exit status: 0 if all is well, 1 if something is broken. A GPU or an engine that is not there is not broken.
     """
-    diagnosis = diagnose(bundle)
+    diagnosis = diagnose(bundle or packaged_bundle())
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(diagnosis)).decode())
     else:
@@ -53,8 +54,6 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _bundle_lines(diagnosis: Diagnosis) -> Iterator[str]:
     report = diagnosis.bundle
-    if report is None:
-        return
     yield f"Bundle {report.path}" + (f", {report.name}" if report.name else "")
     if (result := report.self_test) is not None:
         compared = "this bundle has no image to compare with"

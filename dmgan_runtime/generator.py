@@ -22,6 +22,7 @@ from dmgan_runtime.lifetime import SharedEngine
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed
 from dmgan_runtime.orders import Order
+from dmgan_runtime.packaged import packaged_bundle
 from dmgan_runtime.painter import BATCH_SIZE, Painter, check_at_least
 from dmgan_runtime.pipeline import Batch, check_batch
 from dmgan_runtime.results import FloatArray, Generation, Synthesis
@@ -61,7 +62,7 @@ class Generator:
     @classmethod
     def open(
         cls,
-        bundle: str | os.PathLike[str],
+        bundle: str | os.PathLike[str] | None = None,
         *,
         backend: str = "auto",
         device: str = "auto",
@@ -73,7 +74,7 @@ class Generator:
         What was asked for and cannot be had is an error; `active` says what "auto" took, and why not the others.
 
         Args:
-            bundle: A folder or .zip that `dmgan-export` wrote.
+            bundle: A folder or .zip that `dmgan-export` wrote; None is the model that comes with dmgan.
             backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "tensorrt" or
                 "tensorrt_rtx".
             device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
@@ -87,9 +88,9 @@ class Generator:
             EngineError: if the engine cannot load a graph.
             SettingsError: if the number of threads is out of range.
         """
-        path = Path(bundle).absolute()
+        path = packaged_bundle() if bundle is None else Path(bundle).absolute()
         open_again = partial(cls.open, path, backend=backend, device=device, precision=precision, threads=threads)
-        with Bundle(bundle) as opened:
+        with Bundle(path) as opened:
             tokenizer = opened.tokenizer()
             engine = open_backend(opened, backend=backend, device=device, precision=precision, threads=threads)
             return cls(opened.manifest, tokenizer, engine, open_again)

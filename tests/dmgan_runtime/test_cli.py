@@ -36,7 +36,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_one_picture(bundle: Path, generator: Generator, out: Path) -> None:
-    result = run(bundle, "a red heart", "-o", out, "--seed", "7", "--threads", "1")
+    result = run("-b", bundle, "a red heart", "-o", out, "--seed", "7", "--threads", "1")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{out}: 'a red heart', seed 7\n"
     assert names(out) == ["out.png"]
@@ -46,7 +46,7 @@ def test_one_picture(bundle: Path, generator: Generator, out: Path) -> None:
 
 
 def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a heart", "a square", "-n", "5", "-o", out, "--seed", "3")
+    result = run("-b", bundle, "a heart", "a square", "-n", "5", "-o", out, "--seed", "3")
     assert names(out) == [f"out-{number:02}.png" for number in range(1, 11)]
     lines = result.stdout.splitlines()
     assert lines[0].endswith("out-01.png: 'a heart', seed 3")
@@ -54,27 +54,27 @@ def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
 
 
 def test_a_grid_is_one_picture(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a heart", "a square", "--n", "2", "-o", out, "--grid")
+    result = run("-b", bundle, "a heart", "a square", "--n", "2", "-o", out, "--grid")
     assert names(out) == ["out.png"]
     assert size(out)[0] == 2 * (LEGIBLE + 6) + 6
     assert len(result.stdout.splitlines()) == 4
 
 
 def test_a_grid_of_several_images_a_caption_has_a_row_for_each(bundle: Path, out: Path) -> None:
-    run(bundle, "a heart", "a square", "-n", "3", "-o", out, "--grid")
+    run("-b", bundle, "a heart", "a square", "-n", "3", "-o", out, "--grid")
     width, height = size(out)
     assert width == 3 * (LEGIBLE + 6) + 6
     assert height > 2 * (LEGIBLE + 6)
 
 
 def test_a_grid_has_its_bounds(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a heart", "-n", "257", "-o", out, "--grid")
+    result = run("-b", bundle, "a heart", "-n", "257", "-o", out, "--grid")
     assert result.exit_code == 2
     assert "--grid holds at most 256 images, not 257" in result.stderr
 
 
 def test_stages_are_shown_side_by_side(bundle: Path, out: Path) -> None:
-    run(bundle, "a heart", "-n", "2", "-o", out, "--stages")
+    run("-b", bundle, "a heart", "-n", "2", "-o", out, "--stages")
     assert names(out) == ["out-1-stages.png", "out-1.png", "out-2-stages.png", "out-2.png"]
     width, height = size(out.with_name("out-1-stages.png"))
     assert width == 3 * (LEGIBLE + 6) + 6
@@ -82,10 +82,10 @@ def test_stages_are_shown_side_by_side(bundle: Path, out: Path) -> None:
 
 
 def test_attention_is_two_more_pictures(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a red heart", "-o", out, "--attention", "--grid")
+    result = run("-b", bundle, "a red heart", "-o", out, "--attention", "--grid")
     assert names(out) == ["out-attention.png", "out-words.png", "out.png"]
     assert len(result.stdout.splitlines()) == 3
-    result = run(bundle, "a red heart", "-o", out, "--attention", "--resolution", "8", "--overwrite")
+    result = run("-b", bundle, "a red heart", "-o", out, "--attention", "--resolution", "8", "--overwrite")
     assert result.exit_code == 2
     assert "--attention needs a --resolution over 8" in result.stderr
 
@@ -95,7 +95,7 @@ def test_a_folder_gets_telling_names(bundle: Path, tmp_path: Path, slash: bool) 
     folder = tmp_path / "pictures"
     if not slash:
         folder.mkdir()
-    run(bundle, "a RED heart!", "../a/square", "-n", "2", "--seed", "5", "-o", f"{folder}{'/' * slash}")
+    run("-b", bundle, "a RED heart!", "../a/square", "-n", "2", "--seed", "5", "-o", f"{folder}{'/' * slash}")
     expected = ["1-a-red-heart-seed5", "2-a-red-heart-seed6", "3-a-square-seed5", "4-a-square-seed6"]
     assert names(folder / "any") == [f"{name}.png" for name in expected]
 
@@ -103,17 +103,17 @@ def test_a_folder_gets_telling_names(bundle: Path, tmp_path: Path, slash: bool) 
 def test_captions_come_from_a_file(bundle: Path, tmp_path: Path, out: Path) -> None:
     file = tmp_path / "captions.txt"
     file.write_bytes("\ufeffa red heart\r\n\n  a blue square \n".encode())
-    result = run(bundle, "a heart", "--file", file, "-o", out)
+    result = run("-b", bundle, "a heart", "--file", file, "-o", out)
     assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a heart", "a red heart", "a blue square"]
 
 
 def test_captions_come_from_standard_input(bundle: Path, out: Path) -> None:
-    result = run(bundle, "-", "a heart", "-o", out, stdin="a red heart\na square\n")
+    result = run("-b", bundle, "-", "a heart", "-o", out, stdin="a red heart\na square\n")
     assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a red heart", "a square", "a heart"]
 
 
 def test_what_was_made_is_told_in_json_lines(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a red zebra", "-n", "2", "--seed", "4", "-o", out, "--json", "--stages")
+    result = run("-b", bundle, "a red zebra", "-n", "2", "--seed", "4", "-o", out, "--json", "--stages")
     first, second = map(json.loads, result.stdout.splitlines())
     assert first == {
         "caption": "a red zebra",
@@ -129,14 +129,14 @@ def test_what_was_made_is_told_in_json_lines(bundle: Path, out: Path) -> None:
 
 
 def test_nothing_is_replaced_unasked(bundle: Path, out: Path) -> None:
-    run(bundle, "a heart", "-n", "2", "-o", out, "--seed", "1")
+    run("-b", bundle, "a heart", "-n", "2", "-o", out, "--seed", "1")
     before = {file: file.read_bytes() for file in out.parent.iterdir()}
-    refused = run(bundle, "a square", "-n", "2", "-o", out, "--seed", "2")
+    refused = run("-b", bundle, "a square", "-n", "2", "-o", out, "--seed", "2")
     assert refused.exit_code == 2
     assert "out-1.png, " in refused.stderr
     assert "there already; pass --overwrite to replace, or another --output" in refused.stderr
     assert {file: file.read_bytes() for file in out.parent.iterdir()} == before
-    replaced = run(bundle, "a square", "-n", "2", "-o", out, "--seed", "2", "--overwrite")
+    replaced = run("-b", bundle, "a square", "-n", "2", "-o", out, "--seed", "2", "--overwrite")
     assert replaced.exit_code == 0
     assert all(file.read_bytes() != content for file, content in before.items())
 
@@ -144,7 +144,7 @@ def test_nothing_is_replaced_unasked(bundle: Path, out: Path) -> None:
 def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_path: Path, out: Path) -> None:
     file = tmp_path / "captions.txt"
     file.write_text("a heart\n\nzebra\n!!\n")
-    result = run(bundle, "--file", file, "-o", out)
+    result = run("-b", bundle, "--file", file, "-o", out)
     assert result.exit_code == 2
     assert f"{file}, line 3: no word of the caption 'zebra'" in result.stderr
     assert "(and 1 more captions that cannot be read)" in result.stderr
@@ -152,16 +152,16 @@ def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_pat
 
 
 def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:
-    first = run(bundle, "a heart", "-o", out)
+    first = run("-b", bundle, "a heart", "-o", out)
     seed = re.search(r"seed (\d+)", first.stdout)
     assert seed is not None
     before = out.read_bytes()
-    run(bundle, "a heart", "-o", out, "--seed", seed[1], "--overwrite")
+    run("-b", bundle, "a heart", "-o", out, "--seed", seed[1], "--overwrite")
     assert out.read_bytes() == before
 
 
 def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
-    result = run(bundle, "a red hart and a small blue heart", "-n", "3", "-o", out)
+    result = run("-b", bundle, "a red hart and a small blue heart", "-n", "3", "-o", out)
     assert result.exit_code == 0
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
     caption = "'a red hart and a small blue heart'"
@@ -188,21 +188,21 @@ def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
     ],
 )
 def test_a_mistake_is_a_message_and_exit_2(bundle: Path, arguments: list[str], message: str) -> None:
-    result = run(bundle, *arguments)
+    result = run("-b", bundle, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.output
 
 
 def test_a_missing_bundle_is_a_message_and_exit_2(tmp_path: Path) -> None:
-    result = run(tmp_path / "none", "a heart")
+    result = run("-b", tmp_path / "none", "a heart")
     assert result.exit_code == 2
     assert "no such bundle; pass a folder or .zip" in result.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_a_message_and_exit_1(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    result = run(bundle, "a heart", "-o", tmp_path / "file" / "out.png")
+    result = run("-b", bundle, "a heart", "-o", tmp_path / "file" / "out.png")
     assert result.exit_code == 1
     assert "Error: [Errno" in result.stderr
 
@@ -210,7 +210,8 @@ def test_a_folder_that_cannot_be_made_is_a_message_and_exit_1(bundle: Path, tmp_
 def test_help_shows_types_defaults_and_ranges() -> None:
     text = " ".join(run("--help").stdout.split())
     for expected in (
-        "BUNDLE [CAPTION]...",
+        "[CAPTION]...",
+        "[default: (emoji-64, which comes with dmgan)]",
         "[default: out.png]",
         "[default: 1; x>=1]",
         "[default: (random); 0<=x<=18446744073709551615]",
@@ -234,10 +235,10 @@ def test_escape_sequences_never_reach_the_terminal(bundle: Path, tmp_path: Path)
     captions = tmp_path / "captions.txt"
     captions.write_text(f"{caption}\n", encoding="utf-8")
     for folder, options in (("a\x1b[2J", []), ("b", ["--json"])):
-        result = run(bundle, "--file", captions, "-o", f"{tmp_path / folder}/", *options)
+        result = run("-b", bundle, "--file", captions, "-o", f"{tmp_path / folder}/", *options)
         assert result.exit_code == 0
         assert (result.stdout + result.stderr).replace("\n", "").isprintable()
-    failed = run(bundle, "\x1b[2Jzebra", "-o", tmp_path / "c.png")
+    failed = run("-b", bundle, "\x1b[2Jzebra", "-o", tmp_path / "c.png")
     assert failed.stderr.replace("\n", "").isprintable()
 
 
@@ -249,6 +250,7 @@ def test_it_runs_as_a_program(bundle: Path, out: Path) -> None:
         "error",
         "-c",
         program,
+        "--bundle",
         str(bundle),
         "a red heart",
         "-o",

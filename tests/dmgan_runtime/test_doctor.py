@@ -105,7 +105,8 @@ def test_no_engine_at_all_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         def probe(cls, index: int) -> str:
             raise BackendError("not installed")
 
-    monkeypatch.setattr(diagnosis, "backend_class", lambda engine: Missing)
+    for module in (diagnosis, selection):
+        monkeypatch.setattr(module, "backend_class", lambda engine: Missing)
     result = doctor()
     assert result.exit_code == 1
     assert 'FAULT: no engine is installed; install one with: pip install "dmgan[cpu]"' in result.stdout
