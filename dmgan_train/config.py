@@ -129,6 +129,7 @@ class GanSettings(_Section, frozen=True):
         warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, then all three
             (Karras et al., Progressive Growing of GANs, ICLR 2018).
+        warm_up_learning_rate: The generator's in these steps; None takes generator_learning_rate.
         augmentation: Differentiable augmentation of what discriminators and image encoder see (Zhao et al.,
             DiffAugment, NeurIPS 2020), for small data sets; the paper has none.
         r1_weight: gamma of the R1 penalty on the discriminators (Mescheder et al., ICML 2018); the paper has none.
@@ -157,6 +158,7 @@ class GanSettings(_Section, frozen=True):
     reconstruction_weight: Weight = 0.0
     perceptual_weight: Weight = 0.0
     warm_up_steps: tuple[Steps, Steps, Steps] = (0, 0, 0)
+    warm_up_learning_rate: Rate | None = None
     augmentation: bool = False
     r1_weight: Weight = 0.0
     r1_every: PositiveInt = 16

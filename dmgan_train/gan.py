@@ -215,7 +215,10 @@ class GanPhase:
     def _set_learning_rates(self, step: int) -> None:
         own = self.settings.gan
         left = min(1.0, (self.steps - step) / own.decay_steps) if own.decay_steps else 1.0
-        rates = (own.generator_learning_rate, own.discriminator_learning_rate)
+        generator_rate = own.generator_learning_rate
+        if own.warm_up_learning_rate is not None and self._stages_warming_up(step):
+            generator_rate = own.warm_up_learning_rate
+        rates = (generator_rate, own.discriminator_learning_rate)
         for optimizer, rate in zip(self._optimizers().values(), rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = left * rate

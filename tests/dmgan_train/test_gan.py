@@ -64,6 +64,16 @@ def test_the_learning_rates_fall_at_the_end_alone(run, images) -> None:
     assert all(other / rate == pytest.approx(rates[0][1] / 0.5) for rate, other in rates)
 
 
+def test_the_warm_up_has_a_learning_rate_of_its_own(run, images) -> None:
+    phase = phase_of(run, images, *WARM_UP, "gan.warm_up_learning_rate=0.01", "gan.generator_learning_rate=0.001")
+    rates = []
+    for step in range(3, 5):
+        phase.step(next(phase.batches(step)), step)
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in phase._optimizers().values()])
+    assert [rate for rate, _ in rates] == [0.01, 0.001]
+    assert rates[0][1] == rates[1][1]
+
+
 def test_captions_are_kept_for_calibration(run) -> None:
     captions = run.captions()
     assert len(captions) == 8
