@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,6 +14,7 @@ from dmgan_runtime.spec import STAGES
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.augmentation import augment
+from dmgan_train.averaging import Captions, settle_average
 from dmgan_train.checkpoint import check_fingerprint, fingerprint, load_optimizer
 from dmgan_train.config import Settings
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
@@ -41,10 +40,9 @@ from dmgan_train.models import (
     TextFeatures,
     build_discriminators,
 )
-from dmgan_train.models.batch_norm import settle_batch_norms, synchronise_batch_norms
+from dmgan_train.models.batch_norm import synchronise_batch_norms
+from dmgan_train.schedule import learning_rates, stages_warming_up
 from dmgan_train.watch import Watch, gate_means
-
-SETTLING_BATCHES = 16
 
 
 class GanPhase:
@@ -83,7 +81,8 @@ class GanPhase:
         self._generator_optimizer = self._adam(self.generator, own.generator_learning_rate)
         # One optimizer for the three: Adam treats every parameter on its own.
         self._discriminator_optimizer = self._adam(self.discriminators, own.discriminator_learning_rate)
-        self._split, self._tokenizer, self._watch, self._workers = split, tokenizer, watch, workers
+        self._captions = Captions(split, tokenizer, self.text_encoder)
+        self._watch, self._workers = watch, workers
         self.batch_size = own.batch_size
         self._share = processes.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
@@ -120,15 +119,15 @@ class GanPhase:
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `Phase.batches`."""
         dataset = CaptionedImages(
-            self._split,
-            self._tokenizer,
+            self._captions.split,
+            self._captions.tokenizer,
             resolutions=self.settings.model.resolutions,
             max_words=self.settings.data.training_words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
             cache=self.settings.data.cache,
         )
-        broken = BrokenFiles(self._split, self.settings.data.broken_limit)
+        broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
         return make_loader(dataset, self.batch_size, self.settings.seed, start_step, self._workers, broken, self._share)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
@@ -141,7 +140,7 @@ class GanPhase:
         lengths, class_ids = captions.lengths.to(self.device), captions.class_ids.to(self.device)
         with torch.no_grad():
             text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
-        warming_up = self._stages_warming_up(step)
+        warming_up = stages_warming_up(step, self.settings.gan)
         fakes = self._draw(text, lengths, warming_up or STAGES)
         if warming_up:
             losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
@@ -153,10 +152,9 @@ class GanPhase:
 
     def after_step(self, done: int, journal: Journal) -> None:
         """Looks at the averaged generator now and then, and keeps a copy of it."""
-        own, generator = self.settings.gan, cast("Generator", self.generator_ema.module)
+        own = self.settings.gan
         if done % own.sample_every == 0 or done == self.steps:
-            self._settle_average()
-            self._watch.look(generator, self.text_encoder, done, journal)
+            self._watch.look(self._settle_average(), self.text_encoder, done, journal)
         if own.snapshot_every and done % own.snapshot_every == 0:
             self._watch.keep(self.state(), done)
 
@@ -167,25 +165,10 @@ class GanPhase:
         optimizers = {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()}
         return {**networks, **optimizers, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
-    def _settle_average(self) -> None:
-        """Gives the averaged generator its own BatchNorm statistics, on the same captions and noise every time."""
-        own, generator = self.settings, self.generator_ema.module
-        captions = CaptionedImages(
-            self._split, self._tokenizer, resolutions=(), max_words=own.data.training_words, seed=own.seed
-        )
-        batches = itertools.islice(make_loader(captions, own.gan.batch_size, own.seed), SETTLING_BATCHES)
-
-        def run(batch: Batch) -> None:
-            lengths = batch.lengths.to(self.device)
-            text = self.text_encoder(batch.tokens.to(self.device), batch.lengths)
-            noise = torch.randn(len(lengths), own.model.noise_features, device=self.device)
-            condition_noise = torch.randn(len(lengths), own.model.condition_features, device=self.device)
-            with self._autocast():
-                generator(text.sentence, text.words, lengths, noise, condition_noise)
-
-        with torch.random.fork_rng():
-            torch.manual_seed(own.seed)
-            settle_batch_norms(generator, (partial(run, batch) for batch in batches))
+    def _settle_average(self) -> Generator:
+        generator = cast("Generator", self.generator_ema.module)
+        settle_average(generator, self._captions, self.settings, self._autocast())
+        return generator
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See `Phase.load_state`.
@@ -213,20 +196,10 @@ class GanPhase:
         }
 
     def _set_learning_rates(self, step: int) -> None:
-        own = self.settings.gan
-        left = min(1.0, (self.steps - step) / own.decay_steps) if own.decay_steps else 1.0
-        generator_rate = own.generator_learning_rate
-        if own.warm_up_learning_rate is not None and self._stages_warming_up(step):
-            generator_rate = own.warm_up_learning_rate
-        rates = (generator_rate, own.discriminator_learning_rate)
+        rates = learning_rates(step, self.steps, self.settings.gan)
         for optimizer, rate in zip(self._optimizers().values(), rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = left * rate
-
-    def _stages_warming_up(self, step: int) -> int:
-        """How many stages train by reconstruction alone at a step; 0 once the warm-up is over."""
-        ends = itertools.accumulate(self.settings.gan.warm_up_steps)
-        return next((stages for stages, end in enumerate(ends, start=1) if step < end), 0)
+                group["lr"] = rate
 
     def _judges(self) -> Iterable[Discriminator]:
         return cast("Iterable[Discriminator]", self.discriminators)

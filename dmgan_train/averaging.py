@@ -1,0 +1,63 @@
+"""The averaged generator, which is what is shown, measured and exported."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.config import Settings
+from dmgan_train.data import Batch, CaptionedImages, Split, make_loader
+from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models.batch_norm import settle_batch_norms
+
+BATCHES = 16
+
+
+class Captions(NamedTuple):
+    """Where the captions come from that statistics are taken over.
+
+    Attributes:
+        split: The training split.
+        tokenizer: With the run's vocabulary.
+        text_encoder: In evaluation mode.
+    """
+
+    split: Split
+    tokenizer: Tokenizer
+    text_encoder: TextEncoder
+
+
+def settle_average(generator: Generator, captions: Captions, settings: Settings, autocast: torch.autocast) -> None:
+    """Gives the averaged generator its own BatchNorm statistics, on the same captions and noise every time.
+
+    Args:
+        generator: The average; it is left in evaluation mode.
+        captions: What it paints for this.
+        settings: The run's.
+        autocast: As in training.
+    """
+    model, device = settings.model, next(generator.parameters()).device
+    dataset = CaptionedImages(
+        captions.split,
+        captions.tokenizer,
+        resolutions=(),
+        max_words=settings.data.training_words,
+        seed=settings.seed,
+    )
+    batches = itertools.islice(make_loader(dataset, settings.gan.batch_size, settings.seed), BATCHES)
+
+    def run(batch: Batch) -> None:
+        lengths = batch.lengths.to(device)
+        text = captions.text_encoder(batch.tokens.to(device), batch.lengths)
+        noise = torch.randn(len(lengths), model.noise_features, device=device)
+        condition_noise = torch.randn(len(lengths), model.condition_features, device=device)
+        with autocast:
+            generator(text.sentence, text.words, lengths, noise, condition_noise)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        settle_batch_norms(generator, (partial(run, batch) for batch in batches))

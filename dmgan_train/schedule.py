@@ -1,0 +1,41 @@
+"""What the second phase trains at a step, and how fast: functions of the step and the settings alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+from dmgan_train.config import GanSettings
+
+
+class Rates(NamedTuple):
+    """The learning rates of a step."""
+
+    generator: float
+    discriminator: float
+
+
+def stages_warming_up(step: int, settings: GanSettings) -> int:
+    """How many stages train by reconstruction alone; 0 once the warm-up is over.
+
+    Args:
+        step: Steps done.
+        settings: Of the phase.
+    """
+    ends = itertools.accumulate(settings.warm_up_steps)
+    return next((stages for stages, end in enumerate(ends, start=1) if step < end), 0)
+
+
+def learning_rates(step: int, steps: int, settings: GanSettings) -> Rates:
+    """Constant, but for a warm-up with a rate of its own and a linear decay at the end.
+
+    Args:
+        step: Steps done.
+        steps: Of the whole phase.
+        settings: Of the phase.
+    """
+    left = min(1.0, (steps - step) / settings.decay_steps) if settings.decay_steps else 1.0
+    generator = settings.generator_learning_rate
+    if settings.warm_up_learning_rate is not None and stages_warming_up(step, settings):
+        generator = settings.warm_up_learning_rate
+    return Rates(left * generator, left * settings.discriminator_learning_rate)
