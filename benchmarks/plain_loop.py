@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmgan_train.config import Settings
 from dmgan_train.data import Batch
 from dmgan_train.losses import conditioning_loss
 from dmgan_train.models import Discriminator, Generator, GeneratorOutput, ImageEncoder, TextEncoder, TextFeatures
 from dmgan_train.models.layers import UpBlock
+from dmgan_train.settings import Settings
 
 
 class PlainLoop:

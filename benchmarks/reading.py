@@ -19,8 +19,9 @@ from PIL import Image
 
 from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.config import PRESETS, Settings, resolve_settings
+from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import CaptionedImages, Example, Split, make_loader
+from dmgan_train.settings import Settings
 
 CAPTION = "this bird has a red crown a white belly and black wings with a short orange bill"
 

@@ -17,9 +17,9 @@ from dmgan_runtime.errors import BackendError
 from dmgan_runtime.images import to_pil
 from dmgan_runtime.manifest import GENERATOR_ROLES, Role
 from dmgan_runtime.results import FloatArray
-from dmgan_train.config import Precision
 from dmgan_train.devices import uses_bf16
 from dmgan_train.models import Generator, RefinementStage, TextEncoder, TextFeatures, valid_words
+from dmgan_train.settings import Precision
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

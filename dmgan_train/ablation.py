@@ -12,7 +12,6 @@ import torch
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_runtime.spec import MemoryResponse, MemoryWriting
-from dmgan_train.config import Settings
 from dmgan_train.fit import TrainingData, begin, fit, pretrain
 from dmgan_train.image_source import RunSource
 from dmgan_train.metrics.evaluate import Plan, evaluate
@@ -20,6 +19,7 @@ from dmgan_train.metrics.features import FeatureNetwork
 from dmgan_train.metrics.protocol import Evaluation, Result, read_evaluation
 from dmgan_train.metrics.r_precision import read_encoders
 from dmgan_train.run import RunFolder, write_whole
+from dmgan_train.settings import Settings
 
 Say = Callable[[str], None]
 

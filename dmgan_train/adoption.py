@@ -11,7 +11,6 @@ import msgspec
 import dmgan_train
 from dmgan_runtime.errors import CheckpointError, SettingsError
 from dmgan_train.checkpoint import save_checkpoint
-from dmgan_train.config import Settings
 from dmgan_train.official import (
     load_official_captions,
     load_official_generator,
@@ -19,6 +18,7 @@ from dmgan_train.official import (
     load_official_text_encoder,
 )
 from dmgan_train.run import RunFolder, write_whole
+from dmgan_train.settings import Settings
 
 
 @dataclass(frozen=True)

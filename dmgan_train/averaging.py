@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.config import Settings
 from dmgan_train.data import Batch, CaptionedImages, Split, make_loader
 from dmgan_train.models import Generator, TextEncoder
 from dmgan_train.models.batch_norm import settle_batch_norms
+from dmgan_train.settings import Settings
 
 BATCHES = 16
 

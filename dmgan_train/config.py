@@ -1,4 +1,4 @@
-"""The settings of a run: frozen, checked once at the edge, from a preset, a file and flags."""
+"""Settings from a preset, a recipe, a file and flags, checked once at the edge."""
 
 from __future__ import annotations
 
@@ -7,200 +7,16 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import yaml
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_runtime.spec import ModelSpec, PositiveInt
-from dmgan_train.models.trunks import TrunkName
-
-Weight = Annotated[float, msgspec.Meta(ge=0)]
-Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
-Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-BatchSize = Annotated[int, msgspec.Meta(ge=2)]
-Steps = Annotated[int, msgspec.Meta(ge=0)]
-Precision = Literal["auto", "fp32", "bf16"]
+from dmgan_train.settings import Settings
 
 PRESETS = ("birds", "coco", "emoji", "tiny")
 RECIPES = ("paper", "small-data")
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the settings: immutable, no unknown keys."""
-
-
-class DataSettings(_Section, frozen=True):
-    """What is read of a data set.
-
-    Attributes:
-        captions_per_image: The first so many captions of each image are used; None uses all.
-        training_words: Words of a caption that training sees; of a longer caption a random subset, in order.
-        serving_words: Words of a caption that the exported graphs take.
-        augment: `crop_flip` resizes to 76/64 of the resolution, crops at random and mirrors; `flip` resizes and
-            mirrors; `none` only resizes.
-        broken_limit: Broken image files that are put up with before the run stops; None is 1% of the images.
-        cache: Keep the training images in memory, scaled (3 bytes a pixel: CUB takes 2.5 GB).
-    """
-
-    captions_per_image: PositiveInt | None = None
-    training_words: PositiveInt = 18
-    serving_words: Annotated[int, msgspec.Meta(ge=1, le=512)] = 25
-    augment: Literal["crop_flip", "flip", "none"] = "crop_flip"
-    broken_limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    cache: bool = False
-
-
-class DamsmSettings(_Section, frozen=True):
-    """How text and image encoder are trained to match (AttnGAN's pretraining).
-
-    Attributes:
-        trunk: `inception_v3`, `efficientnet_lite0` or `small`.
-        trunk_weights: `pretrained`, `random`, or the path of a state-dict file.
-        trunk_resolution: Side in pixels that the trunk sees.
-        freeze_trunk: Keep the trunk as it is, as the paper does.
-        cache_trunk: Compute the frozen trunk's features of the training set once and keep them in memory (half
-            precision); `augment` must be `none`.
-        words: Words of a caption that this phase sees.
-        epochs: Passes over the training set.
-        steps: Stop after so many steps, if that is sooner.
-        batch_size: Images a step; also the number of captions that each is compared with.
-        learning_rate: Adam's, at the start.
-        beta1: Adam's first momentum.
-        beta2: Adam's second momentum.
-        learning_rate_decay: Factor an epoch; the rate never falls below a tenth of its start.
-        gradient_clip: Largest norm of the text encoder's gradient.
-        dropout: Of the word embeddings.
-        gamma1: Sharpness of a word's attention over the regions.
-        gamma2: How much the best-matching words count.
-        gamma3: Sharpness of the softmax over the batch.
-        checkpoint_every: Steps between checkpoints.
-    """
-
-    trunk: TrunkName = "inception_v3"
-    trunk_weights: str = "pretrained"
-    trunk_resolution: PositiveInt = 299
-    freeze_trunk: bool = True
-    cache_trunk: bool = False
-    words: PositiveInt = 18
-    epochs: PositiveInt = 200
-    steps: PositiveInt | None = None
-    batch_size: BatchSize = 48
-    learning_rate: Rate = 2e-3
-    beta1: Momentum = 0.5
-    beta2: Momentum = 0.999
-    learning_rate_decay: Rate = 0.98
-    gradient_clip: Weight = 0.25
-    dropout: Momentum = 0.5
-    gamma1: Weight = 4.0
-    gamma2: Weight = 5.0
-    gamma3: Weight = 10.0
-    checkpoint_every: PositiveInt = 500
-
-    def __post_init__(self) -> None:
-        if self.cache_trunk and not self.freeze_trunk:
-            raise ValueError("cache_trunk needs freeze_trunk: the features of a trunk that learns change")
-        if self.trunk == "small" and self.freeze_trunk:
-            raise ValueError("the small trunk has no pretrained weights; set freeze_trunk to false")
-
-
-class GanSettings(_Section, frozen=True):
-    """How generator and discriminators are trained.
-
-    Attributes:
-        epochs: Passes over the training set.
-        steps: Stop after so many steps, if that is sooner.
-        batch_size: Images a step.
-        discriminator_channels: Nd.
-        generator_learning_rate: Adam's.
-        discriminator_learning_rate: Adam's.
-        decay_steps: Over the last so many steps, both learning rates fall linearly to zero (Isola et al., pix2pix,
-            CVPR 2017); the paper's stay.
-        beta1: Adam's first momentum.
-        beta2: Adam's second momentum.
-        ema: How much of the averaged generator each step keeps.
-        conditioning_weight: lambda1, of the conditioning augmentation's loss.
-        damsm_weight: lambda2, of the DAMSM loss: 5 for CUB, 50 for COCO.
-        reconstruction_weight: Of the L1 distance between every stage's image and the captioned one (Isola et al.,
-            pix2pix, CVPR 2017), for data in which a caption names one picture; the paper has none.
-        perceptual_weight: Of the distance between the two in the image encoder's trunk (Zhang et al., LPIPS, CVPR
-            2018), for the same data.
-        warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
-            (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, then all three
-            (Karras et al., Progressive Growing of GANs, ICLR 2018).
-        warm_up_learning_rate: The generator's in these steps; None takes generator_learning_rate.
-        augmentation: Differentiable augmentation of what discriminators and image encoder see (Zhao et al.,
-            DiffAugment, NeurIPS 2020), for small data sets; the paper has none.
-        r1_weight: gamma of the R1 penalty on the discriminators (Mescheder et al., ICML 2018); the paper has none.
-        r1_every: Steps between two R1 penalties, each then so many times as heavy (lazy regularisation, Karras et al.,
-            StyleGAN2, CVPR 2020).
-        precision: `bf16` runs the networks under autocast; losses and weights stay fp32. `auto` does so where
-            the processor has instructions for it.
-        compile: Compile the networks with `torch.compile`: same function, other rounding, a slow start.
-        sample_every: Steps between pictures of fixed captions, and between measurements on held-out ones.
-        checkpoint_every: Steps between checkpoints.
-        snapshot_every: Steps between copies of the averaged generator that are kept; None keeps none.
-    """
-
-    epochs: PositiveInt = 600
-    steps: PositiveInt | None = None
-    batch_size: BatchSize = 10
-    discriminator_channels: PositiveInt = 32
-    generator_learning_rate: Rate = 2e-4
-    discriminator_learning_rate: Rate = 2e-4
-    decay_steps: Steps = 0
-    beta1: Momentum = 0.5
-    beta2: Momentum = 0.999
-    ema: Momentum = 0.999
-    conditioning_weight: Weight = 1.0
-    damsm_weight: Weight = 5.0
-    reconstruction_weight: Weight = 0.0
-    perceptual_weight: Weight = 0.0
-    warm_up_steps: tuple[Steps, Steps, Steps] = (0, 0, 0)
-    warm_up_learning_rate: Rate | None = None
-    augmentation: bool = False
-    r1_weight: Weight = 0.0
-    r1_every: PositiveInt = 16
-    precision: Precision = "fp32"
-    compile: bool = False
-    sample_every: PositiveInt = 1000
-    checkpoint_every: PositiveInt = 1000
-    snapshot_every: PositiveInt | None = None
-
-    def __post_init__(self) -> None:
-        if any(self.warm_up_steps) and not self.reconstruction_weight:
-            raise ValueError("warm_up_steps trains by reconstruction alone; set reconstruction_weight above 0")
-
-
-class Settings(_Section, frozen=True):
-    """All settings of a run.
-
-    Attributes:
-        preset: Where they started from.
-        recipe: What was laid over the preset; `paper` is nothing.
-        seed: Draws everything: weights, order, crops, noise.
-        model: The networks' shape.
-        data: What is read of the data set.
-        damsm: The first phase.
-        gan: The second phase.
-    """
-
-    preset: Literal["birds", "coco", "emoji", "tiny"] = "birds"
-    recipe: Literal["paper", "small-data"] = "paper"
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
-    model: ModelSpec = ModelSpec()
-    data: DataSettings = DataSettings()
-    damsm: DamsmSettings = DamsmSettings()
-    gan: GanSettings = GanSettings()
-
-    def __post_init__(self) -> None:
-        if self.damsm.cache_trunk and self.data.augment != "none":
-            raise ValueError("damsm.cache_trunk needs data.augment none: a cached image is always seen the same way")
-
-    def to_yaml(self) -> str:
-        """The settings as YAML that `read_settings` takes."""
-        return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
 
 
 def resolve_settings(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
-from dmgan_train.config import Settings
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
 from dmgan_train.devices import place
 from dmgan_train.journal import Journal
@@ -21,6 +20,7 @@ from dmgan_train.models import ImageEncoder, ImageFeatures, TextEncoder
 from dmgan_train.models.batch_norm import synchronise_batch_norms
 from dmgan_train.models.trunks import build_trunk, load_trunk_weights
 from dmgan_train.progress import Progress
+from dmgan_train.settings import Settings
 
 
 def build_encoders(settings: Settings, vocabulary_size: int) -> tuple[TextEncoder, ImageEncoder]:

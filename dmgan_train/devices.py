@@ -10,7 +10,7 @@ from torch import nn
 
 from dmgan_runtime.errors import BackendError
 from dmgan_train import processes
-from dmgan_train.config import Precision, Settings
+from dmgan_train.settings import Precision, Settings
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,7 +13,6 @@ import dmgan_train
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_checkpoint
-from dmgan_train.config import Settings
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split
 from dmgan_train.gan import GanPhase
@@ -22,6 +21,7 @@ from dmgan_train.loop import train
 from dmgan_train.metrics.r_precision import Encoders
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet
+from dmgan_train.settings import Settings
 from dmgan_train.watch import Watch, held_out_slice
 
 KEPT_CAPTIONS = 32

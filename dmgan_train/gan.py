@@ -16,7 +16,6 @@ from dmgan_train import processes
 from dmgan_train.augmentation import augment
 from dmgan_train.averaging import Captions, settle_average
 from dmgan_train.checkpoint import check_fingerprint, fingerprint, load_optimizer
-from dmgan_train.config import Settings
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
 from dmgan_train.devices import place, uses_bf16
 from dmgan_train.journal import Journal
@@ -42,6 +41,7 @@ from dmgan_train.models import (
 )
 from dmgan_train.models.batch_norm import synchronise_batch_norms
 from dmgan_train.schedule import learning_rates, stages_warming_up
+from dmgan_train.settings import Settings
 from dmgan_train.watch import Watch, gate_means
 
 

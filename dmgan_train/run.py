@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 
 from dmgan_runtime.errors import CheckpointError, SettingsError
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.config import Settings, differences, read_settings
+from dmgan_train.config import differences, read_settings
+from dmgan_train.settings import Settings
 
 # What may change between one start of a run and the next without making it another run.
 _MAY_CHANGE = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from dmgan_train.config import GanSettings
+from dmgan_train.settings import GanSettings
 
 
 class Rates(NamedTuple):

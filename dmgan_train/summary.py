@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dmgan_train.config import Settings
 from dmgan_train.data import steps_per_epoch
 from dmgan_train.fit import TrainingData
 from dmgan_train.loop import phase_steps
 from dmgan_train.models import Generator, build_discriminators
+from dmgan_train.settings import Settings
 
 
 def describe_plan(settings: Settings, data: TrainingData, device: torch.device) -> str:

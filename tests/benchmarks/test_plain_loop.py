@@ -9,7 +9,7 @@ from benchmarks.plain_loop import as_published, discriminator_loss, word_similar
 from benchmarks.trainer import make_phase, make_plain_loop, published_settings, random_batch
 from benchmarks.training_step import Loop, loops
 from dmgan_train import losses
-from dmgan_train.config import Settings
+from dmgan_train.settings import Settings
 from tests.training import SMALL
 
 CPU = torch.device("cpu")

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.config import PRESETS, RECIPES, Settings, differences, read_settings, resolve_settings
+from dmgan_train.config import PRESETS, RECIPES, differences, read_settings, resolve_settings
+from dmgan_train.settings import Settings
 
 
 @pytest.mark.parametrize("preset", PRESETS)

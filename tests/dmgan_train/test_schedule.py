@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmgan_train.config import GanSettings
 from dmgan_train.schedule import learning_rates, stages_warming_up
+from dmgan_train.settings import GanSettings
 
 GAN = GanSettings(generator_learning_rate=0.5, discriminator_learning_rate=0.25)
 WARM_UP = GAN.__replace__(reconstruction_weight=1.0, warm_up_steps=(2, 0, 3), warm_up_learning_rate=2.0)
