@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -52,8 +53,29 @@ def describe_environment(device: str) -> Environment:
         python=platform.python_version(),
         packages=installed(_PACKAGES),
         commit=_commit(),
-        load_before=round(os.getloadavg()[0], 2),
+        busy_before=measure_others(),
     )
+
+
+def measure_others(seconds: float = 1.0) -> float | None:
+    """CPUs' worth of work that other processes do while this one sleeps; None where the system does not say.
+
+    The load average would count this benchmark's own last minute, and in a container the whole host's.
+    """
+    try:
+        before = _busy_ticks()
+        time.sleep(seconds)
+        after = _busy_ticks()
+    except OSError:
+        return None
+    return round((after - before) / os.sysconf("SC_CLK_TCK") / seconds, 2)
+
+
+def _busy_ticks() -> int:
+    """What all CPUs have worked since the start, stolen time too; not idle or waiting."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    ticks = [int(field) for field in fields]
+    return sum(ticks) - ticks[3] - ticks[4]
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:

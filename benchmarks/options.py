@@ -71,8 +71,8 @@ def look_around(device: str) -> Environment:
     share_libraries()
     environment = describe_environment(device)
     if environment.was_busy:
-        load = environment.load_before
-        click.echo(f"warning: this machine is busy (load {load}); its times will say little", err=True)
+        busy = environment.busy_before
+        click.echo(f"warning: others use {busy} CPUs of this machine; its times will say little", err=True)
     return environment
 
 

@@ -8,14 +8,13 @@ same command goes on.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 import torch
 
 from dmgan_runtime.commands import DmganCommand
-from dmgan_train.config import PRESETS, RECIPES, resolve_settings
+from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.fit import TrainingData, begin, fit, pretrain, read_data
@@ -24,7 +23,9 @@ from dmgan_train.metrics.evaluate import Plan, evaluate
 from dmgan_train.metrics.features import load_features
 from dmgan_train.metrics.protocol import Evaluation, table
 from dmgan_train.metrics.r_precision import read_encoders
-from dmgan_train.run import RunFolder
+from dmgan_train.run import RunFolder, share_encoders
+
+_COMPARED = ("paper", "small-data")
 
 
 def train_recipe(
@@ -32,14 +33,13 @@ def train_recipe(
 ) -> RunFolder:
     """Trains one recipe, with the first one's encoders."""
     settings = resolve_precision(resolve_settings(preset, recipe=recipe, overrides=overrides), device)
-    first, run = RunFolder(out / RECIPES[0]), RunFolder(out / recipe)
+    first, run = RunFolder(out / _COMPARED[0]), RunFolder(out / recipe)
     with run.locked():
         begin(settings, data, run)
         if run.root == first.root:
             pretrain(settings, data, run, device, default_workers())
-        elif not run.checkpoint("damsm").exists():
-            run.checkpoint("damsm").parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(first.checkpoint("damsm"), run.checkpoint("damsm"))
+        else:
+            share_encoders(first, run)
         fit(settings, data, run, device, default_workers())
     return run
 
@@ -67,7 +67,7 @@ def main(preset: str, data: Path, out: Path, steps: int, images: int, device: st
     read = read_data(data, None, resolve_settings(preset, overrides=own))
     split: SplitName = "test" if read.test else "train"
     plan = Plan(metrics=("fid", "r_precision"), data=data, split=split, images=images)
-    for recipe in RECIPES:
+    for recipe in _COMPARED:
         run = train_recipe(preset, recipe, own, read, out, chosen)
         click.echo(f"{recipe}, {steps:,} steps")
         for line in table(measure(run, plan, chosen).results.values()):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.environment import measure_others
 from benchmarks.plot import draw
 from benchmarks.results import Result, read_result
 from benchmarks.table import summary, tables
@@ -21,6 +22,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 def publish(result: Result, output: Path) -> None:
     """Writes a result as FILE.json, FILE.md and FILE.png, and prints its summary."""
+    result = result.__replace__(environment=result.environment.__replace__(busy_after=measure_others()))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(result.to_json())
     output.with_suffix(".md").write_text(tables(result), encoding="utf-8")

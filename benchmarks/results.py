@@ -34,7 +34,8 @@ class Environment(_Part, frozen=True):
         python: Its version.
         packages: Versions of what computes.
         commit: The project's commit, with `+` if files differ from it; None if it is not known.
-        load_before: Processes that wanted a CPU in the minute before; None where the system does not say.
+        busy_before: CPUs' worth of work that others did just before it began; None where the system does not say.
+        busy_after: The same just after its end.
     """
 
     time: str
@@ -47,12 +48,18 @@ class Environment(_Part, frozen=True):
     gpu: str | None = None
     cuda: str | None = None
     commit: str | None = None
-    load_before: float | None = None
+    busy_before: float | None = None
+    busy_after: float | None = None
 
     @property
     def was_busy(self) -> bool:
-        """Whether other work ran before the benchmark began, so that its times say little."""
-        return self.load_before is not None and self.load_before > self.cpus / 4
+        """Whether other work ran beside the benchmark, so that its times say little."""
+        return self.busy_cpus > self.cpus / 4
+
+    @property
+    def busy_cpus(self) -> float:
+        """CPUs' worth of others' work, before or after: the larger."""
+        return max(self.busy_before or 0.0, self.busy_after or 0.0)
 
 
 class SubjectEntry(_Part, frozen=True):

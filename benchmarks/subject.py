@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from benchmarks.environment import installed
 from benchmarks.floor import Work, graph_work
 from benchmarks.results import SubjectEntry
 from benchmarks.worker import call_in_worker
@@ -19,7 +20,16 @@ from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.spec import ModelSpec
 
 SUBJECT_NAME = "subject.json"
-_SOURCES = ("export", "dmgan_train.models", "dmgan_runtime.interface", "benchmarks.building")
+_ROOT = Path(__file__).parent.parent
+_SOURCES = (
+    "export",
+    "dmgan_train.models",
+    "dmgan_train.config",
+    "dmgan_train.settings",
+    "dmgan_runtime.interface",
+    "dmgan_runtime.spec",
+    "benchmarks.building",
+)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +156,9 @@ def _build_engines(bundle: Path) -> None:
 def _key(source: Source) -> str:
     """A digest of all that the subject follows from: another export is another subject."""
     digest = hashlib.sha256(msgspec.json.encode(source))
+    digest.update(msgspec.json.encode(installed(("torch", "onnx", "onnxruntime"))))
     files = [file for name in _SOURCES for file in _files(name)]
+    files += sorted((_ROOT / "dmgan_train" / "presets").rglob("*.yaml"))
     for folder, pattern in ((source.run, "*/checkpoint.pt"), (source.bundle, MANIFEST_NAME)):
         files += sorted(Path(folder).glob(pattern)) if folder else []
     for file in files:

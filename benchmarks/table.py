@@ -34,7 +34,7 @@ def _where(result: Result) -> str:
         f" in turns, rounds: {rounds}.*"
     ]
     if place.was_busy:
-        lines.append(f"**Measured on a busy machine (load {place.load_before}): not a result.**")
+        lines.append(f"**Measured on a busy machine (others used {place.busy_cpus} CPUs): not a result.**")
     return "\n\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import msgspec
 import torch
 
-from dmgan_runtime.errors import CheckpointError
 from dmgan_runtime.spec import MemoryResponse, MemoryWriting
 from dmgan_train.fit import TrainingData, begin, fit, pretrain
 from dmgan_train.image_source import RunSource
@@ -18,7 +16,7 @@ from dmgan_train.metrics.evaluate import Plan, evaluate
 from dmgan_train.metrics.features import FeatureNetwork
 from dmgan_train.metrics.protocol import Evaluation, Result, read_evaluation
 from dmgan_train.metrics.r_precision import read_encoders
-from dmgan_train.run import RunFolder, write_whole
+from dmgan_train.run import RunFolder, share_encoders, write_whole
 from dmgan_train.settings import Settings
 
 Say = Callable[[str], None]
@@ -97,7 +95,7 @@ def ablate(
         with run.locked():
             own = row_settings(settings, row)
             begin(own, data, run)
-            _share(encoders, run)
+            share_encoders(encoders, run)
             fit(own, data, run, device, workers)
         say(f"{row.name}: measuring")
         evaluations[row.name] = _measure(run, network, plan, device)
@@ -139,25 +137,6 @@ def _measure(run: RunFolder, network: FeatureNetwork, plan: Plan, device: torch.
     measured = msgspec.structs.replace(measured, protocol={**measured.protocol, "ablation": fresh})
     measured.write(path)
     return measured
-
-
-def _share(encoders: RunFolder, run: RunFolder) -> None:
-    """Gives a row the encoders' checkpoint.
-
-    Raises:
-        CheckpointError: if the row has begun with other encoders.
-    """
-    source, target = encoders.checkpoint("damsm"), run.checkpoint("damsm")
-    if target.exists():
-        if target.read_bytes() != source.read_bytes():
-            raise CheckpointError(
-                f"{target}: is not {source}, which all rows share; remove {run.root} or choose another --out"
-            )
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".partial")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
 
 
 def _cell(result: Result) -> str:

@@ -58,6 +58,6 @@ def settle_average(generator: Generator, captions: Captions, settings: Settings,
         with autocast:
             generator(text.sentence, text.words, lengths, noise, condition_noise)
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         settle_batch_norms(generator, (partial(run, batch) for batch in batches))

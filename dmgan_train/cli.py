@@ -52,8 +52,8 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--recipe",
             type=click.Choice(RECIPES),
-            default="paper",
-            help="What is laid over the preset; paper is nothing.",
+            default="preset",
+            help="What is laid over the preset; preset is nothing.",
         ),
         click.option("--data", type=folder, required=True, help="The data set's folder."),
         click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]"),
@@ -151,7 +151,8 @@ def adopt_command(
 ) -> None:
     """Begin a run with the authors' published weights; `fit` with the same preset and settings trains on."""
     files = OfficialFiles(official_text_encoder, official_image_encoder, captions, official_generator)
-    adopt(files, resolve_settings(preset, overrides=overrides), RunFolder(run_folder))
+    settings = resolve_precision(resolve_settings(preset, overrides=overrides), choose_device("auto"))
+    adopt(files, settings, RunFolder(run_folder))
     same = "".join(f" --set {override}" for override in overrides)
     click.echo(f"Begun. Next: python -m dmgan_train fit --preset {preset}{same} --data DATA --run {run_folder}")
 

@@ -16,11 +16,11 @@ from dmgan_runtime.errors import SettingsError
 from dmgan_train.settings import Settings
 
 PRESETS = ("birds", "coco", "emoji", "tiny")
-RECIPES = ("paper", "small-data")
+RECIPES = ("preset", "paper", "small-data")
 
 
 def resolve_settings(
-    preset: str, *, recipe: str = "paper", file: Path | None = None, overrides: Iterable[str] = ()
+    preset: str, *, recipe: str = "preset", file: Path | None = None, overrides: Iterable[str] = ()
 ) -> Settings:
     """Settings from a preset, overridden by a recipe, a YAML file and `section.key=value` strings, in this order.
 

@@ -83,6 +83,7 @@ class GanPhase:
         self._discriminator_optimizer = self._adam(self.discriminators, own.discriminator_learning_rate)
         self._captions = Captions(split, tokenizer, self.text_encoder)
         self._watch, self._workers = watch, workers
+        self._settled_after: int | None = None  # updates of the average
         self.batch_size = own.batch_size
         self._share = processes.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
@@ -166,8 +167,10 @@ class GanPhase:
         return {**networks, **optimizers, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
     def _settle_average(self) -> Generator:
-        generator = cast("Generator", self.generator_ema.module)
-        settle_average(generator, self._captions, self.settings, self._autocast())
+        generator, averaged = cast("Generator", self.generator_ema.module), int(self.generator_ema.n_averaged)
+        if averaged != self._settled_after:
+            settle_average(generator, self._captions, self.settings, self._autocast())
+            self._settled_after = averaged
         return generator
 
     def load_state(self, state: Mapping[str, Any]) -> None:

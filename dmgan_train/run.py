@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,9 @@ class RunFolder:
         changed = {
             key: values
             for key, values in differences(read_settings(self.settings_file), settings).items()
-            if key not in _MAY_CHANGE or (fixed and key.startswith("damsm."))
+            if key not in _MAY_CHANGE
+            or (fixed and key.startswith("damsm."))
+            or (settings.gan.decay_steps and key in ("gan.epochs", "gan.steps"))  # the decay ends with the last step
         }
         if changed:
             listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
@@ -168,6 +171,25 @@ class RunFolder:
     def provenance(self) -> dict[str, Any]:
         """What the run was trained on."""
         return dict(json.loads(self.provenance_file.read_bytes())) if self.provenance_file.exists() else {}
+
+
+def share_encoders(encoders: RunFolder, run: RunFolder) -> None:
+    """Gives a run the trained encoders of another, whole or not at all.
+
+    Raises:
+        CheckpointError: if the run has begun with other encoders.
+    """
+    source, target = encoders.checkpoint("damsm"), run.checkpoint("damsm")
+    if target.exists():
+        if target.read_bytes() != source.read_bytes():
+            raise CheckpointError(
+                f"{target}: is not {source}, which all runs here share; remove {run.root} or choose another --out"
+            )
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".partial")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
 
 
 def write_whole(path: Path, content: bytes) -> None:

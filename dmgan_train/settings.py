@@ -162,6 +162,11 @@ class GanSettings(_Section, frozen=True):
     def __post_init__(self) -> None:
         if any(self.warm_up_steps) and not self.reconstruction_weight:
             raise ValueError("warm_up_steps trains by reconstruction alone; set reconstruction_weight above 0")
+        if self.steps is not None and sum(self.warm_up_steps) + self.decay_steps > self.steps:
+            raise ValueError(
+                f"steps is {self.steps:,}, and warm_up_steps and decay_steps take"
+                f" {sum(self.warm_up_steps) + self.decay_steps:,}; shorten them, or set more steps"
+            )
 
 
 class Settings(_Section, frozen=True):
@@ -169,7 +174,7 @@ class Settings(_Section, frozen=True):
 
     Attributes:
         preset: Where they started from.
-        recipe: What was laid over the preset; `paper` is nothing.
+        recipe: What was laid over the preset; `preset` is nothing.
         seed: Draws everything: weights, order, crops, noise.
         model: The networks' shape.
         data: What is read of the data set.
@@ -178,7 +183,7 @@ class Settings(_Section, frozen=True):
     """
 
     preset: Literal["birds", "coco", "emoji", "tiny"] = "birds"
-    recipe: Literal["paper", "small-data"] = "paper"
+    recipe: Literal["preset", "paper", "small-data"] = "preset"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     model: ModelSpec = ModelSpec()
     data: DataSettings = DataSettings()

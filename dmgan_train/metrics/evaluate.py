@@ -120,7 +120,8 @@ class _Work:
         ):
             if {"fid", "is"} & wanted:
                 seen: Seen = self._network.see(images)
-                score.add(seen.logits)
+                if "is" in wanted:
+                    score.add(seen.logits)
                 if distance:
                     distance.add(seen.features, real=False)
             if judge:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 RANKS = (1, 5)
+_QUERIES_AT_ONCE = 512
 
 Vectors = dict[str, Tensor]
 """[N, D] of the same N images by the space that they lie in."""
@@ -58,11 +59,15 @@ class Gallery:
         """
         return {
             space: [
-                self._answer(row, target)
-                for row, target in zip(torch.cdist(vectors, self.vectors[space]), targets, strict=True)
+                self._answer(row, target) for row, target in zip(self._distances(vectors, space), targets, strict=True)
             ]
             for space, vectors in queries.items()
         }
+
+    def _distances(self, queries: Tensor, space: str) -> Iterator[Tensor]:
+        """Of each query to the whole gallery; exact, since the faster way ranks near duplicates by their rounding."""
+        for part in queries.split(_QUERIES_AT_ONCE):
+            yield from torch.cdist(part, self.vectors[space], compute_mode="donot_use_mm_for_euclid_dist")
 
     def _answer(self, distances: Tensor, target: Target) -> Answer:
         nearest = distances.topk(min(max(RANKS), len(self)), largest=False).indices

@@ -52,8 +52,14 @@ class ClassScore:
             definition="exp of the mean divergence of an image's class distribution from that of its split",
             protocol={
                 "generated_images": self._count,
-                "splits": f"{SPLITS}, shuffled; the standard deviation is the sample's (n - 1)",
+                "splits": f"{_splits(self._count)}, shuffled; the standard deviation is the sample's (n - 1)",
                 "features": network.describe() | {"layer": "softmax of the logits of its classes"},
                 "computed_by": "torchmetrics",
             },
         )
+
+
+def _splits(count: int) -> int:
+    """How many splits torchmetrics makes: equal ones but for the last, which may leave fewer than were asked for."""
+    size = -(-count // SPLITS)
+    return -(-count // size)

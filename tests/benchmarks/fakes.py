@@ -67,7 +67,7 @@ def environment(**changes: Any) -> Environment:
         "python": "3.11.7",
         "packages": {"torch": "2.13.0", "onnxruntime": "1.32.0"},
         "commit": "0123456789",
-        "load_before": 0.1,
+        "busy_before": 0.1,
     }
     return Environment(**(fields | changes))
 

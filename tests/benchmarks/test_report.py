@@ -50,8 +50,8 @@ def test_every_measure_has_a_table_a_summary_and_a_plot(measure, tmp_path) -> No
 
 
 def test_a_busy_machine_makes_no_result() -> None:
-    busy = make_result("latency", environment=environment(load_before=3.0))
-    assert "busy machine (load 3.0): not a result" in summary(busy)
+    busy = make_result("latency", environment=environment(busy_before=3.0))
+    assert "busy machine (others used 3.0 CPUs): not a result" in summary(busy)
     assert "busy machine" not in summary(make_result("latency"))
 
 

@@ -1,12 +1,14 @@
 """A result is read as it was written, and nothing else is read as a result."""
 
 import json
+import os
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.environment import measure_others
 from benchmarks.results import Measure, Series, read_result
 from dmgan_runtime.errors import DataError
 from tests.benchmarks.fakes import environment, make_result
@@ -54,6 +56,14 @@ def test_series_are_found_by_what_they_are() -> None:
     assert result.find("onnxruntime-int8", "images_per_second", 1, 3) is None
 
 
-@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.4, False), (0.6, True)])
-def test_a_busy_machine_is_told(load, busy) -> None:
-    assert environment(load_before=load, cpus=2).was_busy is busy
+@pytest.mark.parametrize(
+    ("before", "after", "busy"),
+    [(None, None, False), (0.4, 0.4, False), (0.6, None, True), (None, 0.6, True), (0.1, 0.6, True)],
+)
+def test_a_busy_machine_is_told(before, after, busy) -> None:
+    assert environment(busy_before=before, busy_after=after, cpus=2).was_busy is busy
+
+
+def test_the_work_of_others_is_seen() -> None:
+    others = measure_others(0.2)
+    assert others is None or 0 <= others <= 1.5 * (os.cpu_count() or 1)

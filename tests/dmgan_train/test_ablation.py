@@ -97,7 +97,7 @@ def test_a_row_with_other_encoders_is_refused(out, images, tmp_path) -> None:
     shutil.copytree(out, copy)
     with (copy / "m" / "damsm" / "checkpoint.pt").open("ab") as stream:
         stream.write(b"other")
-    with pytest.raises(CheckpointError, match="which all rows share"):
+    with pytest.raises(CheckpointError, match="which all runs here share"):
         run_ablation(images, copy)
 
 

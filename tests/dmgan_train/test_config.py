@@ -88,9 +88,21 @@ def test_differences_name_the_keys() -> None:
     assert differences(resolve_settings("tiny"), changed) == {"seed": (0, 1), "gan.ema": (0.99, 0.5)}
 
 
-def test_the_papers_recipe_is_the_preset() -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_two_recipes_differ_in_the_cited_elements_alone(preset: str) -> None:
+    paper, small = (resolve_settings(preset, recipe=recipe) for recipe in ("paper", "small-data"))
+    cited = {"augmentation", "r1_weight", "generator_learning_rate", "discriminator_learning_rate"}
+    assert set(differences(paper, small)) == {"recipe", *(f"gan.{name}" for name in cited)}
+
+
+@pytest.mark.parametrize("preset", ["birds", "coco"])
+def test_the_papers_presets_are_the_papers_recipe(preset: str) -> None:
+    assert set(differences(resolve_settings(preset), resolve_settings(preset, recipe="paper"))) == {"recipe"}
+
+
+def test_no_recipe_is_the_preset() -> None:
     for preset in PRESETS:
-        assert resolve_settings(preset, recipe="paper") == resolve_settings(preset)
+        assert resolve_settings(preset, recipe="preset") == resolve_settings(preset)
     assert resolve_settings("birds").gan == Settings().gan
 
 
@@ -104,7 +116,7 @@ def test_a_recipe_lies_over_the_preset_and_under_the_flags(tmp_path) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    assert set(RECIPES) == {"paper", "small-data"}
+    assert set(RECIPES) == {"preset", "paper", "small-data"}
     with pytest.raises(SettingsError, match="no recipe 'small'; did you mean 'small-data'"):
         resolve_settings("birds", recipe="small")
 

@@ -167,24 +167,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, images, tmp_path, cut
         assert_same(load_checkpoint(resumed.checkpoint(phase), phase), load_checkpoint(run.checkpoint(phase), phase))
 
 
-def test_interrupted_in_the_warm_up_it_comes_to_the_same_weights(images, tmp_path) -> None:
-    own = (
-        "gan.reconstruction_weight=10",
-        "gan.warm_up_steps=[1, 2, 0]",
-        "gan.augmentation=true",
-        "gan.r1_weight=1",
-        "gan.r1_every=2",
-        "gan.steps=6",
-        "gan.epochs=9",
-    )
-    whole = train_small(images, tmp_path / "whole", *own)
-    for steps in (2, 4, 6):  # in the warm-up, just after it, to the end
-        cut = train_small(images, tmp_path / "cut", *own, f"gan.steps={steps}")
-    assert_same(load_checkpoint(cut.checkpoint("gan"), "gan"), load_checkpoint(whole.checkpoint("gan"), "gan"))
-    entry = entries(whole)[-1]
-    assert {"reconstruction", "damsm", "r1_32"} <= entry.keys()
-
-
 def test_a_finished_run_does_nothing_more(images, run) -> None:
     before = run.checkpoint("gan").stat().st_mtime_ns
     train_small(images, run.root)
@@ -232,6 +214,39 @@ def test_interrupted_it_saves_and_says_so(images, tmp_path) -> None:
     step = load_checkpoint(run.checkpoint("gan"), "gan")["step"]
     assert f"stopped after step {step:,} of gan and saved" in errors
     assert "Traceback" not in errors
+
+
+def test_cut_in_the_warm_up_or_the_decay_it_comes_to_the_same_weights(images, tmp_path, monkeypatch) -> None:
+    own = (
+        "gan.reconstruction_weight=10",
+        "gan.warm_up_steps=[2, 1, 0]",
+        "gan.warm_up_learning_rate=0.01",
+        "gan.augmentation=true",
+        "gan.r1_weight=1",
+        "gan.r1_every=2",
+        "gan.steps=8",
+        "gan.epochs=9",
+        "gan.decay_steps=4",
+        "gan.checkpoint_every=2",
+    )
+    whole = train_small(images, tmp_path / "whole", *own)
+    original = GanPhase.step
+    for cut in (2, 6):
+
+        def broken(self, batch, step, cut=cut):
+            if step == cut:
+                raise TrainingError("cut")
+            return original(self, batch, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(GanPhase, "step", broken)
+            with pytest.raises(TrainingError, match="cut"):
+                train_small(images, tmp_path / f"cut{cut}", *own)
+        again = train_small(images, tmp_path / f"cut{cut}", *own)
+        assert_same(load_checkpoint(again.checkpoint("gan"), "gan"), load_checkpoint(whole.checkpoint("gan"), "gan"))
+    assert {"reconstruction", "damsm", "r1_32"} <= entries(whole)[-1].keys()
+    with pytest.raises(SettingsError, match=r"gan\.steps was 8 and is now 9"):
+        train_small(images, tmp_path / "whole", *own, "gan.steps=9")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step(images, tmp_path, monkeypatch) -> None:

@@ -36,7 +36,7 @@ def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -
 
 
 def test_reconstruction_goes_down(run, images) -> None:
-    phase = phase_of(run, images, "gan.reconstruction_weight=10", "gan.warm_up_steps=[60, 0, 0]")
+    phase = phase_of(run, images, "gan.reconstruction_weight=10", "gan.warm_up_steps=[60, 0, 0]", "gan.steps=60")
     batches = phase.batches(0)
     losses = [phase.step(next(batches), step)["reconstruction"].item() for step in range(60)]
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
@@ -46,6 +46,11 @@ def test_each_loss_is_there_only_if_it_has_a_weight(run, images) -> None:
     plain, whole = phase_of(run, images), phase_of(run, images, *WARM_UP)
     names = [set(phase.step(next(phase.batches(0)), step=10)) for phase in (plain, whole)]
     assert names[1] - names[0] == {"reconstruction", "perceptual"}
+
+
+def test_a_run_that_ends_in_its_warm_up_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"steps is 6, and warm_up_steps and decay_steps take 7"):
+        small_settings(*WARM_UP, "gan.decay_steps=3", "gan.steps=6")
 
 
 def test_a_warm_up_without_reconstruction_is_refused() -> None:
