@@ -13,7 +13,7 @@ SAMPLES = (
     " typical samples, none was picked.*"
 )
 
-USAGE = """Of its folder or .zip:
+USAGE = """To serve it, BUNDLE being its folder or .zip:
 
 ```sh
 dmgan-generate -b BUNDLE "a caption" -o picture.png

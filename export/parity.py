@@ -160,7 +160,7 @@ def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floa
     """
     required = REQUIRED_PSNR.get(precision)
     limits = _Limits(TOLERANCE if required is None else None, required)
-    what = f"the bundle's images at {expected.shape[-1]} pixels in {precision}"
+    what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
     _judge(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)
 
 
