@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,25 @@ import onnxruntime
 import torch
 
 from dmgan_runtime import Generator as Server
-from dmgan_runtime.errors import BundleError, ExportError
+from dmgan_runtime.errors import BundleError, CaptionError, ExportError
 from dmgan_runtime.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     FileEntry,
-    GraphEntry,
     Manifest,
-    ParityEntry,
     Precision,
     Role,
+    SelfTestEntry,
     TokenizerEntry,
 )
 from dmgan_runtime.selftest import make_self_test
-from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_runtime.tokenizer import Encoding, Tokenizer
 from dmgan_train.models import Generator, TextEncoder
 from export.card import model_card
+from export.graph_files import GraphFiles, rewritten_graphs, write_graphs
 from export.graphs import Graph, build_graphs
-from export.onnx_file import write_onnx
-from export.parity import Captions, Case, check_images, measure_parity, random_captions, reference_case
-from export.precision import HalfGraph
-from export.quantize import write_int8
-from export.reparameterize import reparameterize
+from export.parity import Captions, Case, check_images, random_captions, reference_case
+from export.staging import put_in_place, workshop
 
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"
@@ -93,28 +91,40 @@ def write_bundle(
         The manifest that was written.
 
     Raises:
-        BundleError: if the destination exists.
-        ExportError: if a graph cannot be exported or differs from PyTorch; nothing is left behind.
+        BundleError: if the destination exists, or another process is making it.
+        ExportError: if vocabulary and text encoder do not belong together, or a graph cannot be exported or differs
+            from PyTorch; nothing is left behind.
+        OSError: if the disk is full; nothing is left behind.
     """
+    _check_vocabulary(model)
+    _check_is_new(destination)
+    with workshop(destination) as unfinished:
+        _check_is_new(destination)  # another process may have made it until the lock was had
+        folder = unfinished / "bundle"
+        (folder / "onnx").mkdir(parents=True)
+        manifest = _fill(folder, model, precisions, report)
+        finished = folder
+        if destination.suffix.lower() == ".zip":
+            report("packing")
+            finished = _pack(folder, unfinished / "bundle.zip")
+        put_in_place(finished, destination)
+    return manifest
+
+
+def _check_vocabulary(model: Model) -> None:
+    words, embedded = len(model.tokenizer), model.text_encoder.embedding.num_embeddings
+    if words != embedded:
+        raise ExportError(
+            f"{model.name}: its vocabulary has {words:,} words and its text encoder embeds {embedded:,}; take both from"
+            " the same training"
+        )
+
+
+def _check_is_new(destination: Path) -> None:
     if destination.exists():
         raise BundleError(
             f"{destination}: exists already, and a bundle is never changed; remove it or choose another name"
         )
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    workshop = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(workshop, ignore_errors=True)
-    try:
-        folder = workshop / "bundle"
-        (folder / "onnx").mkdir(parents=True)
-        manifest = _fill(folder, model, precisions, report)
-        if destination.suffix.lower() == ".zip":
-            report("packing")
-            _pack(folder, workshop / "bundle.zip").replace(destination)
-        else:
-            folder.replace(destination)
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-    return manifest
 
 
 def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: Callable[[str], None]) -> Manifest:
@@ -123,88 +133,31 @@ def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: C
     captions = random_captions(len(model.tokenizer), model.max_words)
     cases = [reference_case(written, batch, seed) for seed, batch in enumerate(captions)]
     calibration = _calibration_cases(model, written) if "int8" in precisions else []
-    graphs: list[GraphEntry] = []
-    parity: list[ParityEntry] = []
-    provenance = {**model.provenance, "data_license": model.data_license, "exported_with": VERSIONS}
+    files = []
     for precision in ("fp32", *precisions):
-        for role, graph in rewritten_graphs(model, precision).items():
-            report(f"exporting and checking {role} in {precision}")
-            path = f"onnx/{role}.onnx" if precision == "fp32" else f"onnx/{role}.{precision}.onnx"
-            opset = write_onnx(graph, folder / path)
-            if precision == "int8":
-                in_fp32 = _quantize(folder / path, graph, calibration)
-                provenance[f"{role}_int8_layers_in_fp32"] = len(in_fp32)
-            parity += measure_parity(folder / path, graph, precision, cases)
-            file = FileEntry.of(folder, path)
-            interface = {"inputs": graph.inputs, "outputs": graph.outputs}
-            graphs.append(GraphEntry(role=role, precision=precision, file=file, opset=opset, **interface))
+        graphs = rewritten_graphs(model.text_encoder, model.generator, model.max_words, precision)
+        files.append(write_graphs(folder, graphs, precision, cases, calibration, report))
+    manifest = _write_manifest(folder, model, files)
+    manifest = manifest.__replace__(self_test=_prove_end_to_end(folder, model, precisions, cases, report))
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
+    return manifest
+
+
+def _write_manifest(folder: Path, model: Model, files: Sequence[GraphFiles]) -> Manifest:
+    """Writes vocabulary, card, samples and, last, the manifest that lists them; its self-test is still to come."""
     (folder / VOCABULARY_NAME).write_bytes(model.tokenizer.to_json())
+    facts = {key: value for of_precision in files for key, value in of_precision.facts.items()}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=model.name,
         license=model.license,
         model=model.generator.spec,
         tokenizer=TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=model.max_words),
-        graphs=tuple(graphs),
-        parity=tuple(parity),
+        graphs=tuple(graph for of_precision in files for graph in of_precision.graphs),
+        parity=tuple(entry for of_precision in files for entry in of_precision.parity),
         metrics=dict(model.metrics),
-        provenance=provenance,
+        provenance={**model.provenance, "data_license": model.data_license, **facts, "exported_with": VERSIONS},
     )
-    manifest = _add_papers(folder, manifest, model)
-    for precision in ("fp32", *precisions):
-        report(f"checking the bundle from end to end in {precision}")
-        with Server.open(folder, backend="onnxruntime", device="cpu", precision=precision) as server:
-            for case in cases:
-                _check_end_to_end(server, case, precision)
-            if precision == "fp32":
-                manifest = manifest.__replace__(self_test=make_self_test(server, model.tokenizer))
-    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
-    return manifest
-
-
-def rewritten_graphs(model: Model, precision: Precision) -> Mapping[Role, Graph]:
-    """The graphs that are exported for a precision, in the form that suits it.
-
-    The text encoder is exported in fp32 only: it takes little time, and engines refuse an fp16 LSTM that knows lengths.
-    """
-    # No engine here has an integer transposed convolution.
-    generator = reparameterize(model.generator, "phases" if precision == "int8" else "transposed")
-    graphs = dict(build_graphs(model.text_encoder, generator, model.max_words))
-    if precision == "fp32":
-        return graphs
-    del graphs["text_encoder"]
-    return {role: HalfGraph(graph).eval() for role, graph in graphs.items()} if precision == "fp16" else graphs
-
-
-def _calibration_cases(model: Model, written: Mapping[Role, Graph]) -> list[Case]:
-    """What the model does with captions of its training set."""
-    if len(model.captions) < 2 * CALIBRATION_BATCH:
-        raise ExportError(
-            f"int8 is calibrated on at least {2 * CALIBRATION_BATCH} captions of the training set, and {model.name}"
-            f" comes with {len(model.captions)}; export without --int8, or train with this version of dmgan"
-        )
-    cases = []
-    for start in range(0, len(model.captions) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
-        texts = model.captions[start : start + CALIBRATION_BATCH]
-        encodings = [model.tokenizer.encode(text, model.max_words) for text in texts]
-        tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
-        captions = Captions(tokens, torch.tensor([encoding.length for encoding in encodings]))
-        cases.append(reference_case(written, captions, seed=start))
-    return cases
-
-
-def _quantize(path: Path, graph: Graph, cases: Sequence[Case]) -> tuple[str, ...]:
-    """Replaces an fp32 file by its int8 form, calibrated on half of the cases and judged on the others."""
-    source = path.with_suffix(".fp32")
-    path.replace(source)
-    try:
-        return write_int8(graph, source, path, cases[::2], cases[1::2])
-    finally:
-        source.unlink()
-
-
-def _add_papers(folder: Path, manifest: Manifest, model: Model) -> Manifest:
-    """Writes card, samples and, last, the manifest that lists them."""
     names = [CARD_NAME]
     if model.samples is not None:
         shutil.copyfile(model.samples, folder / SAMPLES_NAME)
@@ -214,6 +167,50 @@ def _add_papers(folder: Path, manifest: Manifest, model: Model) -> Manifest:
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
+
+
+def _prove_end_to_end(
+    folder: Path,
+    model: Model,
+    precisions: Sequence[Precision],
+    cases: Sequence[Case],
+    report: Callable[[str], None],
+) -> SelfTestEntry:
+    """Checks the bundle, opened as a user opens it, in every precision; returns what it paints in fp32."""
+    for precision in (*precisions, "fp32"):
+        report(f"checking the bundle from end to end in {precision}")
+        with Server.open(folder, backend="onnxruntime", device="cpu", precision=precision) as server:
+            for case in cases:
+                _check_end_to_end(server, case, precision)
+            painted = make_self_test(server, model.tokenizer)
+    return painted
+
+
+def _calibration_cases(model: Model, written: Mapping[Role, Graph]) -> list[Case]:
+    """What the model does with captions of its training set."""
+    encodings = _encode_known(model)
+    if len(encodings) < 2 * CALIBRATION_BATCH:
+        raise ExportError(
+            f"int8 is calibrated on at least {2 * CALIBRATION_BATCH} captions of the training set, and {model.name}"
+            f" comes with {len(encodings)} that have a known word; export without --int8, or train with this version of"
+            " dmgan"
+        )
+    cases = []
+    for start in range(0, len(encodings) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
+        batch = encodings[start : start + CALIBRATION_BATCH]
+        tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in batch]))
+        captions = Captions(tokens, torch.tensor([encoding.length for encoding in batch]))
+        cases.append(reference_case(written, captions, seed=start))
+    return cases
+
+
+def _encode_known(model: Model) -> list[Encoding]:
+    """The captions that have a word of the vocabulary."""
+    encodings = []
+    for text in model.captions:
+        with suppress(CaptionError):
+            encodings.append(model.tokenizer.encode(text, model.max_words))
+    return encodings
 
 
 def _check_end_to_end(server: Server, case: Case, precision: Precision) -> None:

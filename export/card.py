@@ -13,6 +13,20 @@ SAMPLES = (
     " typical samples, none was picked.*"
 )
 
+USAGE = """To serve it, BUNDLE being its folder or .zip:
+
+```sh
+dmgan-generate -b BUNDLE "a caption" -o picture.png
+```
+
+```python
+from dmgan_runtime import Generator
+
+Generator.open("BUNDLE").generate("a caption", seed=1)[0].image.save("picture.png")
+```"""
+# The settings repeat the model, which has a table of its own, and what stands at the top of the provenance.
+_SAID_ELSEWHERE = frozenset({"data_license", "settings.preset", "settings.seed"})
+
 
 def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool) -> str:
     """Markdown: what the model is, what it was trained on and how, what was measured, and what was not.
@@ -24,21 +38,28 @@ def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool)
         has_samples: Whether `samples.png` lies beside the card.
     """
     spec = manifest.model
+    name = _line(manifest.name)
     pyramid = ", ".join(f"{side}x{side}" for side in spec.resolutions)
     sections = [
-        f"# {manifest.name}",
+        f"# {name}",
         f"A DM-GAN (Zhu et al., CVPR 2019): a caption of up to {manifest.tokenizer.max_words} words to images of"
         f" {pyramid} pixels.",
         *(["![Captions and every stage's image](samples.png)", SAMPLES] if has_samples else []),
+        USAGE,
         f"## Use and limits\n\nIt knows {words:,} words (`vocab.json`); others have no effect, and words after the"
         f" {manifest.tokenizer.max_words}th are cut. `dmgan-generate` says which.",
         *([notes.strip()] if notes.strip() else []),
-        f"## Licence\n\nCode: MIT. Weights: {manifest.license}. Training data:"
-        f" {manifest.provenance.get('data_license', 'not stated')}.",
+        f"## Licence\n\nCode: MIT. Weights: {_line(manifest.license)}. Training data:"
+        f" {_line(str(manifest.provenance.get('data_license', 'not stated')))}.",
         "## Model\n\n" + _table(msgspec.to_builtins(spec)),
     ]
-    if manifest.provenance:
-        sections.append("## Provenance\n\n" + _table(_flatten(manifest.provenance)))
+    provenance = {
+        key: value
+        for key, value in _flatten(manifest.provenance).items()
+        if key not in _SAID_ELSEWHERE and not key.startswith("settings.model.")
+    }
+    if provenance:
+        sections.append("## Provenance\n\n" + _table(provenance))
     sections.append(
         "## Metrics\n\n" + (_table(_flatten(manifest.metrics)) if manifest.metrics else "None were measured.")
     )
@@ -57,8 +78,34 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _table(values: dict[str, Any]) -> str:
-    rows = [f"| {key} | {value} |" for key, value in values.items()]
+    rows = [f"| {_cell(key)} | {_cell(_words(value))} |" for key, value in values.items()]
     return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value)) or "none"
+    return str(value)
+
+
+def _line(text: str) -> str:
+    """Text without line breaks, which would end a heading or begin one."""
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def likeness(entry: ParityEntry) -> str:
+    """How like PyTorch's an output was, in words."""
+    if entry.max_abs_error == 0:
+        return "equal"
+    return "-" if entry.psnr_db is None else f"{entry.psnr_db:.0f} dB"
 
 
 def allowed(entry: ParityEntry) -> str:
@@ -71,7 +118,7 @@ def allowed(entry: ParityEntry) -> str:
 def _parity(manifest: Manifest) -> str:
     rows = [
         f"| {entry.role} | {entry.precision} | {entry.output} | {entry.max_abs_error:.1e} |"
-        f" {'equal' if entry.psnr_db is None else f'{entry.psnr_db:.0f} dB'} | {allowed(entry)} |"
+        f" {likeness(entry)} | {allowed(entry)} |"
         for entry in manifest.parity
     ]
     head = "| graph | precision | output | largest difference | PSNR | allowed |"

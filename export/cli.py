@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from dmgan_runtime.commands import DmganCommand
 from dmgan_runtime.manifest import Manifest, Precision
 from dmgan_train.run import RunFolder
 from export.bundle import write_bundle
-from export.card import allowed
+from export.card import allowed, likeness
 from export.engine_cli import build_engines, expect_engine
+from export.graph_files import EVERY_OPERATOR_ROUNDED, INT8_LAYERS, OPERATIONS
 from export.onnx_file import quiet_exporter
 from export.sources import read_model, read_official_model
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OFFICIAL_MAX_WORDS = 25
 UNSTATED_LICENSE = "not stated; it depends on the training data"
 
 
@@ -46,8 +49,8 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option(
     "--max-words",
     type=click.IntRange(1, 512),
-    default=25,
-    help="Words of a caption that official weights serve: 25 for CUB, 20 for COCO.",
+    show_default=str(OFFICIAL_MAX_WORDS),
+    help="Words of a caption that official weights serve: 25 for CUB, 20 for COCO. A RUN has its own.",
 )
 @click.option("--fp16", is_flag=True, help="Add graphs in fp16, for GPUs.")
 @click.option("--int8", is_flag=True, help="Add graphs in int8, calibrated on captions of the training set.")
@@ -63,7 +66,7 @@ def main(
     official_generator: Path | None,
     official_text_encoder: Path | None,
     captions: Path | None,
-    max_words: int,
+    max_words: int | None,
     fp16: bool,
     int8: bool,
     name: str | None,
@@ -74,16 +77,21 @@ def main(
 ) -> None:
     """Export a trained RUN, or the authors' weights, as a bundle that dmgan_runtime serves without PyTorch.
 
-    Every graph is compared with PyTorch in ONNX Runtime; if one differs, nothing is written.
+    Every graph is compared with PyTorch in ONNX Runtime; if one differs, nothing is written. TensorRT engines of a
+    bundle are built by --tensorrt, or later by `dmgan-export build-engine BUNDLE`, which needs no PyTorch.
     """
     quiet_exporter()
     bindings = expect_engine(output) if tensorrt else None
     official = (official_generator, official_text_encoder, captions)
     if run is not None and official == (None, None, None):
+        if max_words is not None:
+            raise click.UsageError("--max-words: only with official weights; a RUN has its own data.serving_words")
         model = read_model(RunFolder(run), name or run.resolve().name, license_, step)
     elif run is None and official_generator and official_text_encoder and captions:
-        name = name or official_generator.stem
-        model = read_official_model(official_generator, official_text_encoder, captions, max_words, name, license_)
+        if step is not None:
+            raise click.UsageError("--step: only with a RUN; official weights are of one step")
+        name, words = name or official_generator.stem, max_words or OFFICIAL_MAX_WORDS
+        model = read_official_model(official_generator, official_text_encoder, captions, words, name, license_)
     else:
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     wanted: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
@@ -99,7 +107,21 @@ def main(
 def _print_parity(manifest: Manifest) -> None:
     table = Table("graph", "precision", "output", "largest difference", "PSNR", "allowed", title="Parity with PyTorch")
     for entry in manifest.parity:
-        psnr = "equal" if entry.psnr_db is None else f"{entry.psnr_db:.0f} dB"
-        table.add_row(entry.role, entry.precision, entry.output, f"{entry.max_abs_error:.1e}", psnr, allowed(entry))
+        difference = f"{entry.max_abs_error:.1e}"
+        table.add_row(entry.role, entry.precision, entry.output, difference, likeness(entry), allowed(entry))
     # Elsewhere than on a terminal rich would cut the table to 80 columns.
     Console(width=None if sys.stdout.isatty() else 110).print(table)
+    facts = manifest.provenance
+    if rounded := facts.get(EVERY_OPERATOR_ROUNDED):
+        click.echo(f"fp16, every operator rounded as on a GPU: images of {_listed(rounded, 'dB')}")
+    for role, layers in facts.get(INT8_LAYERS, {}).items():
+        count, left = layers["in_int8"], len(layers["in_fp32"])
+        click.echo(
+            f"{role} in int8: {count} of {count + left} convolutions, {left} stay in fp32"
+            + ("; it is fp32 throughout" if not count else "")
+        )
+    click.echo(f"{facts[OPERATIONS] / 1e9:.3g} GFLOP an image")
+
+
+def _listed(values: Mapping[str, float], unit: str) -> str:
+    return ", ".join(f"{value:.1f}" for value in values.values()) + f" {unit}"

@@ -30,7 +30,8 @@ class _ExportGroup(DmganGroup):
         if cmd_name not in _COMMANDS:
             return None
         module, extra, _ = _COMMANDS[cmd_name]
-        return load_command(module, extra, f"dmgan-export {cmd_name}")
+        # The extra first: who installs the one package that is missing will miss the next one.
+        return load_command(module, extra, f"dmgan-export {cmd_name} comes with the extra dmgan[{extra}] and")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -42,5 +43,6 @@ class _ExportGroup(DmganGroup):
 def main() -> None:
     """Turn a trained model into a bundle that dmgan_runtime serves, and a bundle into TensorRT engines.
 
-    `dmgan-export RUN -o BUNDLE` is short for `dmgan-export bundle RUN -o BUNDLE`. Each command has its own --help.
+    `dmgan-export RUN -o BUNDLE` is short for `dmgan-export bundle RUN -o BUNDLE`; `dmgan-export build-engine BUNDLE`
+    then builds engines, on any machine that has TensorRT. Each command has its own --help.
     """

@@ -34,6 +34,7 @@ def write_onnx(graph: Graph, path: Path) -> int:
 
     Raises:
         ExportError: if PyTorch cannot export it, or the file is not what the graph promises.
+        OSError: if the file cannot be written.
     """
     arguments = tuple(_example(entry) for entry in graph.inputs)
     batch = torch.export.Dim("batch", min=1)
@@ -53,6 +54,8 @@ def write_onnx(graph: Graph, path: Path) -> int:
             program.save(str(path), external_data=False)
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
+    except OSError:
+        raise  # a full disk is not PyTorch's doing
     except Exception as error:
         raise ExportError(f"PyTorch {torch.__version__} could not export {path.stem}: {error}") from error
     _check_interface(model, graph, path)

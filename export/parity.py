@@ -16,6 +16,7 @@ from torch import Tensor
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.manifest import ParityEntry, Precision, Role
 from export.graphs import Graph
+from export.precision import RoundedProducts
 
 BATCHES = (1, 3, 16)
 # fp32 must be the same function; of the others the images must look the same, and what leads to them is reported.
@@ -109,11 +110,46 @@ def measure_parity(path: Path, graph: Graph, precision: Precision, cases: Sequen
     return [_compare(name, actual[name], expected[name], graph.role, precision, batches) for name in names]
 
 
+def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
+    """The image's PSNR if every operator of an fp16 graph rounds, as on a GPU.
+
+    ONNX Runtime computes fp16 graphs in fp32 on a CPU, so what `measure_parity` sees is the weights' rounding alone.
+
+    Args:
+        graph: A `HalfGraph`.
+        cases: From `reference_case`.
+
+    Raises:
+        ExportError: if the image is further from PyTorch's in fp32 than fp16 allows.
+    """
+    inputs = [[case[f"{graph.role}.{entry.name}"] for entry in graph.inputs] for case in cases]
+    with torch.no_grad(), RoundedProducts():
+        images = [graph(*arguments)[0].numpy().ravel() for arguments in inputs]
+    wanted = np.concatenate([case[f"{graph.role}.image"].numpy().ravel() for case in cases])
+    quality, required = psnr(np.concatenate(images), wanted), REQUIRED_PSNR["fp16"]
+    if quality < required:
+        raise ExportError(
+            f"{graph.role} in fp16, every operator rounded: the image reaches {decibels(quality)}, and"
+            f" {required:g} dB are needed; no bundle was written. {_remedy('fp16')}"
+        )
+    return quality
+
+
 def psnr(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
-    """10 log10(range^2 / mean squared error), the range being that of what was expected; infinite if equal."""
+    """10 log10(range^2 / mean squared error), the range being that of what was expected.
+
+    Infinite if they are equal; minus infinity if something is no number, or differs where nothing varies.
+    """
     span = float(expected.max() - expected.min())
     mean_square = float(np.square(actual.astype(np.float64) - expected).mean())
-    return 10 * math.log10(span**2 / mean_square) if mean_square > 0 and span > 0 else math.inf
+    if mean_square == 0:
+        return math.inf
+    return 10 * math.log10(span**2 / mean_square) if math.isfinite(mean_square) and span > 0 else -math.inf
+
+
+def decibels(quality: float) -> str:
+    """A PSNR in words, rounded downwards, so that one under a limit never reads as if it had reached it."""
+    return f"{math.floor(10 * quality) / 10:.1f} dB" if math.isfinite(quality) else f"{quality} dB"
 
 
 def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision) -> None:
@@ -122,13 +158,15 @@ def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floa
     Raises:
         ExportError: if they are further from PyTorch's than the precision allows.
     """
-    side, required = expected.shape[-1], REQUIRED_PSNR.get(precision)
-    worst, quality = float(np.abs(images - expected).max()), psnr(images, expected)
-    if not (worst <= TOLERANCE if required is None else quality >= required):
-        raise ExportError(
-            f"the bundle's images at {side} pixels in {precision} differ from PyTorch's by {worst:.2e} ({quality:.0f}"
-            f" dB); no bundle was written. {_remedy(precision)}"
-        )
+    required = REQUIRED_PSNR.get(precision)
+    limits = _Limits(TOLERANCE if required is None else None, required)
+    what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
+    _judge(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)
+
+
+class _Limits(NamedTuple):
+    tolerance: float | None
+    required_psnr: float | None
 
 
 def _compare(
@@ -144,26 +182,33 @@ def _compare(
             raise ExportError(f"{role}.{name}: {got.dtype}{got.shape}, and PyTorch gives {wanted.dtype}{wanted.shape}")
     got, wanted = (np.concatenate([value.ravel() for value in values]) for values in (actual, expected))
     worst, quality = float(np.abs(got - wanted).max()), psnr(got, wanted)
-    required = REQUIRED_PSNR.get(precision) if name == "image" else None
-    # Features have no fixed range as images do, so their tolerance grows with their size.
-    tolerance = TOLERANCE * max(1.0, float(np.abs(wanted).max())) if precision == "fp32" else None
-    what = f"{role} in {precision}: {name} differs from PyTorch by {worst:.2e} ({quality:.0f} dB)"
-    if not math.isfinite(worst):
-        raise ExportError(f"{what}; no bundle was written. {_remedy(precision)}")
-    if tolerance is not None and worst > tolerance:
-        raise ExportError(f"{what}, over the tolerance of {tolerance:.2e}; no bundle was written. {_remedy(precision)}")
-    if required is not None and quality < required:
-        raise ExportError(f"{what}, and {required:.0f} dB are needed; no bundle was written. {_remedy(precision)}")
+    limits = _Limits(
+        # Features have no fixed range as images do, so their tolerance grows with their size.
+        tolerance=TOLERANCE * max(1.0, float(np.abs(wanted).max())) if precision == "fp32" else None,
+        required_psnr=REQUIRED_PSNR.get(precision) if name == "image" else None,
+    )
+    _judge(f"{role} in {precision}: {name}", worst, quality, limits, precision)
     return ParityEntry(
         role=role,
         precision=precision,
         output=name,
         max_abs_error=worst,
         psnr_db=quality if math.isfinite(quality) else None,
-        tolerance=tolerance,
-        required_psnr_db=required,
+        tolerance=limits.tolerance,
+        required_psnr_db=limits.required_psnr,
         batches=batches,
     )
+
+
+def _judge(what: str, worst: float, quality: float, limits: _Limits, precision: Precision) -> None:
+    what = f"{what} differs from PyTorch by {worst:.2e} ({decibels(quality)})"
+    if limits.tolerance is not None and not worst <= limits.tolerance:
+        what += f", over the tolerance of {limits.tolerance:.2e}"
+    elif limits.required_psnr is not None and not quality >= limits.required_psnr:
+        what += f", and {limits.required_psnr:g} dB are needed"
+    elif math.isfinite(worst):
+        return
+    raise ExportError(f"{what}; no bundle was written. {_remedy(precision)}")
 
 
 def _remedy(precision: Precision) -> str:

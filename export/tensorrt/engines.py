@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import (
@@ -24,6 +20,7 @@ from dmgan_runtime.engine_manifest import (
 )
 from dmgan_runtime.errors import BackendError, BundleError
 from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, FileEntry, GraphEntry, Manifest, Precision
+from export.staging import put_in_place, workshop
 from export.tensorrt.bindings import Bindings
 from export.tensorrt.builder import PlanBuilder
 
@@ -114,10 +111,12 @@ def build_engine(
         folder = (output or bundle / ENGINES_FOLDER) / wanted.folder
         if folder.exists():
             return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
-        with _workshop(folder) as workshop:
+        with workshop(folder) as unfinished:
+            if folder.exists():  # another process built it until the lock was had
+                return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
             builder = PlanBuilder(bindings, wanted, _read_cache(settings.timing_cache))
-            manifest = _fill(workshop, source, graphs, builder, report)
-            workshop.replace(folder)
+            manifest = _fill(unfinished, source, graphs, builder, report)
+            put_in_place(unfinished, folder)
         if settings.timing_cache is not None:
             _write_cache(settings.timing_cache, builder.timing_cache())
     return EngineFolder(folder, manifest, is_new=True)
@@ -157,33 +156,8 @@ def _graphs(bundle: Bundle, precision: Precision) -> list[GraphEntry]:
     return found
 
 
-@contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that no other process writes to; it is gone afterwards."""
-    scratch = folder.with_name(f".{folder.name}.partial")
-    is_first = not folder.parent.exists()
-    scratch.mkdir(parents=True, exist_ok=True)
-    # The lock ends with the process, so what a killed build left is cleared away by the next.
-    lock = FileLock(scratch / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BundleError(f"{folder}: another process is building it; wait for that") from error
-    try:
-        workshop = scratch / "engine"
-        shutil.rmtree(workshop, ignore_errors=True)
-        workshop.mkdir()
-        yield workshop
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        lock.release()
-        if is_first and not folder.exists():
-            with suppress(OSError):  # not empty: another engine came meanwhile
-                folder.parent.rmdir()
-
-
 def _fill(
-    workshop: Path, bundle: Bundle, graphs: list[GraphEntry], builder: PlanBuilder, report: Callable[[str], None]
+    unfinished: Path, bundle: Bundle, graphs: list[GraphEntry], builder: PlanBuilder, report: Callable[[str], None]
 ) -> EngineManifest:
     # All are proven before the first is built: building takes minutes.
     contents = [_content(bundle, graph) for graph in graphs]
@@ -193,12 +167,12 @@ def _fill(
         begin = time.perf_counter()
         name = f"{graph.role}.plan"
         plan = builder.build(content, f"{bundle.path}/{graph.file.path}")
-        (workshop / name).write_bytes(plan)
+        (unfinished / name).write_bytes(plan)
         report(f"{name}: {plan.nbytes / 1e6:,.1f} MB in {time.perf_counter() - begin:.1f} s")
-        file = FileEntry.of(workshop, name)
+        file = FileEntry.of(unfinished, name)
         plans.append(PlanEntry(role=graph.role, precision=graph.precision, file=file, onnx_sha256=graph.file.sha256))
     manifest = builder.engine.__replace__(plans=tuple(plans))
-    (workshop / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
+    (unfinished / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
 

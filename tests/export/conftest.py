@@ -1,5 +1,6 @@
-"""A small stage to quantize."""
+"""Small stages to quantize."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from dmgan_train.models import Generator, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.parity import Case, random_captions, reference_case
+from export.quantize import Int8Stage, write_int8
 from export.reparameterize import reparameterize
 
 SPEC = ModelSpec(
@@ -25,23 +27,33 @@ SPEC = ModelSpec(
 )
 
 
-class Stage(NamedTuple):
-    """`generator_1`, its fp32 file with up blocks as convolutions, and what it should compute."""
+class Stages(NamedTuple):
+    """All generators, their fp32 files with up blocks as convolutions, and what they should compute."""
 
-    graph: Graph
-    source: Path
+    graphs: list[Graph]
+    sources: list[Path]
     cases: list[Case]
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     quiet_exporter()
     torch.manual_seed(0)
     generator, encoder = Generator(SPEC).eval(), TextEncoder(9, SPEC).eval()
-    graph = build_graphs(encoder, reparameterize(generator, "phases"), 6)["generator_1"]
-    source = tmp_path_factory.mktemp("int8") / "fp32.onnx"
-    write_onnx(graph, source)
+    graphs = list(build_graphs(encoder, reparameterize(generator, "phases"), 6).values())[1:]
+    folder = tmp_path_factory.mktemp("int8")
+    sources = [folder / f"{graph.role}.onnx" for graph in graphs]
+    for graph, source in zip(graphs, sources, strict=True):
+        write_onnx(graph, source)
     written = build_graphs(encoder, generator, 6)
-    return Stage(
-        graph, source, [reference_case(written, words, seed) for seed, words in enumerate(random_captions(9, 6))]
-    )
+    cases = [reference_case(written, words, seed) for seed, words in enumerate(random_captions(9, 6))]
+    return Stages(graphs, sources, cases)
+
+
+@pytest.fixture(scope="session")
+def int8_file(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`generator_1` in int8; do not change it."""
+    path = tmp_path_factory.mktemp("int8") / "generator_1.onnx"
+    shutil.copy(stages.sources[1], path)
+    write_int8([Int8Stage(stages.graphs[1], path)], stages.cases[2:], stages.cases[:1], stages.cases[:1])
+    return path

@@ -1,10 +1,13 @@
 """A run becomes a bundle whose graphs compute what PyTorch computes."""
 
+import errno
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,17 @@ from dmgan_runtime.errors import BundleError, ExportError
 from dmgan_runtime.manifest import ROLES, FileEntry, Manifest, TokenizerEntry, parse_manifest
 from dmgan_runtime.selftest import run_self_test
 from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.metrics.protocol import Evaluation, Result
 from dmgan_train.models import Generator, TextEncoder
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import generate
 from export import bundle as bundle_module
+from export import graph_files
 from export.bundle import write_bundle
 from export.card import model_card
 from export.cli import main
+from export.graph_files import GraphFiles
 from export.graphs import build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.parity import measure_parity, random_captions, reference_case
@@ -84,6 +90,43 @@ def test_the_card_states_facts(bundle) -> None:
         assert fact in card
 
 
+def test_the_card_says_each_thing_once_and_in_words(bundle) -> None:
+    card = (bundle / "MODEL_CARD.md").read_text()
+    for python in ("None |", "False", "True", "(0, ", "[]"):
+        assert python not in card
+    for key in ("settings.model.", "settings.preset", "settings.seed", "| data_license"):
+        assert key not in card
+    assert "| settings.data.captions_per_image | - |" in card
+    assert "| settings.damsm.freeze_trunk | no |" in card
+    assert 'dmgan-generate -b BUNDLE "a caption" -o picture.png' in card
+    assert "from dmgan_runtime import Generator" in card
+
+
+def card_of(**facts: object) -> str:
+    return model_card(
+        Manifest(
+            schema_version="1.1",
+            name=str(facts.pop("name", "squares")),
+            license=str(facts.pop("license", "")),
+            model=ModelSpec(),
+            tokenizer=TokenizerEntry(file=FileEntry(path="vocab.json", bytes=0, sha256="0" * 64), max_words=7),
+            graphs=(),
+            provenance=facts,
+        ),
+        words=30,
+        notes="",
+        has_samples=False,
+    )
+
+
+def test_nothing_that_a_card_quotes_breaks_it() -> None:
+    card = card_of(note="a | b\nc \\", size=(0, 0, 0), none=[], license="x\n# Injected", name="a\n# b")
+    assert "| note | a \\| b c \\\\ |" in card
+    assert "| size | 0, 0, 0 |" in card
+    assert "| none | none |" in card
+    assert not any(line.startswith(("# Injected", "# b")) for line in card.splitlines())
+
+
 def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
     measured = Result(name="FID", value=12.5, better="lower", definition="a distance", protocol={"images": 64})
     copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
@@ -123,7 +166,7 @@ def test_a_zip_serves_the_same_image(bundle, run, tmp_path, monkeypatch) -> None
 
 
 def test_a_graph_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch) -> None:
-    original = bundle_module.write_onnx
+    original = graph_files.write_onnx
 
     def write_wrong(graph, path):
         opset = original(graph, path)
@@ -136,19 +179,89 @@ def test_a_graph_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch) 
     def write(graph, path):
         return write_wrong(graph, path) if graph.role == "generator_1" else original(graph, path)
 
-    monkeypatch.setattr(bundle_module, "write_onnx", write)
+    monkeypatch.setattr(graph_files, "write_onnx", write)
     with pytest.raises(ExportError, match=r"generator_1 in fp32: image differs from PyTorch by .* no bundle"):
         write_bundle(read_model(run, "squares", ""), tmp_path / "bundle", lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles of everything but graphs, written in no time."""
+    monkeypatch.setattr(bundle_module, "write_graphs", lambda *_: GraphFiles())
+    monkeypatch.setattr(bundle_module, "_prove_end_to_end", lambda *_: None)
 
-    monkeypatch.setattr(bundle_module, "measure_parity", fail)
+
+@pytest.mark.usefixtures("without_graphs")
+@pytest.mark.parametrize("where", ["write_graphs", "shutil.copyfile", "model_card", "zipfile.ZipFile.write"])
+def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch, where) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"export.bundle.{where}", fail)
     with pytest.raises(OSError, match="No space left"):
-        write_bundle(read_model(run, "squares", ""), tmp_path / "bundle", lambda _: None)
+        write_bundle(read_model(run, "squares", ""), tmp_path / "new" / "bundle.zip", lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_not_pytorchs_doing(run, tmp_path) -> None:
+    model = read_model(run, "squares", "")
+    graphs = build_graphs(model.text_encoder, model.generator, model.max_words)
+    with pytest.raises(FileNotFoundError):
+        write_onnx(graphs["generator_0"], tmp_path / "missing" / "g.onnx")
+
+
+@pytest.mark.usefixtures("without_graphs")
+def test_two_exports_to_one_place_do_not_meet(run, tmp_path) -> None:
+    model, refused = read_model(run, "squares", ""), []
+
+    def report(_: str) -> None:
+        with pytest.raises(BundleError, match="another process is making it") as caught:
+            write_bundle(model, tmp_path / "b", lambda _: None)
+        refused.append(caught)
+
+    write_bundle(model, tmp_path / "b", report)
+    assert refused
+    assert (tmp_path / "b" / "manifest.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.usefixtures("without_graphs")
+def test_what_came_there_meanwhile_is_not_overwritten(run, tmp_path) -> None:
+    def report(step: str) -> None:
+        if step == "packing":
+            (tmp_path / "b.zip").write_bytes(b"somebody else's")
+
+    with pytest.raises(BundleError, match="came into being meanwhile"):
+        write_bundle(read_model(run, "squares", ""), tmp_path / "b.zip", report)
+    assert (tmp_path / "b.zip").read_bytes() == b"somebody else's"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.zip"]
+
+
+@pytest.mark.usefixtures("without_graphs")
+def test_a_killed_export_leaves_no_bundle_and_the_next_one_works(run, tmp_path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from dmgan_train.run import RunFolder
+from export import bundle
+from export.sources import read_model
+bundle.write_graphs = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+bundle.write_bundle(read_model(RunFolder(Path({str(run.root)!r})), "squares", ""), Path({str(tmp_path / "b")!r}), print)
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    assert result.returncode == -signal.SIGKILL
+    assert not (tmp_path / "b").exists()
+    write_bundle(read_model(run, "squares", ""), tmp_path / "b", lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_vocabulary_that_is_not_the_text_encoders_is_refused(run, tmp_path) -> None:
+    model = read_model(run, "squares", "")
+    longer = replace(model, tokenizer=Tokenizer([*model.tokenizer.words, "zebra"]))
+    words = len(model.tokenizer)
+    with pytest.raises(ExportError, match=f"has {words + 1} words and its text encoder embeds {words}"):
+        write_bundle(longer, tmp_path / "b", lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,6 +353,14 @@ def test_the_command_prints_the_parity_and_the_next_step(run, tmp_path) -> None:
     assert result.exit_code == 0, result.output
     assert "Parity with PyTorch" in result.output
     assert "dmgan-generate" in result.output
+
+
+def test_an_option_that_would_do_nothing_is_a_users_mistake(run, tmp_path) -> None:
+    result = CliRunner().invoke(main, [str(run.root), "-o", str(tmp_path / "b"), "--max-words", "9"])
+    assert (result.exit_code, "--max-words: only with official weights" in result.output) == (2, True)
+    result = export_official(tmp_path / "b", "--step", "3")
+    assert (result.exit_code, "--step: only with a RUN" in result.output) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_no_run_is_a_users_mistake(tmp_path) -> None:

@@ -1,56 +1,103 @@
-"""int8 graphs: calibrated on captions, judged on others."""
+"""int8 graphs: calibrated on captions, judged on others, and then all stages one after the other."""
 
+import shutil
+
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from dmgan_runtime.errors import ExportError
 from export import quantize
 from export.parity import psnr
-from export.quantize import write_int8
-
-ROLE = "generator_1"
+from export.quantize import Int8Stage, write_int8
 
 
-def image(model, case):
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    feeds = {entry.name: case[f"{ROLE}.{entry.name}"].numpy() for entry in session.get_inputs()}
-    return session.run(["image"], feeds)[0]
+def image(path, role, case, features=None):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {entry.name: case[f"{role}.{entry.name}"].numpy() for entry in session.get_inputs()}
+    return session.run(["image", "features"], feeds | ({"previous_features": features} if features is not None else {}))
 
 
-def quantized(model: onnx.ModelProto) -> int:
+def quantized(path) -> int:
     """Convolutions whose weights are integers."""
+    model = onnx.load(path)
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     weights = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
     return sum(made_by.get(name) == "DequantizeLinear" for name in weights)
 
 
-def test_the_images_are_close_and_the_convolutions_are_integers(stage, tmp_path) -> None:
-    graph, source, cases = stage
-    path = tmp_path / "int8.onnx"
-    left_out = write_int8(graph, source, path, cases[2:], cases[:2])
-    model = onnx.load(path)
-    convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
-    assert quantized(model) == convolutions - len(left_out)
-    assert quantized(model) > convolutions / 2
-    assert psnr(image(path, cases[1]), cases[1][f"{ROLE}.image"].numpy()) > 35
+@pytest.fixture
+def files(stages, tmp_path):
+    """Fresh copies of the fp32 files, to be quantized."""
+    return [shutil.copy(source, tmp_path / source.name) for source in stages.sources]
 
 
-def test_layers_that_spoil_the_image_stay_in_fp32(stage, tmp_path, monkeypatch) -> None:
-    graph, source, cases = stage
-    all_of_them = tmp_path / "all.onnx"
+def quantize_all(stages, files):
+    cases = stages.cases
+    made = [Int8Stage(graph, path) for graph, path in zip(stages.graphs, files, strict=True)]
+    return write_int8(made, cases[2:], cases[:2], cases)
+
+
+def worst_end_to_end(stages, files) -> float:
+    qualities = []
+    for case in stages.cases:
+        features = None
+        for graph, path in zip(stages.graphs, files, strict=True):
+            picture, features = image(path, graph.role, case, features)
+            qualities.append(psnr(picture, case[f"{graph.role}.image"].numpy()))
+    return min(qualities)
+
+
+def test_the_images_are_close_and_the_convolutions_are_integers(stages, files) -> None:
+    layers = quantize_all(stages, files)
+    for graph, path in zip(stages.graphs, files, strict=True):
+        found = layers[graph.role]
+        assert quantized(path) == len(found.in_int8)
+        names = {node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"}
+        assert names == {*found.in_int8, *found.in_fp32}
+    in_int8, in_fp32 = (sum(map(len, column)) for column in zip(*layers.values(), strict=True))
+    assert in_int8 > in_fp32
+    assert worst_end_to_end(stages, files) >= quantize.END_TO_END_PSNR
+    assert sorted(path.name for path in files[0].parent.iterdir()) == sorted(path.name for path in files)
+
+
+def test_layers_that_spoil_a_stage_stay_in_fp32(stages, files, monkeypatch) -> None:
+    monkeypatch.setattr(quantize, "END_TO_END_PSNR", 0.0)
     monkeypatch.setattr(quantize, "STAGE_PSNR", 0.0)
-    assert write_int8(graph, source, all_of_them, cases[2:], cases[:1]) == ()
-    reached = psnr(image(all_of_them, cases[0]), cases[0][f"{ROLE}.image"].numpy())
-    monkeypatch.setattr(quantize, "STAGE_PSNR", reached + 3)
-    left_out = write_int8(graph, source, tmp_path / "some.onnx", cases[2:], cases[:1])
-    assert left_out
-    assert psnr(image(tmp_path / "some.onnx", cases[0]), cases[0][f"{ROLE}.image"].numpy()) >= reached + 3
+    assert not any(layers.in_fp32 for layers in quantize_all(stages, files).values())
+    reached = [
+        psnr(
+            np.concatenate([image(path, graph.role, case)[0] for case in stages.cases[:2]]),
+            np.concatenate([case[f"{graph.role}.image"].numpy() for case in stages.cases[:2]]),
+        )
+        for graph, path in zip(stages.graphs, files, strict=True)
+    ]
+    for source, path in zip(stages.sources, files, strict=True):
+        shutil.copy(source, path)
+    monkeypatch.setattr(quantize, "STAGE_PSNR", min(reached) + 1)
+    layers = quantize_all(stages, files)
+    worst = stages.graphs[reached.index(min(reached))].role
+    assert layers[worst].in_fp32
+    assert layers[worst].in_int8
 
 
-def test_what_no_layer_can_reach_is_an_error(stage, tmp_path, monkeypatch) -> None:
-    graph, source, cases = stage
+def test_stages_that_are_good_alone_are_judged_one_after_the_other(stages, files, monkeypatch) -> None:
+    monkeypatch.setattr(quantize, "STAGE_PSNR", 0.0)
+    monkeypatch.setattr(quantize, "END_TO_END_PSNR", 0.0)
+    quantize_all(stages, files)
+    before = worst_end_to_end(stages, files)
+    for source, path in zip(stages.sources, files, strict=True):
+        shutil.copy(source, path)
+    monkeypatch.setattr(quantize, "END_TO_END_PSNR", before + 2)
+    layers = quantize_all(stages, files)
+    assert any(found.in_fp32 for found in layers.values())
+    assert any(found.in_int8 for found in layers.values())
+    assert worst_end_to_end(stages, files) >= before + 2
+
+
+def test_what_no_layer_can_reach_is_an_fp32_stage(stages, files, monkeypatch) -> None:
     monkeypatch.setattr(quantize, "STAGE_PSNR", 1000.0)
-    monkeypatch.setattr(quantize, "_image_psnr", lambda *_: 30.0)
-    with pytest.raises(ExportError, match=r"reach 30 dB and 1000 are needed.*without --int8"):
-        write_int8(graph, source, tmp_path / "int8.onnx", cases[2:], cases[:1])
+    layers = quantize_all(stages, files)
+    assert not any(found.in_int8 for found in layers.values())
+    for source, path in zip(stages.sources, files, strict=True):
+        assert path.read_bytes() == source.read_bytes()

@@ -4,6 +4,8 @@ import hashlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import BatchProfile, EngineManifest, parse_engine_manifest
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.manifest import MANIFEST_NAME, ROLES, FileEntry, parse_manifest
+from export.staging import workshop
 from export.tensorrt import bindings as bindings_module
 from export.tensorrt import engines
 from export.tensorrt.bindings import open_bindings
@@ -213,7 +216,23 @@ def test_two_builds_of_one_engine_do_not_meet(small, monkeypatch) -> None:
 
     monkeypatch.setattr(PlanBuilder, "build", build_twice)
     engine = build(small)
-    assert "another process is building it; wait for that" in refused[0].stderr
+    assert "another process is making it; wait for that" in refused[0].stderr
+    assert list((small / "engines").iterdir()) == [engine.path]
+
+
+def test_an_engine_that_came_before_the_lock_was_had_is_kept(small, monkeypatch) -> None:
+    built = []
+
+    @contextmanager
+    def late(destination: Path) -> Iterator[Path]:
+        monkeypatch.setattr(engines, "workshop", workshop)
+        built.append(build(small))
+        with workshop(destination) as folder:
+            yield folder
+
+    monkeypatch.setattr(engines, "workshop", late)
+    engine = build(small)
+    assert (engine.path, engine.is_new) == (built[0].path, False)
     assert list((small / "engines").iterdir()) == [engine.path]
 
 

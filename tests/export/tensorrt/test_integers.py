@@ -8,7 +8,6 @@ from onnx import numpy_helper
 
 from dmgan_runtime.errors import EngineError, ExportError
 from export.parity import psnr
-from export.quantize import write_int8
 from export.tensorrt.bindings import open_bindings
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.integers import signed_activations, signed_graph
@@ -23,22 +22,18 @@ def image(model, case):
     return session.run(["image"], feeds)[0]
 
 
-def test_signed_activations_are_the_same_function(stage, tmp_path) -> None:
-    graph, source, cases = stage
-    write_int8(graph, source, tmp_path / "int8.onnx", cases[2:], cases[:1])
-    model = onnx.load(tmp_path / "int8.onnx")
+def test_signed_activations_are_the_same_function(stages, int8_file) -> None:
+    model = onnx.load(int8_file)
     signed = signed_activations(model)
     assert not any(tensor.data_type == onnx.TensorProto.UINT8 for tensor in signed.graph.initializer)
     onnx.checker.check_model(signed, full_check=True)
-    unsigned_image, signed_image = image(tmp_path / "int8.onnx", cases[1]), image(signed.SerializeToString(), cases[1])
+    unsigned_image, signed_image = (image(form, stages.cases[1]) for form in (int8_file, signed.SerializeToString()))
     # One is not always rounded as the other, so that a value may be a step of 1/255 away.
     assert psnr(signed_image, unsigned_image) > 50
 
 
-def test_another_zero_point_cannot_be_made_signed(stage, tmp_path) -> None:
-    graph, source, cases = stage
-    write_int8(graph, source, tmp_path / "int8.onnx", cases[2:], cases[:1])
-    model = onnx.load(tmp_path / "int8.onnx")
+def test_another_zero_point_cannot_be_made_signed(int8_file) -> None:
+    model = onnx.load(int8_file)
     point = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.UINT8)
     point.CopyFrom(numpy_helper.from_array(np.array(100, dtype=np.uint8), point.name))
     with pytest.raises(ExportError, match="zero point is not 128"):
@@ -46,11 +41,9 @@ def test_another_zero_point_cannot_be_made_signed(stage, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_tensorrt_takes_the_signed_form_alone(stage, tmp_path, signed) -> None:
+def test_tensorrt_takes_the_signed_form_alone(int8_file, signed) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this platform")
-    graph, source, cases = stage
-    write_int8(graph, source, tmp_path / "int8.onnx", cases[2:], cases[:1])
-    content = (tmp_path / "int8.onnx").read_bytes()
+    content = int8_file.read_bytes()
     bindings = open_bindings("tensorrt_rtx")
     builder = PlanBuilder(bindings, wanted(bindings))
     if signed:

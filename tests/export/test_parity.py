@@ -1,0 +1,50 @@
+"""A PSNR that nothing can fool, and messages that hide nothing."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dmgan_runtime.errors import ExportError
+from export.parity import check_images, decibels, psnr
+
+NOISE = np.random.default_rng(0).uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32)
+FLAT = np.full_like(NOISE, -1)
+
+
+def test_psnr_is_that_of_the_formula() -> None:
+    wanted = np.array([0.0, 1.0], dtype=np.float32)
+    assert psnr(wanted + np.float32(0.1), wanted) == pytest.approx(20, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "quality"),
+    [
+        (NOISE, NOISE, math.inf),
+        (FLAT, FLAT, math.inf),
+        (FLAT + 1, FLAT, -math.inf),
+        (np.full_like(NOISE, np.nan), NOISE, -math.inf),
+        (np.full_like(NOISE, np.inf), NOISE, -math.inf),
+        (NOISE, np.full_like(NOISE, np.nan), -math.inf),
+    ],
+)
+def test_what_is_no_number_or_differs_from_the_constant_is_no_likeness(actual, expected, quality) -> None:
+    assert psnr(actual, expected) == quality
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("images", "expected"), [(np.full_like(NOISE, np.nan), NOISE), (FLAT + 1.5, FLAT), (-NOISE, NOISE)]
+)
+def test_images_of_no_likeness_are_refused_in_every_precision(images, expected, precision) -> None:
+    check_images(expected, expected, precision)
+    with pytest.raises(ExportError, match=f"at 8 pixels in {precision} differs"):
+        check_images(images, expected, precision)
+
+
+def test_a_psnr_just_under_its_limit_does_not_read_as_the_limit() -> None:
+    assert decibels(34.98) == "34.9 dB"
+    sign = np.sign(NOISE).astype(np.float32)
+    close = NOISE + sign * np.float32((NOISE.max() - NOISE.min()) * 10 ** (-34.98 / 20))
+    with pytest.raises(ExportError, match=r"\(34\.9 dB\), and 35 dB are needed; no bundle was written.*without --int8"):
+        check_images(close, NOISE, "int8")

@@ -1,0 +1,122 @@
+"""A bundle in fp32, fp16 and int8, exported by the command as a user exports it."""
+
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from dmgan_runtime import Generator as Server
+from dmgan_runtime.errors import ExportError
+from dmgan_runtime.manifest import GENERATOR_ROLES, Manifest, parse_manifest
+from dmgan_train.run import RunFolder
+from export import graph_files
+from export.bundle import write_bundle
+from export.cli import main
+from export.sources import read_model
+
+CAPTIONS = [f"a {colour} square on {ground}" for colour in ("red", "green", "blue") for ground in ("white", "a")] * 3
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("precisions")
+    copy = RunFolder(shutil.copytree(run.root, folder / "run"))
+    # The first has no known word, and the second no word at all.
+    copy.captions_file.write_text("".join(f"{text}\n" for text in ["zebra", "...", *CAPTIONS]))
+    result = CliRunner().invoke(main, [str(copy.root), "-o", str(folder / "b"), "--fp16", "--int8"])
+    assert result.exit_code == 0, result.output
+    return folder / "b", result
+
+
+@pytest.fixture(scope="module")
+def manifest(exported) -> Manifest:
+    return parse_manifest((exported[0] / "manifest.json").read_bytes(), "manifest.json")
+
+
+def test_every_generator_is_there_in_every_precision(manifest) -> None:
+    graphs = {(graph.role, graph.precision) for graph in manifest.graphs}
+    generators = {(role, precision) for role in GENERATOR_ROLES for precision in ("fp32", "fp16", "int8")}
+    assert graphs == generators | {("text_encoder", "fp32")}
+
+
+def test_the_files_are_what_they_are_called(exported, manifest) -> None:
+    for graph in manifest.graphs:
+        model = onnx.load(exported[0] / graph.file.path)
+        kernels = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
+        operators = {node.op_type for node in model.graph.node}
+        assert (onnx.TensorProto.FLOAT16 in kernels) == (graph.precision == "fp16")
+        if graph.precision == "int8":
+            layers = manifest.provenance[graph_files.INT8_LAYERS][graph.role]
+            assert ("QuantizeLinear" in operators) == (layers["in_int8"] > 0)
+            names = {node.name for node in model.graph.node if node.op_type == "Conv"}
+            assert set(layers["in_fp32"]) <= names
+            assert layers["in_int8"] + len(layers["in_fp32"]) == len(names)
+    assert any(layers["in_int8"] for layers in manifest.provenance[graph_files.INT8_LAYERS].values())
+
+
+@pytest.mark.parametrize(("precision", "required"), [("fp16", 50.0), ("int8", 35.0)])
+def test_the_images_parity_is_promised_and_kept(manifest, precision, required) -> None:
+    entries = [entry for entry in manifest.parity if (entry.precision, entry.output) == (precision, "image")]
+    assert [entry.role for entry in entries] == list(GENERATOR_ROLES)
+    for entry in entries:
+        assert entry.required_psnr_db == required
+        assert entry.max_abs_error == 0 or entry.psnr_db >= required
+
+
+def test_fp16_is_also_judged_with_every_operator_rounded(manifest) -> None:
+    rounded = manifest.provenance[graph_files.EVERY_OPERATOR_ROUNDED]
+    assert list(rounded) == list(GENERATOR_ROLES)
+    assert all(50 <= quality < 120 for quality in rounded.values())
+
+
+def test_it_says_what_it_made(exported, manifest) -> None:
+    path, result = exported
+    lines = [" ".join(line.replace("│", " ").split()) for line in result.stdout.splitlines()]
+    for role in GENERATOR_ROLES:
+        for precision in ("fp32", "fp16", "int8"):
+            assert any(line.startswith(f"{role} {precision} image ") for line in lines), (role, precision)
+        assert any(line.startswith(f"{role} in int8: ") and " convolutions, " in line for line in lines)
+    assert any(line.startswith("fp16, every operator rounded as on a GPU: images of ") for line in lines)
+    operations = manifest.provenance[graph_files.OPERATIONS]
+    assert f"{operations / 1e9:.3g} GFLOP an image" in lines
+    assert "| operations_per_image |" in (path / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_it_serves_in_that_precision(exported, precision) -> None:
+    with Server.open(exported[0], backend="onnxruntime", device="cpu", precision=precision) as server:
+        assert server.generate("a red square", seed=1)[0].image.size == (32, 32)
+
+
+def test_fp16_that_rounds_too_much_is_refused(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("export.parity.REQUIRED_PSNR", {"fp16": 200.0})
+    monkeypatch.setattr(graph_files, "measure_parity", lambda *_: [])
+    with pytest.raises(ExportError, match=r"generator_0 in fp16, every operator rounded: .* 200 dB are needed"):
+        write_bundle(read_model(run, "squares", ""), tmp_path / "b", lambda _: None, ["fp16"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_changes_after_its_own_check_is_found_from_end_to_end(run, tmp_path, monkeypatch) -> None:
+    original = graph_files.measure_parity
+
+    def measure_and_spoil(path, graph, precision, cases):
+        entries = original(path, graph, precision, cases)
+        if graph.role == "generator_1":
+            model = onnx.load(path)
+            next(node for node in model.graph.node if node.op_type == "Tanh").op_type = "Sigmoid"
+            onnx.save(model, path)
+        return entries
+
+    monkeypatch.setattr(graph_files, "measure_parity", measure_and_spoil)
+    with pytest.raises(ExportError, match=r"the bundle's image at 16 pixels in fp32 differs from PyTorch by"):
+        write_bundle(read_model(run, "squares", ""), tmp_path / "b", lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_captions_without_a_known_word_do_not_count(run, tmp_path) -> None:
+    copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    copy.captions_file.write_text("a red square\n" * 15 + "zebra\n" * 9)
+    with pytest.raises(ExportError, match=r"at least 16 captions .* comes with 15 that have a known word"):
+        write_bundle(read_model(copy, "squares", ""), tmp_path / "b", lambda _: None, ["int8"])
