@@ -83,7 +83,7 @@ def check_batch(batch: Batch, spec: ModelSpec, max_words: int, vocabulary: int) 
     Raises:
         SettingsError: naming the array and what it should be.
     """
-    checked = Batch(*map(np.asarray, batch))
+    checked = Batch(*map(_as_array, Batch._fields, batch))
     rows = len(checked.tokens) if checked.tokens.ndim else 0
     if not rows:
         raise SettingsError(f"tokens has the shape {checked.tokens.shape}; pass at least one row, [N, {max_words}]")
@@ -167,6 +167,13 @@ def _run_stage(
                 " try another precision or backend"
             )
     return arrays, features
+
+
+def _as_array(name: str, values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise SettingsError(f"{name} is no array ({error}); pass rows of one length") from None
 
 
 def _check_array(name: str, array: npt.NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:

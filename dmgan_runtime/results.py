@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from dmgan_runtime.pipeline import Stage
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -47,12 +52,12 @@ class Generation:
     caption: str
     seed: int
     image: Image.Image
-    stages: dict[int, Image.Image]
+    stages: dict[int, Image.Image] = field(repr=False)
     words: tuple[str, ...]
     unknown_words: tuple[str, ...]
     cut_words: tuple[str, ...]
-    attention: dict[int, FloatArray] | None = None
-    gates: dict[int, Gates] | None = None
+    attention: dict[int, FloatArray] | None = field(default=None, repr=False)
+    gates: dict[int, Gates] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +75,13 @@ class Synthesis:
     attention: dict[int, FloatArray]
     writing_gates: dict[int, FloatArray]
     response_gates: dict[int, FloatArray]
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Synthesis:
+        """The arrays of some stages, by name and resolution."""
+        return cls(
+            images={stage.resolution: stage.image for stage in stages},
+            attention={s.resolution: s.attention for s in stages if s.attention is not None},
+            writing_gates={s.resolution: s.writing_gate for s in stages if s.writing_gate is not None},
+            response_gates={s.resolution: s.response_gate for s in stages if s.response_gate is not None},
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -32,6 +33,16 @@ _DTYPES = {"float32": np.float32, "int64": np.int64}
 # One for the process: while ONNX Runtime captures a CUDA graph, CUDA forbids every other thread to allocate memory or
 # to copy, and it does not allow two threads in one session that has graphs. A GPU computes one thing at a time anyway.
 _GPU = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a forked process: the thread that held the lock is not there to give it back."""
+    global _GPU
+    _GPU = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 class OnnxRuntimeCudaBackend:

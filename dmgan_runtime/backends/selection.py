@@ -115,7 +115,7 @@ def device_index(device: str) -> int:
     Raises:
         BackendError: if it is no device.
     """
-    found = _CUDA.fullmatch(device)
+    found = _CUDA.fullmatch(device) if isinstance(device, str) else None
     if found is None and device not in ("auto", "cpu"):
         raise BackendError(f"device {device!r} is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return int(found[1] or 0) if found else 0
