@@ -48,7 +48,7 @@ if hasattr(os, "register_at_fork"):
 class OnnxRuntimeCudaBackend:
     """A bundle's graphs as ONNX Runtime sessions on a GPU. See `Backend` for the methods."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
         """Loads every graph of the chosen precision. See `BackendClass`."""
         engine = import_engine("gpu")
         chosen = choose_precision(bundle, precision, _PRECISIONS, "onnxruntime on a GPU")
