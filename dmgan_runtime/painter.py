@@ -15,8 +15,8 @@ from dmgan_runtime.lifetime import SharedEngine
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed, check_truncation, fresh_seed
 from dmgan_runtime.orders import Order, in_batches, to_batch, to_generation
-from dmgan_runtime.pipeline import Batch, Stage, Text, draw_stages, encode_text, run_stages
-from dmgan_runtime.results import FloatArray, Generation
+from dmgan_runtime.pipeline import Batch, Text, draw_stages, encode_text, run_stages
+from dmgan_runtime.results import FloatArray, Generation, Stage
 from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
 BATCH_SIZE = 4

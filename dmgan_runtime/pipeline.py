@@ -13,7 +13,7 @@ from dmgan_runtime.backends.base import Backend, Tensor
 from dmgan_runtime.errors import EngineError, SettingsError
 from dmgan_runtime.interface import graph_interface
 from dmgan_runtime.manifest import GENERATOR_ROLES, Role
-from dmgan_runtime.results import FloatArray
+from dmgan_runtime.results import FloatArray, Stage
 from dmgan_runtime.spec import STAGES, ModelSpec
 
 Lease = Callable[[], AbstractContextManager[Backend]]
@@ -48,24 +48,6 @@ class Text(NamedTuple):
     word_features: Tensor
     sentence_feature: Tensor
     lengths: npt.NDArray[np.int64]
-
-
-class Stage(NamedTuple):
-    """The outputs of one stage for N images; the last three are None where the stage or the model has none.
-
-    Attributes:
-        resolution: R, the image's side.
-        image: [N, 3, R, R] float32 in [-1, 1].
-        attention: [N, T, r, r] float32, r = R / 2.
-        writing_gate: [N, T] float32.
-        response_gate: [N, 1, r, r] float32.
-    """
-
-    resolution: int
-    image: FloatArray
-    attention: FloatArray | None = None
-    writing_gate: FloatArray | None = None
-    response_gate: FloatArray | None = None
 
 
 def check_batch(batch: Batch, spec: ModelSpec, max_words: int, vocabulary: int) -> Batch:

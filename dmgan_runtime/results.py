@@ -1,17 +1,14 @@
-"""What a generator hands back."""
+"""What a generator hands back, and the stages that it is put together from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-
-if TYPE_CHECKING:
-    from dmgan_runtime.pipeline import Stage
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -58,6 +55,24 @@ class Generation:
     cut_words: tuple[str, ...]
     attention: dict[int, FloatArray] | None = field(default=None, repr=False)
     gates: dict[int, Gates] | None = field(default=None, repr=False)
+
+
+class Stage(NamedTuple):
+    """The outputs of one stage for N images; the last three are None where the stage or the model has none.
+
+    Attributes:
+        resolution: R, the image's side.
+        image: [N, 3, R, R] float32 in [-1, 1].
+        attention: [N, T, r, r] float32, r = R / 2.
+        writing_gate: [N, T] float32.
+        response_gate: [N, 1, r, r] float32.
+    """
+
+    resolution: int
+    image: FloatArray
+    attention: FloatArray | None = None
+    writing_gate: FloatArray | None = None
+    response_gate: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
