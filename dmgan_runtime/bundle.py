@@ -156,17 +156,18 @@ def _open_source(path: Path) -> _Source:
 
 class _Folder:
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._root = path.resolve()
 
     def open(self, name: str) -> tuple[int, IO[bytes]]:
         file = (self._root / name).resolve()
         if not file.is_relative_to(self._root):
             raise BundleError(
-                f"{self._root / name}: a link to {file}, outside the bundle; put the file itself there"
+                f"{self._path / name}: a link to {file}, outside the bundle; put the file itself there"
                 " (`cp -rL` copies a folder so)"
             )
         if not file.is_file():
-            raise _missing(file)
+            raise _missing(self._path / name)
         stream = file.open("rb")
         return os.fstat(stream.fileno()).st_size, stream
 

@@ -44,21 +44,28 @@ def read_captions(arguments: Sequence[str], file: Path | None) -> list[Source]:
     return sources
 
 
-def check_captions(sources: Sequence[Source], encode: Callable[[str], Encoding]) -> list[Encoding]:
+def check_captions(
+    sources: Sequence[Source], encode: Callable[[str], Encoding], takes: Callable[[str], bool]
+) -> list[Encoding]:
     """Reads every caption before the first is painted.
+
+    Args:
+        sources: The captions.
+        encode: Reads one, or says at length why it cannot.
+        takes: Whether it can, said at once.
 
     Raises:
         CaptionError: naming the first that cannot be read, where it stands, and how many more there are.
     """
-    encodings, errors = [], []
-    for caption, place in sources:
+    encodings = []
+    for number, (caption, place) in enumerate(sources, 1):
         try:
             encodings.append(encode(caption))
         except CaptionError as error:
-            errors.append(f"{place}: {error}" if place else str(error))
-    if errors:
-        more = f" (and {len(errors) - 1} more captions that cannot be read)" if len(errors) > 1 else ""
-        raise CaptionError(errors[0] + more)
+            said = f"{place}: {error}" if place else str(error)
+            others = sum(not takes(other.caption) for other in sources[number:])
+            more = f" (and {others:,} more caption{'s' * (others > 1)} that cannot be read)" if others else ""
+            raise CaptionError(said + more) from error
     return encodings
 
 

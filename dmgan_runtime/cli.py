@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ import dmgan_runtime
 from dmgan_runtime import images
 from dmgan_runtime.attention import draw_attention, draw_top_words
 from dmgan_runtime.captions import check_captions, read_captions
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.commands import DmganCommand, engine_options
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import fresh_seed
-from dmgan_runtime.output import MAX_GRID, Plan, plan_files
+from dmgan_runtime.output import MAX_GRID, MAX_IMAGES, Plan, plan_files
 from dmgan_runtime.packaged import PACKAGED_MODEL
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import Encoding
 
 _LEGIBLE_SIDE = 192
 _SHOWN_WORDS = 10
+_SHOWN_CAPTIONS = 20
 _SHOWN_CHARACTERS = 80
 
 
@@ -59,7 +61,7 @@ _SHOWN_CHARACTERS = 80
     "-n",
     "--n",
     "images_per_caption",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_IMAGES),
     default=1,
     show_default=True,
     help="Images for each caption, with the seeds SEED, SEED + 1, ...",
@@ -85,12 +87,7 @@ _SHOWN_CHARACTERS = 80
     help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
-@click.option(
-    "--backend", default="auto", show_default=True, help="Engine: auto takes the best, and dmgan-doctor shows which."
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or bf16.")
-@click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads.")
+@engine_options
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
 def main(
     captions: tuple[str, ...],
@@ -130,7 +127,8 @@ def main(
     with Generator.open(bundle, backend=backend, device=device, precision=precision, threads=threads) as generator:
         if attention and resolution == generator.resolutions[0]:
             raise SettingsError(f"--attention needs a --resolution over {resolution}: the first stage has no memory")
-        _warn(texts, check_captions(sources, generator.encode), generator.tokenizer.nearest)
+        tokenizer = generator.tokenizer
+        _warn(texts, check_captions(sources, generator.encode, tokenizer.takes), tokenizer.nearest)
         generations = generator.generate_iter(
             texts,
             seed=first,
@@ -149,20 +147,31 @@ def _write(generations: Iterable[Generation], plan: Plan, images_per_caption: in
         files = plan.files(index)
         for kind, path in files.items():
             if path != plan.grid:
-                images.save(_PICTURES[kind](generation), path)
+                _save(_PICTURES[kind](generation), path)
         if plan.grid:
             kept.append(generation)
         else:
             _report(files, generation, as_json)
     if plan.grid:
-        images.save(_grid(kept, images_per_caption), plan.grid)
+        _save(_grid(kept, images_per_caption), plan.grid)
     for index, generation in enumerate(kept):
         _report(plan.files(index), generation, as_json)
 
 
+def _save(picture: Image.Image, path: Path) -> None:
+    try:
+        images.save(picture, path)
+    except OSError as error:
+        raise click.ClickException(
+            printable(
+                f"{path} cannot be written ({error.strerror or error}); pass another --output, or make room there"
+            )
+        ) from error
+
+
 def _with_progress(generations: Iterable[Generation], plan: Plan) -> Iterator[Generation]:
     """Shows a bar, unless the lines of output appear on the same terminal and so are the progress."""
-    total = len(plan.images)
+    total = plan.count
     hidden = sys.stdout.isatty() and not plan.grid
     with click.progressbar(
         generations, length=total, label=f"Images to paint: {total}", file=sys.stderr, hidden=hidden
@@ -188,13 +197,17 @@ def _grid(generations: Sequence[Generation], images_per_caption: int) -> Image.I
     """All pictures with their captions; if a caption has several, a row for it, with their seeds."""
     pictures = [images.enlarge(each.image, _legible(each.image.width)) for each in generations]
     if images_per_caption == 1:
-        return images.grid(pictures, [f"{each.caption} (seed {each.seed})" for each in generations])
+        return images.grid(pictures, [f"{_one_line(each.caption)} (seed\xa0{each.seed})" for each in generations])
     rows = []
     for start in range(0, len(generations), images_per_caption):
         part = slice(start, start + images_per_caption)
         row = images.grid(pictures[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
         rows += [images.heading(generations[start].caption, row.width), row]
     return images.stack(rows)
+
+
+def _one_line(caption: str) -> str:
+    return " ".join(caption.split())
 
 
 def _legible(side: int) -> int:
@@ -220,8 +233,10 @@ def _report(files: dict[str, Path], generation: Generation, as_json: bool) -> No
 
 
 def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable[[str], list[str]]) -> None:
-    """Says on stderr which words will have no effect."""
-    for text, encoding in zip(texts, encodings, strict=True):
+    """Says on stderr which words will have no effect; of many captions, the first."""
+    nearest = cache(nearest)
+    concerned = [pair for pair in zip(texts, encodings, strict=True) if pair[1].unknown or pair[1].cut]
+    for text, encoding in concerned[:_SHOWN_CAPTIONS]:
         caption = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
         if encoding.unknown:
             words = dict.fromkeys(encoding.unknown)
@@ -232,6 +247,8 @@ def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable
             listed = ", ".join(map(repr, encoding.cut[:_SHOWN_WORDS]))
             more = f" and {len(encoding.cut) - _SHOWN_WORDS} more" if len(encoding.cut) > _SHOWN_WORDS else ""
             click.echo(f"warning: {caption!r}: there is no room for {listed}{more}; left out", err=True)
+    if (more_captions := len(concerned) - _SHOWN_CAPTIONS) > 0:
+        click.echo(f"warning: words of {more_captions:,} more captions are left out; --json says which", err=True)
 
 
 def _with_neighbours(word: str, nearest: Callable[[str], list[str]]) -> str:

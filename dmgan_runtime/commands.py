@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -18,6 +19,17 @@ from dmgan_runtime.errors import (
 )
 
 _USER_MISTAKES = (BundleError, CaptionError, BackendError, SettingsError, DataError, CheckpointError)
+
+
+_ENGINE_OPTIONS = (
+    click.option(
+        "--backend", default="auto", show_default=True, help="Engine: auto takes the best; dmgan-doctor shows which."
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or bf16."),
+    click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads."),
+)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _UserMistake(click.ClickException):
@@ -46,6 +58,13 @@ class DmganGroup(click.Group):
     """A group whose commands are `DmganCommand`s."""
 
     command_class = DmganCommand
+
+
+def engine_options(command: _Command) -> _Command:
+    """Adds the options of every command that opens a bundle: the arguments of `Generator.open`."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
 
 
 def load_command(module: str, extra: str, name: str) -> click.Command:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from dmgan_runtime.backends.driver import Gpu, find_gpus
 from dmgan_runtime.backends.onnxruntime import installed_rivals
 from dmgan_runtime.backends.selection import ENGINES, backend_class, device_name
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, DmganError
+from dmgan_runtime.errors import BackendError, BundleError, DmganError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.selftest import SelfTestResult, run_self_test
 
@@ -32,7 +34,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class BundleReport:
-    """What came of opening a bundle and painting one image.
+    """What came of checking a bundle's files, opening it and painting one image.
 
     Attributes:
         path: As it was given.
@@ -75,15 +77,22 @@ class Diagnosis:
     faults: tuple[str, ...]
 
 
-def diagnose(bundle: Path) -> Diagnosis:
+def diagnose(
+    bundle: Path, *, backend: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Diagnosis:
     """Looks at everything. Trouble that was foreseen becomes a fault, never an error.
 
     Args:
-        bundle: A folder or .zip to open as `Generator.open` does, and to paint one image with.
+        bundle: A folder or .zip to check, to open as `Generator.open` does, and to paint one image with.
+        backend: As in `Generator.open`, like the arguments after it.
+        device: See there.
+        precision: See there.
+        threads: See there.
     """
     gpus, gpu_trouble = _gpus()
     faults = _package_faults()
-    report, engines, trouble = _examine(bundle)
+    opening = partial(Generator.open, backend=backend, device=device, precision=precision, threads=threads)
+    report, engines, trouble = _examine(bundle, opening)
     faults += trouble
     faults += [f"{each.backend} on {each.device}: {each.verdict}" for each in engines if each.state == "broken"]
     if all(each.state == "missing" for each in engines):
@@ -118,23 +127,36 @@ def probe_engines() -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def _examine(path: Path) -> tuple[BundleReport, tuple[Candidate, ...], list[str]]:
+def _examine(path: Path, opening: Callable[[Path], Generator]) -> tuple[BundleReport, tuple[Candidate, ...], list[str]]:
     """The bundle, the engines as it was opened with them, and what went wrong."""
     report = BundleReport(os.fspath(path))
+    faults: list[str] = []
     try:
-        with Bundle(path) as bundle:
-            tokenizer = bundle.tokenizer()
-            report = BundleReport(report.path, bundle.manifest.name)
-        with Generator.open(path) as generator:
+        with Bundle(path.absolute()) as bundle:
+            report = replace(report, name=bundle.manifest.name)
+            faults += _file_faults(bundle)
+        with opening(path) as generator:
             engines = generator.active.considered
-            report = BundleReport(report.path, report.name, generator.active.reason)
+            report = replace(report, chosen=generator.active.reason)
             try:
-                result = run_self_test(generator, tokenizer)
+                report = replace(report, self_test=run_self_test(generator, generator.tokenizer))
             except DmganError as error:
-                return report, engines, [f"the self-test failed: {error}"]
-            return BundleReport(report.path, report.name, report.chosen, result), engines, []
+                faults.append(f"the self-test failed: {error}")
+            return report, engines, faults
     except DmganError as error:
-        return report, probe_engines(), [str(error)]
+        # A damaged file may have been named already, when every file was read.
+        return report, probe_engines(), list(dict.fromkeys([*faults, str(error)]))
+
+
+def _file_faults(bundle: Bundle) -> list[str]:
+    """What is wrong with the files of the manifest: those too that would not be loaded."""
+    faults = []
+    for entry in bundle.manifest.every_file:
+        try:
+            bundle.read(entry)
+        except BundleError as error:
+            faults.append(str(error))
+    return faults
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str | None]:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Role
+from dmgan_runtime.schema import read_versioned
 
 SCHEMA_VERSION = "1.0"
 ENGINES_FOLDER = "engines"
@@ -67,7 +67,8 @@ class EngineManifest(_Part, frozen=True):
     """The whole engine.json.
 
     Attributes:
-        schema_version: `major.minor`; a reader takes its own major version only.
+        schema_version: `major.minor`; a reader takes its own major version only, and of a higher minor version what it
+            knows.
         engine: The Python module that built the plans and can load them.
         version: Its version in full, for example `11.4.0.106`.
         compute_capabilities: Of the GPU that it was built on (tensorrt), or of all GPUs that it was built for
@@ -137,12 +138,8 @@ class EngineManifest(_Part, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-class _Version(msgspec.Struct):
-    schema_version: str = "missing"
-
-
 def parse_engine_manifest(content: bytes, source: str) -> EngineManifest:
-    """Reads an engine.json strictly.
+    """Reads an engine.json strictly; of a newer minor version, what this one knows of it.
 
     Args:
         content: The JSON text.
@@ -152,13 +149,9 @@ def parse_engine_manifest(content: bytes, source: str) -> EngineManifest:
         BundleError: if it is not JSON, is of another major version, or breaks the schema.
     """
     remedy = "remove its folder and build the engine again with dmgan-export build-engine"
-    try:
-        version = msgspec.json.decode(content, type=_Version).schema_version
-        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
-            raise BundleError(f"{source}: schema version {version}, and this dmgan reads {SCHEMA_VERSION}; {remedy}")
-        return msgspec.json.decode(content, type=EngineManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{source}: not a valid engine.json ({error}); {remedy}") from error
+    return read_versioned(
+        content, EngineManifest, SCHEMA_VERSION, what=ENGINE_MANIFEST_NAME, source=source, remedy=remedy
+    )
 
 
 def _follows(version: str, built_with: str) -> bool:

@@ -1,39 +1,32 @@
-"""The facade: open a bundle, and turn captions into pictures."""
+"""The facade: captions to pictures."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import chain
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dmgan_runtime.backends import open_backend
-from dmgan_runtime.backends.base import Active, Backend
-from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, BundleError, EngineError
+from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.errors import CaptionError, SettingsError
 from dmgan_runtime.images import to_pil
-from dmgan_runtime.lifetime import SharedEngine
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed
 from dmgan_runtime.orders import Order
-from dmgan_runtime.packaged import packaged_bundle
 from dmgan_runtime.painter import BATCH_SIZE, Painter, check_at_least
 from dmgan_runtime.pipeline import Batch, check_batch
 from dmgan_runtime.results import FloatArray, Generation, Synthesis
+from dmgan_runtime.session import Session
 from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
 Progress = Callable[[int, int], None]
 """Called with how many images are done and how many there will be."""
 
 
-class Generator:
-    """A DM-GAN that is ready to paint.
+class Generator(Session):
+    """A DM-GAN that is ready to paint; `open` makes one, and `Session` says how it lives.
 
     One generator serves many threads. A forked process opens the bundle again when it first uses the generator, and
     so does a process to which it was pickled: the bundle must still be where it was.
@@ -41,82 +34,14 @@ class Generator:
         with Generator.open("birds.zip") as generator:
             for generation in generator.generate("a small red bird", seed=7, images_per_caption=4):
                 generation.image.save(f"{generation.seed}.png")
-
-    Attributes:
-        manifest: What the bundle says of itself.
-        tokenizer: The words that the model knows.
-        active: The backend, device, precision and threads that were chosen, and why.
     """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, open_again: Callable[[], Generator]
+        self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, open_again: Callable[[], Session]
     ) -> None:
-        """Use `Generator.open`; this takes parts that have been loaded, and what loads them in another process."""
-        self.manifest = manifest
-        self.active: Active = backend.active
-        self.tokenizer = tokenizer
-        self._open_again = open_again
-        self._engine = SharedEngine(backend, partial(_reopen, open_again, manifest))
+        """Use `Generator.open`; see `Session`."""
+        super().__init__(manifest, tokenizer, backend, open_again)
         self._painter = Painter(manifest, tokenizer, self._engine, self.active.max_batch)
-
-    @classmethod
-    def open(
-        cls,
-        bundle: str | os.PathLike[str] | None = None,
-        *,
-        backend: str = "auto",
-        device: str = "auto",
-        precision: str = "auto",
-        threads: int | None = None,
-    ) -> Self:
-        """Checks a bundle and loads its graphs.
-
-        What was asked for and cannot be had is an error; `active` says what "auto" took, and why not the others.
-
-        Args:
-            bundle: A folder or .zip that `dmgan-export` wrote; None is the model that comes with dmgan.
-            backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "tensorrt" or
-                "tensorrt_rtx".
-            device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
-            precision: "auto" is fp16 on a GPU if the bundle has it, and fp32 elsewhere; or "fp32", "fp16" (GPU),
-                "int8" (CPU, TensorRT) or "bf16" (OpenVINO, on a CPU that has it).
-            threads: CPU threads for one operator, from 1 to 1024; None takes every CPU that the process may use.
-
-        Raises:
-            BundleError: if the bundle is missing, damaged or unsafe.
-            BackendError: if the backend, device or precision that was asked for cannot be had here.
-            EngineError: if the engine cannot load a graph.
-            SettingsError: if the number of threads is out of range.
-        """
-        path = packaged_bundle() if bundle is None else Path(bundle).absolute()
-        open_again = partial(cls.open, path, backend=backend, device=device, precision=precision, threads=threads)
-        with Bundle(path) as opened:
-            tokenizer = opened.tokenizer()
-            engine = open_backend(opened, backend=backend, device=device, precision=precision, threads=threads)
-            return cls(opened.manifest, tokenizer, engine, open_again)
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """The sides of the three images in pixels, smallest first, for example (64, 128, 256)."""
-        return self.manifest.model.resolutions
-
-    def close(self) -> None:
-        """Frees the engine once the graphs that run in other threads are done; closing twice is fine.
-
-        A call that is under way in another thread, or comes later, ends with an `EngineError`.
-        """
-        self._engine.close()
-
-    def __reduce__(self) -> tuple[Callable[[], Generator], tuple[()]]:
-        """Pickled, a generator is its bundle's path and what was asked of `open`; unpickled, it is opened again."""
-        self._engine.check_open()
-        return self._open_again, ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def generate(
         self,
@@ -157,7 +82,7 @@ class Generator:
             EngineError: if the engine fails, or the generator is closed.
         """
         how = self._painter.check(resolution, seed, images_per_caption, attention, truncation, batch_size)
-        orders = list(self._painter.orders([captions] if isinstance(captions, str) else captions, how))
+        orders = list(self._painter.orders(captions, how))
         generations: list[Generation] = []
         for part in self._painter.paint(orders, how):
             generations += part
@@ -167,7 +92,7 @@ class Generator:
 
     def generate_iter(
         self,
-        captions: Iterable[str],
+        captions: str | Iterable[str],
         *,
         seed: int | None = None,
         images_per_caption: int = 1,
@@ -182,7 +107,7 @@ class Generator:
         The next batch is read and computed when the last image of the one before has been taken.
 
         Args:
-            captions: Any iterable of texts.
+            captions: One caption, or any iterable of them.
             seed: As in `generate`, like all that follow.
             images_per_caption: See there.
             resolution: See there.
@@ -195,8 +120,8 @@ class Generator:
 
         Raises:
             SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
-            CaptionError: while iterating, once the images before that caption have been taken. To leave such captions
-                out, ask `encode` first.
+            CaptionError: at the call, if these are no captions; for a caption that cannot be read while iterating, once
+                the images before it have been taken. To leave such captions out, ask `encode` first.
         """
         how = self._painter.check(resolution, seed, images_per_caption, attention, truncation, batch_size)
         return chain.from_iterable(self._painter.paint(self._painter.orders(captions, how), how))
@@ -261,9 +186,13 @@ class Generator:
         Raises:
             CaptionError, SettingsError, EngineError: as `generate`.
         """
+        if not isinstance(captions, str) and not _is_pair(captions):
+            raise CaptionError(f"captions are {captions!r}; pass one caption, or the first and the last: (a, b)")
+        if isinstance(seeds, tuple) and not _is_pair(seeds):
+            raise SettingsError(f"seeds are {seeds!r}; pass one seed, or the first and the last: (a, b)")
         first, last = (captions, captions) if isinstance(captions, str) else captions
         seed, end_seed = seeds if isinstance(seeds, tuple) else (seeds, seeds)
-        check_at_least("steps", steps, 2)
+        steps = check_at_least("steps", steps, 2)
         how = self._painter.check(resolution=resolution, seed=seed, truncation=truncation, batch_size=batch_size)
         start = Order(first, self.encode(first), how.seed)
         end = Order(last, self.encode(last), how.seed if end_seed is None else check_seed(end_seed))
@@ -279,6 +208,8 @@ class Generator:
             SettingsError: if one is no whole number, or less than 1.
             EngineError: if the engine fails, or the generator is closed.
         """
+        if not isinstance(batch_sizes, Iterable):
+            raise SettingsError(f"batch_sizes is {batch_sizes!r}; pass one or more in a list, such as [{BATCH_SIZE}]")
         for batch_size in batch_sizes:
             self._painter.warm_up(batch_size)
 
@@ -324,26 +255,8 @@ class Generator:
             self.manifest.tokenizer.max_words,
             len(self.tokenizer),
         )
-        stages = self._painter.synthesize(batch, how)
-        return Synthesis(
-            images={stage.resolution: stage.image for stage in stages},
-            attention={s.resolution: s.attention for s in stages if s.attention is not None},
-            writing_gates={s.resolution: s.writing_gate for s in stages if s.writing_gate is not None},
-            response_gates={s.resolution: s.response_gate for s in stages if s.response_gate is not None},
-        )
+        return Synthesis.of(self._painter.synthesize(batch, how))
 
 
-def _reopen(open_again: Callable[[], Generator], manifest: Manifest) -> Backend:
-    """Loads an engine for a forked process: of the same bundle, or one seed would be two images."""
-    try:
-        again = open_again()
-    except (BackendError, EngineError) as error:
-        raise EngineError(
-            f"no engine for this forked process ({error}); start processes with spawn, not fork"
-        ) from error
-    if again.manifest != manifest:
-        raise BundleError(
-            f"the bundle {manifest.name!r} was replaced after it was opened, and this forked process needs it again;"
-            " open the new one here with Generator.open"
-        )
-    return again._engine.backend
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2

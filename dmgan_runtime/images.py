@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ _MAX_LABEL_CHARACTERS = 1000
 _LABEL_SIZE = 12
 _HEADING_SIZE = 15
 _BAR_TEXT_SIZE = 13
+_NO_BREAK = "\xa0"
+_BREAKS = re.compile(rf"[^\S{_NO_BREAK}]+")
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Now, though only saving needs it: a process that is forked in the middle of a lazy import never gets past it.
@@ -52,7 +55,8 @@ def grid(
 
     Args:
         images: At least one, of any sizes; each is centred in a cell as large as the largest.
-        captions: Text under each, wrapped to its cell and cut after four lines; None for no text.
+        captions: Text under each, wrapped to its cell (but not at a no-break space) and cut after four lines; None for
+            no text.
         columns: Pictures in a row; None makes the grid about square.
 
     Raises:
@@ -166,7 +170,8 @@ def _shorten(text: str, width: float, font: _Font) -> str:
 
 def _label(text: str, width: int, size: int = _LABEL_SIZE) -> Image.Image:
     font = ImageFont.load_default(size)
-    lines = _wrap(printable(" ".join(text.split())), width - _MARGIN, font)
+    words = [printable(word.replace(_NO_BREAK, " ")) for word in _BREAKS.split(text[:_MAX_LABEL_CHARACTERS]) if word]
+    lines = _wrap(words, width - _MARGIN, font)
     probe = ImageDraw.Draw(Image.new("L", (1, 1)))
     bottom = probe.multiline_textbbox((0, 0), "\n".join(lines), font)[3]
     label = Image.new("RGB", (width, math.ceil(bottom) + _MARGIN), "white")
@@ -174,10 +179,10 @@ def _label(text: str, width: int, size: int = _LABEL_SIZE) -> Image.Image:
     return label
 
 
-def _wrap(text: str, width: float, font: _Font) -> list[str]:
+def _wrap(words: Sequence[str], width: float, font: _Font) -> list[str]:
     """Lines no wider than `width`, at most four; the last ends in dots if there would be more."""
     lines = [""]
-    for word in text[:_MAX_LABEL_CHARACTERS].split(" "):
+    for word in words:
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer

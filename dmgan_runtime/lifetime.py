@@ -67,6 +67,11 @@ class SharedEngine:
                 self._backend = self._reopen()
             return self._backend
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def check_open(self) -> None:
         """Raises an `EngineError` if the engine is closed."""
         if self._closed:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.noise import MAX_SEED
+from dmgan_runtime.schema import read_versioned
 from dmgan_runtime.spec import ModelSpec
 
 SCHEMA_VERSION = "1.1"
@@ -118,21 +120,26 @@ class SelfTestEntry(_Part, frozen=True):
 
     Attributes:
         caption: What was painted.
-        seed: With this seed.
-        thumbnails: By resolution, that stage's picture averaged to 8x8 RGB pixels, row by row, three bytes each
-            (base64 in the file).
+        seed: With this seed, from 0 to 2**64 - 1.
+        thumbnails: By resolution, every one of the model's, that stage's picture averaged to 8x8 RGB pixels, row by
+            row, three bytes each (base64 in the file).
     """
 
     caption: str
     seed: Annotated[int, msgspec.Meta(ge=0)]
     thumbnails: dict[int, Annotated[bytes, msgspec.Meta(min_length=192, max_length=192)]]
 
+    def __post_init__(self) -> None:
+        if self.seed > MAX_SEED:
+            raise ValueError(f"self_test has the seed {self.seed}; seeds go up to {MAX_SEED}")
+
 
 class Manifest(_Part, frozen=True):
     """The whole manifest.
 
     Attributes:
-        schema_version: `major.minor`; a reader takes its own major version only.
+        schema_version: `major.minor`; a reader takes its own major version only, and of a higher minor version what it
+            knows.
         name: The model's name.
         license: SPDX expression or a sentence, of the weights.
         model: The networks' shape.
@@ -157,6 +164,22 @@ class Manifest(_Part, frozen=True):
     provenance: dict[str, Any] = {}
     self_test: SelfTestEntry | None = None
 
+    def __post_init__(self) -> None:
+        kinds = Counter((graph.role, graph.precision) for graph in self.graphs)
+        for (role, precision), count in kinds.items():
+            if count > 1:
+                raise ValueError(f"there are {count} {role} graphs in {precision}; a bundle has one of a kind")
+        if self.self_test is not None and set(self.self_test.thumbnails) != set(self.model.resolutions):
+            raise ValueError(
+                f"self_test has thumbnails of {sorted(self.self_test.thumbnails)}, and the model paints"
+                f" {list(self.model.resolutions)}"
+            )
+
+    @property
+    def every_file(self) -> tuple[FileEntry, ...]:
+        """All files of the bundle but the manifest itself."""
+        return (self.tokenizer.file, *(graph.file for graph in self.graphs), *self.files)
+
     def graph(self, role: Role, precision: Precision) -> GraphEntry | None:
         """The graph of that role and precision, or None if the bundle has none."""
         return next((graph for graph in self.graphs if (graph.role, graph.precision) == (role, precision)), None)
@@ -166,12 +189,8 @@ class Manifest(_Part, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-class _Version(msgspec.Struct):
-    schema_version: str = "missing"
-
-
 def parse_manifest(content: bytes, source: str) -> Manifest:
-    """Reads a manifest strictly.
+    """Reads a manifest strictly; of a newer minor version, what this one knows of it.
 
     Args:
         content: The JSON text.
@@ -180,16 +199,6 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
     Raises:
         BundleError: if it is not JSON, is of another major version, or breaks the schema.
     """
-    try:
-        version = msgspec.json.decode(content, type=_Version).schema_version
-        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
-            raise BundleError(
-                f"{source}: schema version {version}, and this dmgan reads {SCHEMA_VERSION};"
-                " upgrade dmgan or export the bundle again"
-            )
-        return msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(
-            f"{source}: not a valid manifest ({error}); export the bundle again, or upgrade dmgan"
-            " if a newer one wrote it"
-        ) from error
+    return read_versioned(
+        content, Manifest, SCHEMA_VERSION, what="manifest", source=source, remedy="export the bundle again"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import secrets
 from collections.abc import Iterable
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -29,21 +30,23 @@ def check_seed(seed: int) -> int:
     try:
         number = operator.index(seed)
     except TypeError:
-        raise SettingsError(f"seed is {seed!r}; pass a whole number from 0 to {MAX_SEED}") from None
+        number = None
+    if number is None or isinstance(seed, bool):
+        raise SettingsError(f"seed is {seed!r}; pass a whole number from 0 to {MAX_SEED}")
     if not 0 <= number <= MAX_SEED:
         raise SettingsError(f"seed {number} is out of range; pass a whole number from 0 to {MAX_SEED}")
     return number
 
 
 def check_truncation(truncation: float) -> float:
-    """Returns the truncation.
+    """Returns the truncation as a plain float.
 
     Raises:
-        SettingsError: if it is not over 0 and at most 1.
+        SettingsError: if it is no number over 0 and at most 1.
     """
-    if not 0 < truncation <= 1:
-        raise SettingsError(f"truncation is {truncation}; pass a number over 0 and at most 1 (1 leaves the noise be)")
-    return truncation
+    if not isinstance(truncation, Real) or not 0 < truncation <= 1:
+        raise SettingsError(f"truncation is {truncation!r}; pass a number over 0 and at most 1 (1 leaves the noise be)")
+    return float(truncation)
 
 
 def draw_noise(

@@ -9,8 +9,8 @@ import numpy as np
 
 from dmgan_runtime.images import to_pil
 from dmgan_runtime.noise import draw_noise
-from dmgan_runtime.pipeline import Batch, Stage
-from dmgan_runtime.results import FloatArray, Gates, Generation
+from dmgan_runtime.pipeline import Batch
+from dmgan_runtime.results import FloatArray, Gates, Generation, Stage
 from dmgan_runtime.spec import ModelSpec
 from dmgan_runtime.tokenizer import Encoding
 

@@ -4,44 +4,74 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.images import check_format
 from dmgan_runtime.tokenizer import split_words
 
 MAX_GRID = 256
+MAX_IMAGES = 1_000_000
 _MAX_SLUG = 60
 _SHOWN = 3
 
 
-class Plan(NamedTuple):
-    """The files that are to be written.
+@dataclass(frozen=True)
+class Plan:
+    """The files that are to be written. Names are made when they are asked for: there may be a million.
 
     Attributes:
-        images: One a picture, in the order in which they are painted; their names only, if there is a grid.
+        path: A file, or the folder of all files.
+        folder: Which of the two.
+        captions: What is painted,
+        seeds: with each of these.
         grid: The one file of all pictures, or None.
         sheets: The kinds of further pictures for each image, each in a file beside its own.
     """
 
-    images: list[Path]
+    path: Path
+    folder: bool
+    captions: Sequence[str]
+    seeds: Sequence[int]
     grid: Path | None
     sheets: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        """How many images are painted."""
+        return len(self.captions) * len(self.seeds)
+
+    def image(self, index: int) -> Path:
+        """The file of one image, in the order in which they are painted; a name only, if there is a grid."""
+        if self.count == 1 and not self.folder:
+            return self.path
+        number = f"{index + 1:0{len(str(self.count))}}"
+        if not self.folder:
+            return self.path.with_stem(f"{self.path.stem}-{number}")
+        caption, seed = divmod(index, len(self.seeds))
+        return self.path / f"{number}-{_slug(self.captions[caption])}-seed{self.seeds[seed]}.png"
+
     def files(self, index: int) -> dict[str, Path]:
         """The files of one image, by what they show."""
-        image = self.images[index]
+        image = self.image(index)
         return {"image": self.grid or image} | {kind: image.with_stem(f"{image.stem}-{kind}") for kind in self.sheets}
 
     def refuse_existing(self) -> None:
         """Raises a `SettingsError` that names the files that are there already."""
-        planned = dict.fromkeys(path for index in range(len(self.images)) for path in self.files(index).values())
-        existing = [str(path) for path in planned if path.exists() or path.is_symlink()]
+        if not (self.path if self.folder else self.path.parent).exists():
+            return
+        existing, shown = 0, dict[str, None]()
+        for index in range(self.count):
+            for path in self.files(index).values():
+                if str(path) not in shown and (path.exists() or path.is_symlink()):
+                    existing += 1
+                    if len(shown) < _SHOWN:
+                        shown[str(path)] = None
         if existing:
-            more = f" and {len(existing) - _SHOWN} more" if len(existing) > _SHOWN else ""
+            more = f" and {existing - _SHOWN:,} more" if existing > _SHOWN else ""
             raise SettingsError(
-                f"{', '.join(existing[:_SHOWN])}{more}: there already; pass --overwrite to replace, or another --output"
+                f"{', '.join(shown)}{more}: there already; pass --overwrite to replace, or another --output"
             )
 
 
@@ -59,26 +89,30 @@ def plan_files(
         sheets: See `Plan`.
 
     Raises:
-        SettingsError: if a file's ending is that of no picture, or a grid would be too large.
+        SettingsError: if a file's ending is that of no picture, a file is where a folder should be, or the images are
+            too many.
     """
     path = Path(output)
-    folder = output.endswith(("/", os.sep)) or path.is_dir()
-    orders = [(caption, seed) for caption in captions for seed in seeds]
-    if grid and len(orders) > MAX_GRID:
+    slash = output.endswith(("/", os.sep))
+    folder = slash or path.is_dir()
+    if slash and path.exists() and not path.is_dir():
+        raise SettingsError(f"{output}: there is a file of this name; leave the slash out, or name another folder")
+    plan = Plan(path, folder, captions, seeds, (path / "grid.png" if folder else path) if grid else None, sheets)
+    if grid and plan.count > MAX_GRID:
         raise SettingsError(
-            f"--grid holds at most {MAX_GRID} images, not {len(orders):,}; leave it out, or ask for fewer"
+            f"--grid holds at most {MAX_GRID} images, not {plan.count:,}; leave it out, or ask for fewer"
+        )
+    if plan.count > MAX_IMAGES:
+        raise SettingsError(
+            f"{plan.count:,} images are too many at once; ask for at most {MAX_IMAGES:,}, and for the next with another"
+            " --seed"
         )
     if not folder:
-        check_format(path)
-    numbers = [f"{number:0{len(str(len(orders)))}}" for number in range(1, len(orders) + 1)]
-    if folder:
-        named = zip(numbers, orders, strict=True)
-        images = [path / f"{number}-{_slug(caption)}-seed{seed}.png" for number, (caption, seed) in named]
-    elif len(orders) == 1:
-        images = [path]
-    else:
-        images = [path.with_stem(f"{path.stem}-{number}") for number in numbers]
-    return Plan(images, (path / "grid.png" if folder else path) if grid else None, sheets)
+        try:
+            check_format(path)
+        except SettingsError as error:
+            raise SettingsError(f"{error}, or in a slash if it is a folder") from None
+    return plan
 
 
 def _slug(caption: str) -> str:

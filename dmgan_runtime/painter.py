@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import CaptionError, SettingsError
 from dmgan_runtime.interpolation import blend_texts, slerp
 from dmgan_runtime.lifetime import SharedEngine
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed, check_truncation, fresh_seed
 from dmgan_runtime.orders import Order, in_batches, to_batch, to_generation
-from dmgan_runtime.pipeline import Batch, Stage, Text, draw_stages, encode_text, run_stages
-from dmgan_runtime.results import FloatArray, Generation
+from dmgan_runtime.pipeline import Batch, Text, draw_stages, encode_text, run_stages
+from dmgan_runtime.results import FloatArray, Generation, Stage
 from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
 BATCH_SIZE = 4
@@ -71,33 +72,38 @@ class Painter:
         if resolution is not None and resolution not in resolutions:
             choices = ", ".join(map(str, resolutions))
             raise SettingsError(f"resolution {resolution!r} is not one of this model's; pass one of {choices}")
-        check_at_least("images_per_caption", images_per_caption, 1)
-        check_at_least("batch_size", batch_size, 1)
+        images = check_at_least("images_per_caption", images_per_caption, 1)
+        size = check_at_least("batch_size", batch_size, 1)
         first = fresh_seed() if seed is None else check_seed(seed)
-        check_seed(first + images_per_caption - 1)
+        check_seed(first + images - 1)
         return Settings(
             stages=len(resolutions) if resolution is None else resolutions.index(resolution) + 1,
             seed=first,
-            images_per_caption=images_per_caption,
+            images_per_caption=images,
             attention=attention,
             truncation=check_truncation(truncation),
-            batch_size=min(batch_size, self._max_batch or batch_size),
+            batch_size=min(size, self._max_batch or size),
         )
 
     def encode(self, caption: str) -> Encoding:
         """See `Generator.encode`."""
         return self._tokenizer.encode(caption, self._max_words)
 
-    def orders(self, captions: Iterable[str], how: Settings) -> Iterator[Order]:
+    def orders(self, captions: str | Iterable[str], how: Settings) -> Iterator[Order]:
         """Every image that is to be made, each when it is asked for.
 
         Raises:
-            CaptionError: at a caption that cannot be read.
+            CaptionError: if these are no captions; while iterating, at a caption that cannot be read.
         """
-        for caption in captions:
-            encoding = self.encode(caption)
-            for image in range(how.images_per_caption):
-                yield Order(caption, encoding, how.seed + image)
+        if isinstance(captions, bytes) or not isinstance(captions, Iterable):
+            raise CaptionError(f"captions are one str or several, not {type(captions).__name__}; pass text")
+        texts = [captions] if isinstance(captions, str) else captions
+        return (
+            Order(caption, encoding, how.seed + image)
+            for caption in texts
+            for encoding in (self.encode(caption),)
+            for image in range(how.images_per_caption)
+        )
 
     def paint(self, orders: Iterable[Order], how: Settings) -> Iterator[list[Generation]]:
         """Paints orders, a batch at a time."""
@@ -157,7 +163,16 @@ def _joined(parts: Sequence[Stage]) -> Stage:
     return Stage._make([resolution[0], *(None if column[0] is None else np.concatenate(column) for column in columns)])
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raises a `SettingsError` if an argument is no whole number, or less than `least`."""
-    if not isinstance(value, int) or value < least:
+def check_at_least(name: str, value: int, least: int) -> int:
+    """Returns an argument as a plain int.
+
+    Raises:
+        SettingsError: if it is no whole number, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
         raise SettingsError(f"{name} is {value!r}; pass a whole number, at least {least}")
+    return number

@@ -13,7 +13,7 @@ from dmgan_runtime.backends.base import Backend, Tensor
 from dmgan_runtime.errors import EngineError, SettingsError
 from dmgan_runtime.interface import graph_interface
 from dmgan_runtime.manifest import GENERATOR_ROLES, Role
-from dmgan_runtime.results import FloatArray
+from dmgan_runtime.results import FloatArray, Stage
 from dmgan_runtime.spec import STAGES, ModelSpec
 
 Lease = Callable[[], AbstractContextManager[Backend]]
@@ -50,24 +50,6 @@ class Text(NamedTuple):
     lengths: npt.NDArray[np.int64]
 
 
-class Stage(NamedTuple):
-    """The outputs of one stage for N images; the last three are None where the stage or the model has none.
-
-    Attributes:
-        resolution: R, the image's side.
-        image: [N, 3, R, R] float32 in [-1, 1].
-        attention: [N, T, r, r] float32, r = R / 2.
-        writing_gate: [N, T] float32.
-        response_gate: [N, 1, r, r] float32.
-    """
-
-    resolution: int
-    image: FloatArray
-    attention: FloatArray | None = None
-    writing_gate: FloatArray | None = None
-    response_gate: FloatArray | None = None
-
-
 def check_batch(batch: Batch, spec: ModelSpec, max_words: int, vocabulary: int) -> Batch:
     """Checks types, shapes and ranges.
 
@@ -83,7 +65,7 @@ def check_batch(batch: Batch, spec: ModelSpec, max_words: int, vocabulary: int) 
     Raises:
         SettingsError: naming the array and what it should be.
     """
-    checked = Batch(*map(np.asarray, batch))
+    checked = Batch(*map(_as_array, Batch._fields, batch))
     rows = len(checked.tokens) if checked.tokens.ndim else 0
     if not rows:
         raise SettingsError(f"tokens has the shape {checked.tokens.shape}; pass at least one row, [N, {max_words}]")
@@ -167,6 +149,13 @@ def _run_stage(
                 " try another precision or backend"
             )
     return arrays, features
+
+
+def _as_array(name: str, values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise SettingsError(f"{name} is no array ({error}); pass rows of one length") from None
 
 
 def _check_array(name: str, array: npt.NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:

@@ -1,8 +1,10 @@
-"""What a generator hands back."""
+"""What a generator hands back, and the stages that it is put together from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +49,30 @@ class Generation:
     caption: str
     seed: int
     image: Image.Image
-    stages: dict[int, Image.Image]
+    stages: dict[int, Image.Image] = field(repr=False)
     words: tuple[str, ...]
     unknown_words: tuple[str, ...]
     cut_words: tuple[str, ...]
-    attention: dict[int, FloatArray] | None = None
-    gates: dict[int, Gates] | None = None
+    attention: dict[int, FloatArray] | None = field(default=None, repr=False)
+    gates: dict[int, Gates] | None = field(default=None, repr=False)
+
+
+class Stage(NamedTuple):
+    """The outputs of one stage for N images; the last three are None where the stage or the model has none.
+
+    Attributes:
+        resolution: R, the image's side.
+        image: [N, 3, R, R] float32 in [-1, 1].
+        attention: [N, T, r, r] float32, r = R / 2.
+        writing_gate: [N, T] float32.
+        response_gate: [N, 1, r, r] float32.
+    """
+
+    resolution: int
+    image: FloatArray
+    attention: FloatArray | None = None
+    writing_gate: FloatArray | None = None
+    response_gate: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +90,13 @@ class Synthesis:
     attention: dict[int, FloatArray]
     writing_gates: dict[int, FloatArray]
     response_gates: dict[int, FloatArray]
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Synthesis:
+        """The arrays of some stages, by name and resolution."""
+        return cls(
+            images={stage.resolution: stage.image for stage in stages},
+            attention={s.resolution: s.attention for s in stages if s.attention is not None},
+            writing_gates={s.resolution: s.writing_gate for s in stages if s.writing_gate is not None},
+            response_gates={s.resolution: s.response_gate for s in stages if s.response_gate is not None},
+        )

@@ -30,6 +30,7 @@ class SelfTestResult:
 
     Attributes:
         resolution: Of the largest image that was painted.
+        precision: In which it was computed.
         seconds: For that image and the stages before it; engines do more at first than later.
         difference: The largest difference from the thumbnails of the export, in levels of 255; None if the bundle
             has none.
@@ -37,6 +38,7 @@ class SelfTestResult:
     """
 
     resolution: int
+    precision: Arithmetic
     seconds: float
     difference: int | None
     tolerance: int
@@ -73,7 +75,7 @@ def run_self_test(generator: Generator, tokenizer: Tokenizer) -> SelfTestResult:
     start = time.perf_counter()
     if expected is None:
         make_self_test(generator, tokenizer)
-        return SelfTestResult(generator.resolutions[-1], time.perf_counter() - start, None, tolerance)
+        return SelfTestResult(generator.resolutions[-1], active.precision, time.perf_counter() - start, None, tolerance)
     (generation,) = generator.generate(expected.caption, seed=expected.seed)
     seconds = time.perf_counter() - start
     painted = _thumbnails(generation)
@@ -87,7 +89,7 @@ def run_self_test(generator: Generator, tokenizer: Tokenizer) -> SelfTestResult:
                 " allowed; use another backend or precision, and please report this with what dmgan-doctor prints"
             )
         worst = max(worst, difference)
-    return SelfTestResult(generation.image.width, seconds, worst, tolerance)
+    return SelfTestResult(generation.image.width, active.precision, seconds, worst, tolerance)
 
 
 def _thumbnails(generation: Generation) -> dict[int, bytes]:

@@ -29,8 +29,12 @@ def split_words(caption: str) -> list[str]:
     Returns:
         The words in order; empty if the caption has none.
     """
-    ascii_words = (word.encode("ascii", "ignore").decode() for word in _WORD.findall(caption.lower()))
-    return [word for word in ascii_words if word]
+    return [word for word, _ in _split(caption) if word]
+
+
+def _split(caption: str) -> list[tuple[str, str]]:
+    """The words as the model reads them, maybe empty, each with the word as it was written in the caption."""
+    return [(word.encode("ascii", "ignore").decode(), word) for word in _WORD.findall(caption.lower())]
 
 
 class Encoding(NamedTuple):
@@ -40,7 +44,8 @@ class Encoding(NamedTuple):
         tokens: [max_words] int64, padded with 0.
         length: How many of the tokens are words, from 1 to max_words.
         used: The words that became tokens.
-        unknown: The words that the vocabulary lacks, in order; they were left out.
+        unknown: The words that the vocabulary lacks, in order, as the caption has them but in lower case; they were
+            left out.
         cut: The known words beyond max_words, in order; they were left out.
     """
 
@@ -121,6 +126,10 @@ class Tokenizer:
         """The indices of the caption's known words, in order; unknown words are left out."""
         return [self._index[word] for word in split_words(caption) if word in self._index]
 
+    def takes(self, caption: str) -> bool:
+        """Whether `encode` takes a caption. It answers at once, where `encode` looks for what may have been meant."""
+        return len(caption) <= MAX_CAPTION_CHARACTERS and bool(self.indices(caption))
+
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """Known words that are spelled much like another one, nearest first; often none.
 
@@ -147,11 +156,11 @@ class Tokenizer:
                 f"a caption has {len(caption):,} characters, over {MAX_CAPTION_CHARACTERS:,}; shorten it"
                 f" (the model reads its first {max_words} words)"
             )
-        words = split_words(caption)
-        if not words:
+        words = _split(caption)
+        if not any(word for word, _ in words):
             raise CaptionError(f"the caption {caption[:80]!r} has no words; describe the picture in English words")
-        known = [word for word in words if word in self._index]
-        unknown = tuple(word for word in words if word not in self._index)
+        known = [word for word, _ in words if word and word in self._index]
+        unknown = tuple(written for word, written in words if not word or word not in self._index)
         if not known:
             near = [repr(neighbour) for word in unknown[:3] for neighbour in self.nearest(word)]
             advice = f"did you mean {' or '.join(near)}?" if near else "describe the picture in words that it knows"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ Tensor: TypeAlias = Any
 
 Arithmetic: TypeAlias = Precision | Literal["bf16"]
 """What a backend computes in: the precision of its graphs, or bf16, into which it rounds fp32 graphs itself."""
+
+PRECISIONS = ("auto", *get_args(Precision), "bf16")
+"""What can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,33 @@ def check_threads(threads: int | None) -> int:
     return threads
 
 
+def check_precision(bundle: Bundle, asked: str) -> None:
+    """Checks that a precision exists and the bundle has it, before any engine is tried.
+
+    Args:
+        bundle: The bundle, whose generator graphs are in one or more precisions.
+        asked: "auto" or a precision.
+
+    Raises:
+        BackendError: naming those that there are.
+    """
+    if asked not in PRECISIONS:
+        raise BackendError(f"precision {asked!r} is unknown; pass one of {', '.join(map(repr, PRECISIONS))}")
+    available = generator_precisions(bundle)
+    if asked != "auto" and _graph_precision(cast(Arithmetic, asked)) not in available:
+        flag = "" if asked in ("fp32", "bf16") else f" with --{asked}"
+        raise BackendError(
+            f"{bundle.path} has no generator graphs for precision {asked!r}, but {', '.join(available) or 'none'};"
+            f" export it again{flag}, or pass precision='auto'"
+        )
+
+
 def choose_precision(bundle: Bundle, asked: str, offered: Sequence[Arithmetic], engine: str) -> Arithmetic:
     """What was asked for, or for "auto" the first that both the engine and the bundle have.
 
     Args:
         bundle: The bundle, whose generator graphs are in one or more precisions.
-        asked: "auto" or a precision.
+        asked: "auto" or a precision that `check_precision` passed.
         offered: What the engine computes in, best first.
         engine: The engine and its device, for the message.
 
@@ -134,11 +158,10 @@ def choose_precision(bundle: Bundle, asked: str, offered: Sequence[Arithmetic], 
         return available[0]
     if asked in available:
         return asked
-    if asked in offered or asked == "auto":
-        flag = "" if asked in ("auto", "fp32", "bf16") else f" with --{asked}"
+    if asked == "auto":
         raise BackendError(
-            f"{bundle.path} has no generator graphs for precision {asked!r}; export it again{flag}"
-            f" (it has {', '.join(generator_precisions(bundle)) or 'none that are whole'})"
+            f"{bundle.path} has no generator graphs in {' or '.join(offered)}, but"
+            f" {', '.join(generator_precisions(bundle)) or 'none'}; export it again"
         )
     choices = " or ".join(f"precision={name!r}" for name in (*available, "auto"))
     raise BackendError(f"{engine} does not compute in precision {asked!r}; pass {choices}")

@@ -6,6 +6,7 @@ import ctypes
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,19 @@ class Cuda:
         self.call("cudaSetDevice", self._index)
 
     def take(self, size: int) -> int:
-        """The address of device memory of `size` bytes, new or given back."""
+        """The address of device memory of `size` bytes, given back or new.
+
+        Raises:
+            EngineError: if there is no more, even after what lies idle was freed.
+        """
         try:
             return self._idle[size].pop()
         except (KeyError, IndexError):
+            pass
+        try:
+            return int(self.call("cudaMalloc", size))
+        except EngineError:
+            self._free_idle()
             return int(self.call("cudaMalloc", size))
 
     def give_back(self, address: int, size: int) -> None:
@@ -81,9 +91,13 @@ class Cuda:
     def close(self) -> None:
         """Frees what was given back; what is still out is freed when it comes."""
         self._closed = True
+        self._free_idle()
+
+    def _free_idle(self) -> None:
         for addresses in list(self._idle.values()):
-            while addresses:
-                self._runtime.cudaFree(addresses.pop())
+            with suppress(IndexError):  # another thread took the last one
+                while True:
+                    self._runtime.cudaFree(addresses.pop())
 
     def copy(self, target: int, source: int, size: int, kind: str, stream: Any) -> None:
         """Puts a copy on a stream.

@@ -13,8 +13,8 @@ from dmgan_runtime.engine_manifest import (
     PlanEntry,
     parse_engine_manifest,
 )
-from dmgan_runtime.errors import BackendError
-from dmgan_runtime.manifest import ROLES, FileEntry, Precision
+from dmgan_runtime.errors import BackendError, BundleError
+from dmgan_runtime.manifest import ROLES, FileEntry, Precision, stays_inside
 
 _PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 
@@ -41,7 +41,12 @@ class FoundEngine(NamedTuple):
 
 
 def find_engine(
-    bundle: Bundle, engine: EngineName, version: str, compute_capability: int, precision: str
+    bundle: Bundle,
+    engine: EngineName,
+    version: str,
+    compute_capability: int,
+    precision: str,
+    host_code: bool = False,
 ) -> FoundEngine:
     """The best engine of a bundle for this machine: the first precision of fp16, fp32, int8, then the largest batch.
 
@@ -51,18 +56,24 @@ def find_engine(
         version: Its version in full.
         compute_capability: The GPU's, for example 89.
         precision: "auto" or a precision.
+        host_code: Whether a plan may bring code for the CPU.
 
     Raises:
         BackendError: if none fits; the message says why not of each, and how to build one.
-        BundleError: if an engine.json is damaged.
     """
     fitting: list[FoundEngine] = []
     obstacles: list[str] = []
-    for name in bundle.folders(ENGINES_FOLDER):
-        folder = f"{ENGINES_FOLDER}/{name}"
-        content = bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
-        manifest = parse_engine_manifest(content, f"{bundle.path}/{folder}/{ENGINE_MANIFEST_NAME}")
-        obstacle = manifest.obstacle(engine, version, compute_capability) or _obstacle(manifest, bundle, precision)
+    for folder in _folders(bundle, obstacles):
+        try:
+            manifest = _read_manifest(bundle, folder)
+        except BundleError as error:
+            obstacles.append(f"{folder} is no engine: {error}")
+            continue
+        obstacle = (
+            manifest.obstacle(engine, version, compute_capability)
+            or _obstacle(manifest, bundle, precision)
+            or (None if host_code else _host_code(manifest))
+        )
         if obstacle is None:
             fitting.append(FoundEngine(folder, manifest))
         else:
@@ -75,6 +86,35 @@ def find_engine(
             f" --engine {engine}{wanted}"
         )
     return min(fitting, key=lambda found: (_PRECISIONS.index(found.manifest.precision), -found.manifest.profile.max))
+
+
+def _folders(bundle: Bundle, obstacles: list[str]) -> list[str]:
+    """The folders that may hold an engine. Nothing that lies there makes the bundle itself unreadable."""
+    try:
+        names = bundle.folders(ENGINES_FOLDER)
+    except BundleError as error:
+        obstacles.append(str(error))
+        return []
+    # Hidden: what a build that was cut off has left, and what file managers leave.
+    return [f"{ENGINES_FOLDER}/{name}" for name in names if not name.startswith(".")]
+
+
+def _read_manifest(bundle: Bundle, folder: str) -> EngineManifest:
+    where = f"{bundle.path}/{folder}"
+    if not stays_inside(folder):
+        raise BundleError(f"{where}: a name that no engine's folder has; rename it, or remove it")
+    content = bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
+    return parse_engine_manifest(content, f"{where}/{ENGINE_MANIFEST_NAME}")
+
+
+def _host_code(manifest: EngineManifest) -> str | None:
+    """A version compatible plan brings the runtime that it was built with, and no hash in the bundle vouches for it."""
+    if not manifest.version_compatible:
+        return None
+    return (
+        "built for later versions too, so it holds code for the CPU, which 'auto' does not run; if you trust where it"
+        f" came from, pass backend={manifest.engine!r}"
+    )
 
 
 def _obstacle(manifest: EngineManifest, bundle: Bundle, precision: str) -> str | None:

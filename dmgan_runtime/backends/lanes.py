@@ -126,7 +126,10 @@ class Lane:
         return self._staging.view(0, tensor.shape, tensor.dtype).copy()
 
     def close(self) -> None:
-        """Frees all; no run may be under way."""
+        """Frees all; no other thread may be running it."""
+        # After a failure the GPU may still be at work in these buffers, which others get next.
+        with suppress(EngineError):
+            self._cuda.call("cudaStreamSynchronize", self._stream)
         for program in self._programs.values():
             program.close()
         self._programs.clear()

@@ -29,7 +29,7 @@ _LOG_ERRORS = 3
 class OnnxRuntimeBackend:
     """A bundle's graphs as ONNX Runtime sessions on the CPU. See `Backend` for the methods."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
         """Loads every graph of the chosen precision. See `BackendClass`."""
         engine = import_engine("cpu")
         chosen = choose_precision(bundle, precision, _PRECISIONS, "onnxruntime on the CPU")

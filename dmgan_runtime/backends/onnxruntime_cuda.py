@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -34,10 +35,20 @@ _DTYPES = {"float32": np.float32, "int64": np.int64}
 _GPU = threading.Lock()
 
 
+def _new_lock() -> None:
+    """In a forked process: the thread that held the lock is not there to give it back."""
+    global _GPU
+    _GPU = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 class OnnxRuntimeCudaBackend:
     """A bundle's graphs as ONNX Runtime sessions on a GPU. See `Backend` for the methods."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
         """Loads every graph of the chosen precision. See `BackendClass`."""
         engine = import_engine("gpu")
         chosen = choose_precision(bundle, precision, _PRECISIONS, "onnxruntime on a GPU")

@@ -26,7 +26,7 @@ _DTYPES: dict[str, Literal["float32", "int64"]] = {"f32": "float32", "i64": "int
 class OpenVinoBackend:
     """A bundle's graphs as OpenVINO's compiled models. See `Backend` for the methods."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
         """Loads every graph of the chosen precision. See `BackendClass`."""
         engine = _import_engine()
         core = engine.Core()

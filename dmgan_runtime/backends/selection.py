@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import NamedTuple, Protocol, cast
 
-from dmgan_runtime.backends.base import Backend, Candidate, check_threads
+from dmgan_runtime.backends.base import Backend, Candidate, check_precision, check_threads
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
 
@@ -34,7 +34,7 @@ class Engine(NamedTuple):
 class BackendClass(Protocol):
     """What every backend's class can do."""
 
-    def __call__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> Backend:
+    def __call__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> Backend:
         """Loads a bundle's graphs.
 
         Args:
@@ -42,6 +42,7 @@ class BackendClass(Protocol):
             index: N of `cuda:N`; 0 on a CPU.
             precision: "auto" or a precision.
             threads: CPU threads for one operator.
+            named: Whether the user named this engine, and so trusts what the bundle holds for it alone.
 
         Raises:
             BackendError: if the precision, or something else that the engine needs, cannot be had.
@@ -89,13 +90,14 @@ def open_backend(bundle: Bundle, *, backend: str, device: str, precision: str, t
     counted = check_threads(threads)
     index = device_index(device)
     engines = _fitting(backend, device)
+    check_precision(bundle, precision)
     refused: list[Candidate] = []
     for place, engine in enumerate(engines):
         name = device_name(engine, index)
         try:
             home = backend_class(engine)
             home.probe(index)
-            opened = home(bundle, index=index, precision=precision, threads=counted)
+            opened = home(bundle, index=index, precision=precision, threads=counted, named=backend != "auto")
         except BackendError as error:
             refused.append(Candidate(engine.backend, name, "missing", str(error)))
         except EngineError as error:
@@ -115,7 +117,7 @@ def device_index(device: str) -> int:
     Raises:
         BackendError: if it is no device.
     """
-    found = _CUDA.fullmatch(device)
+    found = _CUDA.fullmatch(device) if isinstance(device, str) else None
     if found is None and device not in ("auto", "cpu"):
         raise BackendError(f"device {device!r} is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return int(found[1] or 0) if found else 0

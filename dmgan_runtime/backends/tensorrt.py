@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, cast
@@ -19,7 +21,7 @@ from dmgan_runtime.backends.garbage import without_garbage_collection
 from dmgan_runtime.backends.lanes import Lane, LanePool, Plan
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import EngineName
-from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.interface import check_tensors, graph_interface
 from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, Role, TensorEntry
 
@@ -39,17 +41,21 @@ class TensorRtBackend:
     name: ClassVar[EngineName] = "tensorrt"
     extra: ClassVar[str] = "tensorrt"
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
         """Loads the best engine that the bundle has for this GPU. See `BackendClass`."""
         self._module = _import_engine(self.name, self.extra)
         version = str(self._module.__version__)
         capability = find_gpu(index).compute_capability
-        found = find_engine(bundle, self.name, version, capability, precision)
+        found = find_engine(bundle, self.name, version, capability, precision, host_code=named)
         self._log = _new_log(self._module)
-        self._cuda = Cuda(import_runtime(), index)
-        self._cuda.enter_thread()
+        cuda = Cuda(import_runtime(), index)
+        cuda.enter_thread()
         plans = {role: self._load(bundle, found, role) for role in ROLES}
-        self._lanes = LanePool(self._cuda, lambda: Lane(self._cuda, plans), _LANES)
+        self._lanes = LanePool(cuda, lambda: Lane(cuda, plans), _LANES)
+        # Also for a generator that nobody closes. Nothing that is reachable from here may refer to this object. Not at
+        # exit: the driver frees all then, and in a forked process it is the parent's.
+        self._free = weakref.finalize(self, _free, self._lanes, cuda)
+        self._free.atexit = False
         self.active = Active(
             backend=self.name,
             version=version,
@@ -78,6 +84,7 @@ class TensorRtBackend:
                 f"{self.name} was given {rows} images at once, and this engine takes {self.active.max_batch} at most;"
                 f" pass fewer, or build another with: dmgan-export build-engine --max-batch {rows}"
             )
+        self._log.errors.clear()
         try:
             with self._lanes.take() as lane:
                 return lane.run(role, feeds, outputs)
@@ -92,35 +99,39 @@ class TensorRtBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        self._lanes.close()
-        self._cuda.close()
+        self._free()
 
     def _load(self, bundle: Bundle, found: FoundEngine, role: Role) -> Plan:
         entry = found.manifest.plan(role)
         assert entry is not None
         where = f"{bundle.path}/{found.folder}/{entry.file.path}"
-        content = found.read(bundle, entry)
+        build = f"dmgan-export build-engine {bundle.path} --engine {self.name}"
+        remedy = f"remove {found.folder} and build it again with: {build}"
+        try:
+            content = found.read(bundle, entry)
+        except BundleError as error:
+            raise EngineError(f"{error}, or {remedy}") from error
         try:
             with without_garbage_collection():
                 runtime = self._module.Runtime(self._log)
         except TypeError as error:  # what its factory's null pointer becomes in Python
             raise EngineError(f"{self.name} cannot start: {self._said(str(error))}; update the GPU's driver") from error
-        # A version compatible plan brings the runtime that it was built with, which is code for the CPU.
+        # Code for the CPU: `find_engine` takes such a plan only if the user named this engine.
         runtime.engine_host_code_allowed = found.manifest.version_compatible
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise EngineError(
-                f"{where}: {self.name} cannot load it: {self._said('it does not say why')}; remove {found.folder} and"
-                f" build it again with: dmgan-export build-engine {bundle.path} --engine {self.name}"
-            )
+            raise EngineError(f"{where}: {self.name} cannot load it: {self._said('it does not say why')}; {remedy}")
         interface = graph_interface(role, bundle.manifest.model, bundle.manifest.tokenizer.max_words)
         inputs, outputs = _describe(self._module, engine)
-        check_tensors(inputs, interface.inputs, f"{where}, inputs")
-        check_tensors(outputs, interface.outputs, f"{where}, outputs")
+        try:
+            check_tensors(inputs, interface.inputs, f"{where}, inputs")
+            check_tensors(outputs, interface.outputs, f"{where}, outputs")
+        except BundleError as error:
+            raise EngineError(f"{error}, or {remedy}") from error
         # The loop of an LSTM cannot be captured, and what depends on lengths would be captured with the first ones.
         capture = role in GENERATOR_ROLES
         return Plan(
-            new_context=lambda: self._new_context(engine, capture),
+            new_context=partial(self._new_context, self._module, engine, capture),
             memory=int(engine.device_memory_size_v2),
             interface=interface,
             capture=capture and self._captures_itself,
@@ -129,8 +140,9 @@ class TensorRtBackend:
     # TensorRT for RTX records CUDA graphs by itself, once its kernels for a shape are compiled.
     _captures_itself: ClassVar[bool] = True
 
-    def _new_context(self, engine: Any, capture: bool) -> Any:
-        return engine.create_execution_context(self._module.ExecutionContextAllocationStrategy.USER_MANAGED)
+    @staticmethod
+    def _new_context(module: Any, engine: Any, capture: bool) -> Any:
+        return engine.create_execution_context(module.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def _said(self, otherwise: str) -> str:
         return "; ".join(self._log.errors) or otherwise
@@ -143,12 +155,18 @@ class TensorRtRtxBackend(TensorRtBackend):
     extra: ClassVar[str] = "tensorrt-rtx"
     _captures_itself: ClassVar[bool] = False
 
-    def _new_context(self, engine: Any, capture: bool) -> Any:
+    @staticmethod
+    def _new_context(module: Any, engine: Any, capture: bool) -> Any:
         config = engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(self._module.ExecutionContextAllocationStrategy.USER_MANAGED)
+        config.set_execution_context_allocation_strategy(module.ExecutionContextAllocationStrategy.USER_MANAGED)
         if capture:
-            config.cuda_graph_strategy = self._module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config)
+
+
+def _free(lanes: LanePool, cuda: Cuda) -> None:
+    lanes.close()
+    cuda.close()
 
 
 def _import_engine(name: str, extra: str) -> Any:

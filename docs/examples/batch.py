@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dmgan_runtime import CaptionError, Generator
+from dmgan_runtime import CaptionError, DmganError, Generator
 
 
 def readable(generator: Generator, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -26,19 +26,26 @@ def readable(generator: Generator, lines: Iterator[tuple[int, str]]) -> Iterator
 
 
 def main() -> None:
-    """Paints what has not been painted yet."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle")
     parser.add_argument("captions", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
+    try:
+        paint(arguments.bundle, arguments.captions, arguments.folder, arguments.seed)
+    except (DmganError, OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"cannot go on: {error}") from error
+
+
+def paint(bundle: str, text: Path, folder: Path, seed: int) -> None:
+    """Paints what has not been painted yet."""
     folder.mkdir(parents=True, exist_ok=True)
 
     with (
-        Generator.open(arguments.bundle) as generator,
-        arguments.captions.open(encoding="utf-8") as file,
+        Generator.open(bundle) as generator,
+        text.open(encoding="utf-8") as file,
         (folder / "made.jsonl").open("a", encoding="utf-8") as made,
     ):
         lines = ((number, line.strip()) for number, line in enumerate(file, 1))
@@ -50,7 +57,7 @@ def main() -> None:
                 numbers.append(number)
                 yield caption
 
-        for done, generation in enumerate(generator.generate_iter(captions(), seed=arguments.seed, batch_size=8), 1):
+        for done, generation in enumerate(generator.generate_iter(captions(), seed=seed, batch_size=8), 1):
             name = f"{numbers.pop(0):06}.png"
             # Under another name first: a picture is there whole, or not at all.
             generation.image.save(folder / "unfinished", "PNG")

@@ -1,8 +1,9 @@
-"""A web endpoint: GET /?caption=a+red+bird&seed=7 answers with a PNG.
+"""A web endpoint: GET /?caption=red+heart&seed=7&resolution=64 answers with a PNG.
 
-    python serve.py BUNDLE [--port 8000] [--threads 4]
+    python serve.py [BUNDLE] [--port 8000] [--threads 4]
 
-Only the standard library and dmgan. For many users put a proxy in front that ends slow connections.
+Without BUNDLE it serves the model that comes with dmgan. Only the standard library and dmgan; for many users put a
+proxy in front that ends slow connections.
 """
 
 import argparse
@@ -11,11 +12,24 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from dmgan_runtime import CaptionError, EngineError, Generator, SettingsError
+from dmgan_runtime import CaptionError, DmganError, EngineError, Generator, SettingsError
 
 SECONDS_TO_READ_A_REQUEST = 10
+MAX_DIGITS = 20
+
+
+def read_query(text: str) -> tuple[str, dict[str, int]]:
+    """The caption of a query, and its numbers as arguments of `generate`."""
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    caption = query.pop("caption", "")
+    for name, value in query.items():
+        if name not in ("seed", "resolution"):
+            raise SettingsError(f"the parameter {name!r} is unknown; there are caption, seed and resolution")
+        if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
+            raise SettingsError(f"{name} is {value!r}; pass a whole number in digits")
+    return caption, {name: int(value) for name, value in query.items()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,22 +41,26 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Paints the caption of the query."""
         url = urlsplit(self.path)
-        query = parse_qs(url.query)
         if url.path == "/health":
             self.answer(200, "text/plain", b"ok\n")
             return
+        if url.path != "/":
+            self.answer(404, "text/plain", b"there are / and /health\n")
+            return
         try:
-            seed = int(query["seed"][0]) if "seed" in query else None
-            (generation,) = self.server.generator.generate(query.get("caption", [""])[0], seed=seed)
-        except (CaptionError, SettingsError, ValueError) as error:  # what the user can mend
+            caption, numbers = read_query(url.query)
+            (generation,) = self.server.generator.generate(caption, **numbers)
+        except (CaptionError, SettingsError) as error:  # what the user can mend
             self.answer(400, "text/plain", f"{error}\n".encode())
         except EngineError as error:  # among them: the generator was closed because the server stops
             self.answer(503, "text/plain", f"{error}\n".encode())
         else:
             content = io.BytesIO()
             generation.image.save(content, "PNG")
-            unknown = {"X-Unknown-Words": " ".join(generation.unknown_words)} if generation.unknown_words else {}
-            self.answer(200, "image/png", content.getvalue(), {"X-Seed": str(generation.seed), **unknown})
+            headers = {"X-Seed": str(generation.seed)}
+            if generation.unknown_words:
+                headers["X-Unknown-Words"] = quote(" ".join(generation.unknown_words))  # headers are ASCII
+            self.answer(200, "image/png", content.getvalue(), headers)
 
     def answer(self, status: int, kind: str, content: bytes, headers: dict[str, str] | None = None) -> None:
         """Sends a whole answer."""
@@ -59,9 +77,9 @@ class PoolServer(HTTPServer):
     request_queue_size = 128
 
     def __init__(self, port: int, generator: Generator, threads: int) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
         self.generator = generator
         self.pool = ThreadPoolExecutor(threads)
+        super().__init__(("127.0.0.1", port), Handler)
 
     def process_request(self, request, client_address) -> None:
         """Called by the server's own thread for each connection."""
@@ -83,22 +101,29 @@ class PoolServer(HTTPServer):
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("bundle")
+    parser.add_argument("bundle", nargs="?")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=4)
     arguments = parser.parse_args()
+    try:
+        serve(arguments.bundle, arguments.port, arguments.threads)
+    except (DmganError, OSError) as error:  # no such bundle, no engine, a port that is taken
+        raise SystemExit(f"cannot serve on port {arguments.port}: {error}") from error
 
+
+def serve(bundle: str | None, port: int, threads: int) -> None:
+    """Serves until SIGTERM or SIGINT."""
     # The with block closes in order: first the server, which lets its requests finish, then the generator.
-    with Generator.open(arguments.bundle) as generator:
+    with Generator.open(bundle) as generator:
         generator.warm_up([1])
-        with PoolServer(arguments.port, generator, arguments.threads) as server:
+        with PoolServer(port, generator, threads) as server:
             # shutdown() waits for the loop that this thread runs, so another thread has to call it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
             print(
-                f"http://127.0.0.1:{server.server_port}/?caption=a+red+bird with {generator.active.reason}", flush=True
+                f"http://127.0.0.1:{server.server_port}/?caption=red+heart with {generator.active.reason}", flush=True
             )
             server.serve_forever()
 

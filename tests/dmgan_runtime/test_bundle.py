@@ -94,6 +94,14 @@ class TestAFolder:
         with pytest.raises(BundleError, match="damaged or replaced"):
             read_everything(own_bundle)
 
+    def test_that_is_named_by_a_relative_path(self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(own_bundle.parent)
+        content = (own_bundle / GRAPH).read_bytes()
+        for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(content[:-1])):
+            damage(own_bundle / GRAPH)
+            with pytest.raises(BundleError, match=f"^{own_bundle.name}/{GRAPH}: "):
+                read_everything(Path(own_bundle.name))
+
     def test_with_a_link_out_of_it(self, own_bundle: Path, tmp_path: Path) -> None:
         outside = tmp_path / "outside.onnx"
         (own_bundle / GRAPH).rename(outside)

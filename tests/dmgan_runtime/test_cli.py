@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from dmgan_runtime import Generator, __version__
-from dmgan_runtime.cli import main
+from dmgan_runtime import CaptionError, Generator, SettingsError, __version__
+from dmgan_runtime.captions import Source, check_captions, read_captions
+from dmgan_runtime.cli import _warn, main
+from dmgan_runtime.output import plan_files
+from dmgan_runtime.tokenizer import Tokenizer
 
 LEGIBLE = 192  # small pictures are enlarged to it on sheets
 
@@ -147,8 +151,30 @@ def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_pat
     result = run("-b", bundle, "--file", file, "-o", out)
     assert result.exit_code == 2
     assert f"{file}, line 3: no word of the caption 'zebra'" in result.stderr
-    assert "(and 1 more captions that cannot be read)" in result.stderr
+    assert "(and 1 more caption that cannot be read)" in result.stderr
     assert not out.parent.exists()
+
+
+def test_a_plan_takes_no_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        plan = plan_files(f"{tmp_path}/new/", ["a heart"] * 10, range(100_000), grid=False, sheets=("stages",))
+        plan.refuse_existing()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+    assert plan.files(999_999)["stages"].name == "1000000-a-heart-seed99999-stages.png"
+
+
+def test_of_many_files_that_are_there_a_few_are_named(tmp_path: Path) -> None:
+    plan = plan_files(f"{tmp_path}/", ["a heart"], range(9), grid=False, sheets=())
+    for index in range(2, 9):
+        plan.image(index).touch()
+    with pytest.raises(
+        SettingsError, match=r"/3-a-heart-seed2\.png, .*/5-a-heart-seed4\.png and 4 more: there already"
+    ):
+        plan.refuse_existing()
 
 
 def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:
@@ -171,6 +197,40 @@ def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
     ]
 
 
+def test_warnings_of_many_captions_are_few_and_look_a_word_up_once(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked_up: list[str] = []
+    nearest = Tokenizer.nearest
+    monkeypatch.setattr(
+        Tokenizer,
+        "nearest",
+        lambda self, word: looked_up.append(word) or nearest(self, word),  # type: ignore[func-returns-value]
+    )
+    file = tmp_path / "captions.txt"
+    file.write_text("a red hart\n" * 1022)
+    sources = read_captions((), file)
+    with Generator.open(bundle, threads=1) as generator:
+        encodings = check_captions(sources, generator.encode, generator.tokenizer.takes)
+        _warn([source.caption for source in sources], encodings, generator.tokenizer.nearest)
+    assert looked_up == ["hart"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "warning: words of 1,002 more captions are left out; --json says which"
+
+
+def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr(Tokenizer, "nearest", lambda self, word: looked_up.append(word) or [])  # type: ignore[func-returns-value]
+    sources = [Source("a heart", None), *[Source("zebra", None)] * 1001, Source("", None), Source("a" * 20_000, None)]
+    with (
+        Generator.open(bundle, threads=1) as generator,
+        pytest.raises(CaptionError, match=r"'zebra'.*\(and 1,002 more captions that cannot be read\)"),
+    ):
+        check_captions(sources, generator.encode, generator.tokenizer.takes)
+    assert looked_up == ["zebra"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -179,7 +239,12 @@ def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
         (["a heart", "--seed", "-1"], "0<=x<=18446744073709551615"),
         (["a heart", "--truncation", "0"], "0<x<=1"),
         (["a heart", "--truncation", "nan"], "truncation"),
-        (["a heart", "-n", "0"], "x>=1"),
+        (["a heart", "-n", "0"], "1<=x<=1000000"),
+        (["a heart", "-n", "1000000000"], "1<=x<=1000000"),
+        (["a heart", "a square", "-n", "1000000"], "2,000,000 images are too many at once; ask for at most 1,000,000"),
+        (["a heart", "-o", "w/pics"], "end it in .png, .jpg, .jpeg, .webp, or in a slash if it is a folder"),
+        (["a heart", "-o", f"{__file__}/"], f"{__file__}/: there is a file of this name; leave the slash out"),
+        (["a heart", "--precision", "fp8"], "Error: precision 'fp8' is unknown; pass one of"),
         (["a heart", "-o", "picture.tiff"], "cannot tell the picture's format"),
         ([], "there are no captions"),
         (["--file", "nowhere.txt"], "'nowhere.txt' does not exist"),
@@ -204,7 +269,16 @@ def test_a_folder_that_cannot_be_made_is_a_message_and_exit_1(bundle: Path, tmp_
     (tmp_path / "file").touch()
     result = run("-b", bundle, "a heart", "-o", tmp_path / "file" / "out.png")
     assert result.exit_code == 1
-    assert "Error: [Errno" in result.stderr
+    assert f"Error: {tmp_path}/file/out.png cannot be written (" in result.stderr
+    assert "; pass another --output, or make room there" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes to /proc")
+def test_a_place_where_nothing_can_be_written_is_named_as_it_was_given(bundle: Path) -> None:
+    result = run("-b", bundle, "a heart", "-o", "/proc/out.png")
+    assert result.exit_code == 1
+    assert "Error: /proc/out.png cannot be written (" in result.stderr
+    assert ".tmp" not in result.stderr
 
 
 def test_help_shows_types_defaults_and_ranges() -> None:
@@ -213,7 +287,7 @@ def test_help_shows_types_defaults_and_ranges() -> None:
         "[CAPTION]...",
         "[default: (emoji-64, which comes with dmgan)]",
         "[default: out.png]",
-        "[default: 1; x>=1]",
+        "[default: 1; 1<=x<=1000000]",
         "[default: (random); 0<=x<=18446744073709551615]",
         "[default: (largest); x>=1]",
         "[default: 1.0; 0<x<=1]",

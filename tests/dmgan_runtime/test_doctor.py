@@ -11,9 +11,11 @@ from dmgan_runtime import BackendError, EngineError, Generator, diagnosis
 from dmgan_runtime.backends import selection
 from dmgan_runtime.backends.driver import Gpu
 from dmgan_runtime.doctor import main
+from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from dmgan_runtime.selftest import make_self_test
 from dmgan_runtime.tokenizer import Tokenizer
 from tests.bundles import WORDS, write_manifest
+from tests.dmgan_runtime.backends.precisions import add_precision
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,65 @@ def test_a_broken_bundle_is_a_fault(own_bundle: Path) -> None:
     assert "generator_2.onnx: damaged or replaced" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["onnx/generator_1.fp16.onnx", "MODEL_CARD.md", "vocab.json", "onnx/generator_0.onnx"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_every_file_of_the_manifest_is_checked(own_bundle: Path, name: str, missing: bool) -> None:
+    (own_bundle / "MODEL_CARD.md").write_text("A card")
+    add_precision(own_bundle, "fp16")
+    manifest = parse_manifest((own_bundle / MANIFEST_NAME).read_bytes(), "")
+    write_manifest(own_bundle, graphs=manifest.graphs, files=(FileEntry.of(own_bundle, "MODEL_CARD.md"),))
+    assert doctor(own_bundle).exit_code == 0
+    if missing:
+        (own_bundle / name).unlink()
+    else:
+        content = (own_bundle / name).read_bytes()
+        (own_bundle / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    result = doctor(own_bundle)
+    assert result.exit_code == 1
+    faults = [line for line in result.stdout.splitlines() if line.startswith("FAULT")]
+    said = "missing" if missing else "damaged or replaced"
+    assert len(faults) == 1
+    assert f"{own_bundle}/{name}: {said}" in faults[0]
+
+
+def test_two_damaged_files_are_two_faults(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for role in ("generator_1", "generator_2"):
+        (own_bundle / f"onnx/{role}.onnx").write_bytes(b"")
+    monkeypatch.chdir(own_bundle.parent)
+    assert len(diagnosed(own_bundle.name)["faults"]) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_it_paints_as_it_is_told(own_bundle: Path, precision: Any) -> None:
+    for other in ("fp16", "int8"):
+        add_precision(own_bundle, other)
+    result = doctor(own_bundle, "--backend", "onnxruntime", "--device", "cpu", "--precision", precision, "--threads", 1)
+    assert result.exit_code == 0
+    assert f"  painted 32 pixels in {precision} in " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("--precision", "int8"), "has no generator graphs for precision 'int8', but fp32; export it again"),
+        (("--device", "cuda"), "device 'cuda' cannot be had"),
+        (("--backend", "abacus"), "backend 'abacus' is unknown"),
+    ],
+)
+def test_what_was_asked_for_and_cannot_be_had_is_a_fault(bundle: Path, arguments: Any, fault: str) -> None:
+    result = doctor(bundle, *arguments)
+    assert result.exit_code == 1
+    assert "FAULT: " in result.stdout
+    assert fault in result.stdout
+
+
+def test_a_name_cannot_move_the_cursor(own_bundle: Path) -> None:
+    write_manifest(own_bundle, name="evil\x1b[2J\u202e")
+    result = doctor(own_bundle)
+    assert r", evil\x1b[2J\u202e" in result.stdout
+    assert result.stdout.replace("\n", "").isprintable()
+
+
 def test_a_missing_bundle_is_a_fault(tmp_path: Path) -> None:
     result = doctor(tmp_path / "none")
     assert result.exit_code == 1
@@ -143,4 +204,4 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_states_the_exit_codes() -> None:
     text = " ".join(doctor("--help").stdout.split())
     assert "[BUNDLE]" in text
-    assert "Exit status: 0 if all is well, 1 if something is broken." in text
+    assert "Exit status: 0 if all is well, 1 if something is broken, or cannot be had though it was asked for." in text

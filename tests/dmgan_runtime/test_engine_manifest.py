@@ -134,6 +134,12 @@ def test_what_breaks_the_schema_is_refused(key, value) -> None:
         parse_engine_manifest(msgspec.json.encode(content), "here/engine.json")
 
 
+def test_of_a_higher_minor_version_what_is_known_is_read() -> None:
+    content = msgspec.json.decode(engine().to_json()) | {"schema_version": "1.7", "surprise": 1}
+    content["plans"][0]["surprise"] = 1
+    assert parse_engine_manifest(msgspec.json.encode(content), "here") == engine(schema_version="1.7")
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_engine_or_a_bundle_error(content) -> None:
     with pytest.raises(BundleError):

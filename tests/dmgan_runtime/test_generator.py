@@ -144,12 +144,29 @@ class TestGenerate:
     def test_captions_may_come_from_an_iterator(self, generator: Generator) -> None:
         assert len(generator.generate(caption for caption in ("a heart", "a square"))) == 2
 
+    def test_numbers_may_be_numpys(self, generator: Generator) -> None:
+        one, other = np.int64(1), np.uint8(2)
+        generations = generator.generate(
+            CAPTION, seed=one, images_per_caption=other, batch_size=one, truncation=np.float32(0.5)
+        )
+        assert [(type(each.seed), each.seed) for each in generations] == [(int, 1), (int, 2)]
+
+    def test_it_is_shown_in_a_line(self, generator: Generator) -> None:
+        (generation,) = generator.generate(CAPTION, seed=1, attention=True)
+        told = repr(generation)
+        assert told.startswith(f"Generation(caption='{CAPTION}', seed=1, image=<PIL.Image.Image")
+        assert "array" not in told
+        assert len(told) < 250
+
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
             ({"captions": ["a heart", "zebra"]}, CaptionError, "no word of the caption 'zebra'"),
             ({"captions": [""]}, CaptionError, "has no words"),
             ({"captions": [b"a heart"]}, CaptionError, "not bytes"),
+            ({"captions": b"a heart"}, CaptionError, "captions are one str or several, not bytes; pass text"),
+            ({"captions": None}, CaptionError, "captions are one str or several, not NoneType"),
+            ({"captions": 5}, CaptionError, "captions are one str or several, not int"),
             ({"resolution": 64}, SettingsError, "resolution 64 is not one of this model's; pass one of 8, 16, 32"),
             ({"images_per_caption": 0}, SettingsError, "images_per_caption is 0; pass a whole number, at least 1"),
             ({"images_per_caption": 1.5}, SettingsError, "images_per_caption is 1.5"),
@@ -157,7 +174,11 @@ class TestGenerate:
             ({"seed": -1}, SettingsError, "seed -1 is out of range"),
             ({"seed": MAX_SEED, "images_per_caption": 2}, SettingsError, "is out of range"),
             ({"seed": "7"}, SettingsError, "seed is '7'"),
+            ({"seed": True}, SettingsError, "seed is True; pass a whole number"),
             ({"truncation": 0}, SettingsError, "truncation is 0"),
+            ({"truncation": "0.5"}, SettingsError, "truncation is '0.5'; pass a number over 0"),
+            ({"truncation": None}, SettingsError, "truncation is None"),
+            ({"truncation": float("nan")}, SettingsError, "truncation is nan"),
         ],
     )
     def test_a_wrong_argument_is_named_before_anything_is_computed(
@@ -208,6 +229,13 @@ class TestGenerateIter:
         for one, other in zip(generations, expected, strict=True):
             np.testing.assert_array_equal(pixels(one), pixels(other))
             assert (one.attention or {}).keys() == {16, 32}
+
+    def test_one_caption_is_one_caption(self, generator: Generator) -> None:
+        assert [each.caption for each in generator.generate_iter(CAPTION, seed=1)] == [CAPTION]
+
+    def test_what_is_no_caption_is_an_error_at_the_call(self, generator: Generator) -> None:
+        with pytest.raises(CaptionError, match="not NoneType"):
+            generator.generate_iter(None)  # type: ignore[arg-type]
 
     def test_it_reads_no_more_than_a_batch_ahead(self, fake: tuple[Generator, FakeBackend]) -> None:
         read: list[int] = []
@@ -316,6 +344,8 @@ class TestWarmUp:
     def test_a_wrong_batch_size_is_an_error(self, generator: Generator) -> None:
         with pytest.raises(SettingsError, match="batch_size is 0"):
             generator.warm_up([0])
+        with pytest.raises(SettingsError, match=r"batch_sizes is 4; pass one or more in a list, such as \[4\]"):
+            generator.warm_up(4)  # type: ignore[arg-type]
 
 
 def test_encode_says_what_would_be_read(generator: Generator) -> None:
@@ -402,6 +432,8 @@ class TestSynthesize:
         noise = draw_noise([1], SPEC.noise_features, SPEC.condition_features)
         with pytest.raises(SettingsError, match="lengths has values from 9 to 9"):
             generator.synthesize(np.ones((1, MAX_WORDS), np.int64), np.array([9]), *noise)
+        with pytest.raises(SettingsError, match=r"tokens is no array .*; pass rows of one length"):
+            generator.synthesize([[1], [1, 2]], np.array([1]), *noise)  # type: ignore[arg-type]
 
 
 class TestOpen:
@@ -444,7 +476,8 @@ class TestOpen:
         [
             ({"backend": "torch"}, "backend 'torch' is unknown; pass one of 'auto', 'tensorrt'"),
             ({"device": "tpu"}, "device 'tpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
-            ({"device": "cpu", "precision": "fp16"}, "device 'cpu', precision 'fp16' cannot be had:"),
+            ({"device": None}, "device None is unknown"),
+            ({"device": "cpu", "precision": "fp16"}, "has no generator graphs for precision 'fp16', but fp32"),
         ],
     )
     def test_what_cannot_be_had_is_an_error(self, bundle: Path, arguments: dict[str, str], message: str) -> None:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFont
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_runtime.images import check_format, enlarge, grid, save, to_pil
+from dmgan_runtime.images import _BREAKS, _wrap, check_format, enlarge, grid, save, to_pil
 
 
 def plain(colour: str, size: tuple[int, int] = (16, 16)) -> Image.Image:
@@ -64,6 +64,13 @@ def test_a_long_caption_is_wrapped_and_cut_and_stays_under_its_picture() -> None
     sheet = np.asarray(grid([plain("red")] * 2, ["W" * 500, ""]))
     under_the_other = sheet[6 + 16 :, 6 + 96 + 6 :]
     assert (under_the_other == 255).all()
+
+
+def test_a_label_breaks_at_spaces_but_not_at_no_break_spaces() -> None:
+    font = ImageFont.load_default(12)
+    words = [word for word in _BREAKS.split("a red heart\n and (seed\xa05)") if word]
+    assert words == ["a", "red", "heart", "and", "(seed\xa05)"]
+    assert _wrap(["heart", "(seed 5)"], font.getlength("heart (seed"), font) == ["heart", "(seed 5)"]
 
 
 @pytest.mark.parametrize(("images", "captions"), [(0, None), (2, 1), (1, 2)])

@@ -126,3 +126,12 @@ class TestInterpolate:
             generator.interpolate("a heart", seeds=(1, -1))
         with pytest.raises(CaptionError, match="zebra"):
             generator.interpolate(("a heart", "zebra"), seeds=1)
+        for captions in (("a heart",), ("a heart",) * 3, None):
+            with pytest.raises(CaptionError, match="pass one caption, or the first and the last"):
+                generator.interpolate(captions, seeds=1)  # type: ignore[arg-type]
+        for seeds in ((1,), (1, 2, 3)):
+            with pytest.raises(SettingsError, match="pass one seed, or the first and the last"):
+                generator.interpolate("a heart", seeds=seeds)  # type: ignore[arg-type]
+
+    def test_steps_may_be_numpys(self, generator: Generator) -> None:
+        assert len(generator.interpolate("a heart", seeds=1, steps=np.int64(3))) == 3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, stays_inside
+from dmgan_runtime.manifest import MANIFEST_NAME, ROLES, SCHEMA_VERSION, FileEntry, parse_manifest, stays_inside
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,65 @@ def test_a_wrong_field_is_named(content: bytes, field: str, value: Any, message:
     with pytest.raises(BundleError, match=message) as caught:
         parse_manifest(changed, "there/manifest.json")
     assert str(caught.value).startswith("there/manifest.json: ")
+
+
+def test_two_graphs_of_one_kind_are_refused(content: bytes) -> None:
+    graphs = json.loads(content)["graphs"]
+    changed = json.dumps(json.loads(content) | {"graphs": [*graphs, graphs[1]]}).encode()
+    with pytest.raises(BundleError, match="there are 2 generator_0 graphs in fp32; a bundle has one of a kind"):
+        parse_manifest(changed, "here")
+
+
+def test_every_file_is_named(content: bytes) -> None:
+    manifest = parse_manifest(content, "here")
+    card = FileEntry(path="MODEL_CARD.md", bytes=1, sha256="0" * 64)
+    names = [entry.path for entry in manifest.__replace__(files=(card,)).every_file]
+    assert names == ["vocab.json", *(f"onnx/{role}.onnx" for role in ROLES), "MODEL_CARD.md"]
+
+
+class TestNewerVersions:
+    @pytest.fixture
+    def newer(self, content: bytes) -> dict[str, Any]:
+        changed: dict[str, Any] = json.loads(content) | {"schema_version": "1.99", "surprise": {"of": 1}}
+        for part in (changed["model"], changed["tokenizer"]["file"], *changed["graphs"], changed["graphs"][0]["file"]):
+            part["surprise"] = 10**30
+        thumbnails = {str(side): b64encode(bytes(192)).decode() for side in (8, 16, 32)}
+        changed["self_test"] = {"caption": "a", "seed": 1, "thumbnails": thumbnails, "surprise": []}
+        changed["metrics"] = {"kept": {"surprise": 1}}
+        return changed
+
+    def test_of_a_higher_minor_version_what_is_known_is_read(self, newer: dict[str, Any], content: bytes) -> None:
+        manifest = parse_manifest(json.dumps(newer).encode(), "here")
+        ours = parse_manifest(content, "here")
+        assert (manifest.model, manifest.graphs, manifest.tokenizer) == (ours.model, ours.graphs, ours.tokenizer)
+        assert manifest.metrics == {"kept": {"surprise": 1}}
+        assert manifest.self_test is not None
+        assert set(manifest.self_test.thumbnails) == {8, 16, 32}
+
+    @pytest.mark.parametrize("version", ["1.0", SCHEMA_VERSION])
+    def test_of_ours_and_lower_ones_every_key_must_be_known(self, newer: dict[str, Any], version: str) -> None:
+        with pytest.raises(BundleError, match="unknown field `surprise`"):
+            parse_manifest(json.dumps(newer | {"schema_version": version}).encode(), "here")
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("name", 3), ("graphs", [{"role": "generator_9"}]), ("model", {"base_resolution": 2048})]
+    )
+    def test_one_that_cannot_be_read_is_newer_and_not_invalid(
+        self, newer: dict[str, Any], field: str, value: Any
+    ) -> None:
+        with pytest.raises(BundleError, match=r"^here: schema version 1\.99 is newer than .*; upgrade dmgan$"):
+            parse_manifest(json.dumps(newer | {field: value}).encode(), "here")
+
+    @pytest.mark.parametrize("version", ["1", "1.", "1.x", "1.1.1", "1.-1", "1.٣"])
+    def test_what_is_no_version_is_refused(self, newer: dict[str, Any], version: str) -> None:
+        with pytest.raises(BundleError, match=r"schema version .*, and this dmgan reads 1\."):
+            parse_manifest(json.dumps(newer | {"schema_version": version}).encode(), "here")
+
+
+@pytest.mark.parametrize("cut", [10, 100, -10])
+def test_a_cut_manifest_is_to_be_copied_again(content: bytes, cut: int) -> None:
+    with pytest.raises(BundleError, match=r"truncated\); copy the bundle again from where it came, or export"):
+        parse_manifest(content[:cut], "here")
 
 
 def test_a_missing_version_is_named() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,8 @@ from typing import Any
 import pytest
 
 from dmgan_runtime import BundleError, EngineError, Generator
-from dmgan_runtime.manifest import SelfTestEntry
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.manifest import MANIFEST_NAME, SelfTestEntry
 from dmgan_runtime.selftest import make_self_test, run_self_test
 from dmgan_runtime.tokenizer import PAD, Tokenizer
 from tests.bundles import SPEC, WORDS, write_manifest
@@ -44,7 +47,7 @@ def test_words_that_no_caption_can_hold_are_left_out(generator: Generator) -> No
 def test_the_same_bundle_passes(tested: Generator, entry: SelfTestEntry) -> None:
     assert tested.manifest.self_test == entry
     result = run_self_test(tested, TOKENIZER)
-    assert (result.resolution, result.difference, result.tolerance) == (32, 0, 2)
+    assert (result.resolution, result.precision, result.difference, result.tolerance) == (32, "fp32", 0, 2)
     assert result.seconds > 0
 
 
@@ -80,8 +83,32 @@ def test_a_bundle_without_one_is_painted_and_not_compared(generator: Generator) 
     assert (result.resolution, result.difference) == (32, None)
 
 
-@pytest.mark.parametrize("changes", [{"seed": -1}, {"thumbnails": {8: b"short"}}])
-def test_a_wrong_entry_is_no_manifest(own_bundle: Path, entry: SelfTestEntry, changes: dict[str, Any]) -> None:
-    write_manifest(own_bundle, self_test=entry.__replace__(**changes))
-    with pytest.raises(BundleError, match=r"not a valid manifest .*self_test"):
+THUMBNAIL = b64encode(bytes(192)).decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, r"\$\.self_test\.seed"),
+        ({"seed": 2**64}, "self_test has the seed 18446744073709551616; seeds go up to 18446744073709551615|seed"),
+        ({"thumbnails": dict.fromkeys(("8", "16", "32"), "AAAA")}, r"\$\.self_test\.thumbnails"),
+        ({"thumbnails": {}}, r"self_test has thumbnails of \[\], and the model paints \[8, 16, 32\]"),
+        ({"thumbnails": dict.fromkeys(("8", "16"), THUMBNAIL)}, r"thumbnails of \[8, 16\], and the model paints"),
+        ({"thumbnails": dict.fromkeys(("8", "16", "32", "64"), THUMBNAIL)}, "and the model paints"),
+    ],
+)
+def test_a_wrong_entry_is_no_manifest(
+    own_bundle: Path, entry: SelfTestEntry, changes: dict[str, Any], message: str
+) -> None:
+    write_manifest(own_bundle, self_test=entry)
+    content = json.loads((own_bundle / MANIFEST_NAME).read_bytes())
+    content["self_test"] |= changes
+    (own_bundle / MANIFEST_NAME).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=rf"not a valid manifest .*({message})"):
         Generator.open(own_bundle)
+
+
+def test_the_largest_seed_is_one(own_bundle: Path, entry: SelfTestEntry) -> None:
+    write_manifest(own_bundle, self_test=entry.__replace__(seed=2**64 - 1))
+    with Bundle(own_bundle) as opened:
+        assert opened.manifest.self_test is not None

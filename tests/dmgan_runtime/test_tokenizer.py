@@ -57,8 +57,36 @@ def test_every_word_is_used_or_unknown_or_cut(words: list[str], max_words: int) 
 
 
 @pytest.mark.parametrize(
+    ("caption", "used", "unknown"),
+    [
+        ("赤い red сердце bird", ("red", "bird"), ("赤い", "сердце")),
+        ("red CAFÉ", ("red",), ("café",)),
+        ("bírd red é", ("red",), ("bírd", "é")),
+        ("red 🐦 bird", ("red", "bird"), ()),
+    ],
+)
+def test_words_that_are_not_ascii_are_reported(caption: str, used: tuple[str, ...], unknown: tuple[str, ...]) -> None:
+    encoding = TOKENIZER.encode(caption, 5)
+    assert (encoding.used, encoding.unknown) == (used, unknown)
+    assert encoding.tokens[: encoding.length].tolist() == TOKENIZER.indices(caption)
+
+
+def test_an_empty_word_of_a_vocabulary_is_never_read() -> None:
+    assert Tokenizer([PAD, "", "red"]).encode("鳥 red", 5).used == ("red",)
+
+
+@pytest.mark.parametrize(
+    ("caption", "taken"), [("a zebra", True), ("zebra", False), ("", False), ("鳥", False), ("a " * 9000, False)]
+)
+def test_it_is_known_at_once_what_is_taken(caption: str, taken: bool) -> None:
+    assert TOKENIZER.takes(caption) == taken
+
+
+@pytest.mark.parametrize(
     ("caption", "message"),
     [
+        ("🐦", "has no words"),
+        ("鳥", "has no words"),
         ("", "has no words"),
         ("... " * 2000, "has no words"),
         ("birt zebra wing", "did you mean 'bird' or 'wing_2'"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dmgan_runtime import BackendError, BundleError, SettingsError
-from dmgan_runtime.backends.base import Arithmetic, check_threads, choose_precision, graphs_of
+from dmgan_runtime.backends.base import Arithmetic, check_precision, check_threads, choose_precision, graphs_of
 from dmgan_runtime.bundle import Bundle
 from tests.dmgan_runtime.backends.precisions import add_precision
 
@@ -42,7 +42,6 @@ def test_auto_passes_over_what_the_bundle_lacks(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("fp16", r"has no generator graphs for precision 'fp16'; export it again with --fp16 \(it has fp32\)"),
         ("int8", "an engine does not compute in precision 'int8'; pass precision='fp32' or precision='auto'"),
         ("FP32", "does not compute in precision 'FP32'"),
     ],
@@ -50,6 +49,30 @@ def test_auto_passes_over_what_the_bundle_lacks(bundle: Path) -> None:
 def test_what_cannot_be_had_never_becomes_another(bundle: Path, asked: str, message: str) -> None:
     with pytest.raises(BackendError, match=message):
         choose_precision(Bundle(bundle), asked, ("fp16", "fp32"), "an engine")
+
+
+def test_auto_in_a_bundle_for_other_engines_names_what_it_has(bundle: Path) -> None:
+    with pytest.raises(BackendError, match="has no generator graphs in fp16 or int8, but fp32; export it again"):
+        choose_precision(Bundle(bundle), "auto", ("fp16", "int8"), "an engine")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("fp8", "^precision 'fp8' is unknown; pass one of 'auto', 'fp32', 'fp16', 'int8', 'bf16'$"),
+        (None, "precision None is unknown"),
+        ("int8", "for precision 'int8', but fp32; export it again with --int8, or pass precision='auto'$"),
+    ],
+)
+def test_a_precision_that_there_is_not_is_named(bundle: Path, asked: Any, message: str) -> None:
+    with pytest.raises(BackendError, match=message) as caught:
+        check_precision(Bundle(bundle), asked)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16", "int8"])
+def test_a_precision_that_there_is_passes(three: Bundle, asked: str) -> None:
+    check_precision(three, asked)
 
 
 def test_the_text_encoder_is_always_in_fp32(three: Bundle) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +90,25 @@ def test_a_run_that_fails_is_an_engine_error(backend: OnnxRuntimeCudaBackend) ->
     feeds = {"tokens": np.ones((1, MAX_WORDS), np.int64), "lengths": np.ones((1, 1), np.int64)}
     with pytest.raises(EngineError, match=r"onnxruntime failed in text_encoder on cuda:0 .*fewer images"):
         backend.run("text_encoder", feeds, ["sentence_feature"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_lock_that_another_thread_holds_is_free_in_a_fork() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with onnxruntime_cuda._GPU:
+            held.set()
+            done.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        held.wait()
+        if not (child := os.fork()):
+            os._exit(0 if onnxruntime_cuda._GPU.acquire(timeout=5) else 1)
+        done.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_options_are_fp32_and_the_same_in_every_process() -> None:

@@ -32,7 +32,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Exception]
 
     def stand_in(engine: Engine) -> Any:
         class StandIn:
-            def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int) -> None:
+            def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool) -> None:
                 if isinstance(error := errors.get(engine[:2]), EngineError):
                     raise error
                 self.active = Active(engine.backend, "1.2", selection.device_name(engine, index), "fp32", threads)
@@ -134,6 +134,8 @@ def test_one_that_was_asked_for_by_name_says_so(opens: Opens, missing: dict[Any,
     [
         ({"backend": "torch"}, "backend 'torch' is unknown; pass one of 'auto', 'tensorrt', 'tensorrt_rtx', 'onnx"),
         ({"device": "tpu"}, "device 'tpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        ({"precision": "half"}, "^precision 'half' is unknown; pass one of 'auto', 'fp32', 'fp16', 'int8', 'bf16'$"),
+        ({"precision": "fp16"}, "tiny has no generator graphs for precision 'fp16', but fp32; export it again with"),
         ({"device": "cuda:-1"}, "device 'cuda:-1' is unknown"),
         ({"backend": "openvino", "device": "cuda"}, "openvino does not run on device 'cuda'; pass device='cpu'"),
         ({"backend": "tensorrt", "device": "cpu"}, "tensorrt does not run on device 'cpu'; pass device='cuda'"),

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dmgan_runtime import BackendError, BundleError, EngineError, Generator
+from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import driver, lanes, tensorrt
-from dmgan_runtime.backends.cuda import DeviceTensor
+from dmgan_runtime.backends.cuda import Cuda, DeviceTensor
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import ENGINE_MANIFEST_NAME
 from tests.bundles import MAX_WORDS, build_graph, zip_bundle
 from tests.dmgan_runtime.backends.fakes import GPU, FakeCuda, add_engine, fake_tensorrt
+from tests.dmgan_runtime.backends.precisions import add_precision
 
 CAPTIONS = ["a red heart", "a small blue square and a", "round"]
 
@@ -174,6 +175,129 @@ def test_an_array_of_another_shape_never_reaches_the_gpu(
         backend.close()
 
 
+def test_what_lies_idle_is_freed_before_memory_is_said_to_be_full(
+    cuda: FakeCuda, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = cuda.cudaFree
+
+    def free_and_count(address: int) -> tuple[int]:
+        cuda.memory_left += len(cuda.device[address])
+        return free(address)
+
+    monkeypatch.setattr(cuda, "cudaFree", free_and_count)
+    with Generator.open(engine_bundle) as generator:
+        images(generator, batch_size=1)
+        cuda.memory_left = 0
+        ours: Cuda = generator._engine.backend._lanes._cuda  # type: ignore[attr-defined]
+        idle = sum(size * len(blocks) for size, blocks in ours._idle.items())
+        assert DeviceTensor(ours, (idle,), np.uint8).size > 0
+        with pytest.raises(EngineError, match="out of memory"):
+            DeviceTensor(ours, (idle,) * 2, np.uint8)
+
+
+def test_a_lane_that_failed_waits_for_the_gpu_before_others_get_its_memory(
+    cuda: FakeCuda, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    execute, synchronize, give_back = lanes._Program.execute, cuda.cudaStreamSynchronize, Cuda.give_back
+
+    def execute_and_fill(program: Any, stream: Any) -> None:
+        execute(program, stream)
+        seen.append("run")
+        cuda.memory_left = 0
+
+    monkeypatch.setattr(lanes._Program, "execute", execute_and_fill)
+    monkeypatch.setattr(cuda, "cudaStreamSynchronize", lambda stream: seen.append("wait") or synchronize(stream))
+    monkeypatch.setattr(Cuda, "give_back", lambda *its: seen.append("give back") or give_back(*its))
+    with Generator.open(engine_bundle) as generator, pytest.raises(EngineError, match="out of memory"):
+        images(generator)
+    assert seen[:3] == ["run", "wait", "give back"]
+
+
+def test_an_error_is_told_with_what_tensorrt_said_of_it_and_nothing_older(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as generator:
+        cuda.memory_left = 100
+        generator._engine.backend._log.errors.append("of yesterday")  # type: ignore[attr-defined]
+        with pytest.raises(EngineError, match="out of memory") as caught:
+            images(generator)
+        assert "yesterday" not in str(caught.value)
+
+
+def test_a_generator_that_nobody_closes_frees_the_gpu(cuda: FakeCuda, engine_bundle: Path) -> None:
+    generator = Generator.open(engine_bundle)
+    images(generator)
+    assert cuda.device
+    del generator
+    gc.collect()
+    assert [cuda.device, cuda.pinned, cuda.streams, cuda.graphs] == [{}, {}, set(), {}]
+
+
+class TestWhatLiesBesideTheEngines:
+    @pytest.mark.parametrize("name", [".sm90-tensorrt11.4-fp16-b1-4-16.partial", "__MACOSX", "a:b", "notes"])
+    def test_a_foreign_folder_is_passed_over(self, cuda: FakeCuda, engine_bundle: Path, name: str) -> None:
+        (engine_bundle / "engines" / name / "inside").mkdir(parents=True)
+        with Generator.open(engine_bundle) as generator:
+            assert generator.active.backend == "tensorrt"
+
+    def test_an_engine_in_a_folder_of_another_name_is_told(self, cuda: FakeCuda, engine_bundle: Path) -> None:
+        (folder,) = (engine_bundle / "engines").iterdir()
+        folder.rename(folder.with_name("a:b"))
+        with pytest.raises(BackendError, match=r"engines/a:b is no engine: .*a name that no engine's folder has"):
+            Generator.open(engine_bundle, backend="tensorrt")
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b'{"schema_version": "2.0"}'])
+    def test_a_damaged_engine_is_an_obstacle(self, cuda: FakeCuda, engine_bundle: Path, content: bytes) -> None:
+        (manifest,) = (engine_bundle / "engines").glob(f"*/{ENGINE_MANIFEST_NAME}")
+        manifest.write_bytes(content)
+        with pytest.raises(
+            BackendError, match=r"engines/sm89-.* is no engine: .*engine.json: .*build the engine again"
+        ):
+            Generator.open(engine_bundle, backend="tensorrt")
+        with Generator.open(engine_bundle) as generator:
+            assert generator.active.backend == "onnxruntime"
+            assert "is no engine" in generator.active.reason
+
+
+class TestCodeForTheCpu:
+    @pytest.fixture
+    def allowed(self, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """What TensorRT was told each time."""
+        told: list[bool] = []
+
+        class Runtime(tensorrt.import_module("tensorrt").Runtime):  # type: ignore[misc]
+            def __setattr__(self, name: str, value: Any) -> None:
+                super().__setattr__(name, value)
+                if name == "engine_host_code_allowed":
+                    told.append(value)
+
+        monkeypatch.setattr(tensorrt.import_module("tensorrt"), "Runtime", Runtime)
+        return told
+
+    def test_auto_never_runs_what_no_hash_vouches_for(
+        self, cuda: FakeCuda, own_bundle: Path, allowed: list[bool]
+    ) -> None:
+        add_engine(own_bundle, version_compatible=True)
+        for arguments in ({}, {"device": "cuda"}):
+            try:
+                with Generator.open(own_bundle, **arguments) as generator:
+                    reason = generator.active.reason
+            except BackendError as error:
+                reason = str(error)
+            assert "it holds code for the CPU, which 'auto' does not run; if you trust" in reason
+            assert "pass backend='tensorrt'" in reason
+        assert not any(allowed)
+
+    def test_it_runs_for_those_who_name_the_engine(self, cuda: FakeCuda, own_bundle: Path, allowed: list[bool]) -> None:
+        add_engine(own_bundle, version_compatible=True)
+        with Generator.open(own_bundle, backend="tensorrt") as generator:
+            assert generator.active.backend == "tensorrt"
+        assert allowed == [True] * 4
+
+    def test_a_plain_plan_is_never_allowed_to(self, cuda: FakeCuda, engine_bundle: Path, allowed: list[bool]) -> None:
+        Generator.open(engine_bundle, backend="tensorrt").close()
+        assert allowed == [False] * 4
+
+
 def test_rtx_captures_by_itself(cuda: FakeCuda, own_bundle: Path) -> None:
     add_engine(own_bundle, engine="tensorrt_rtx", device=None, compute_capabilities=(80, 89))
     with Generator.open(own_bundle) as generator:
@@ -220,6 +344,7 @@ class TestWhatCannotBeHad:
             Generator.open(own_bundle, backend="tensorrt")
 
     def test_another_precision_names_its_switch(self, cuda: FakeCuda, engine_bundle: Path) -> None:
+        add_precision(engine_bundle, "fp16")
         with pytest.raises(BackendError, match=r"built in fp32, and fp16 is asked for.*--precision fp16"):
             Generator.open(engine_bundle, backend="tensorrt", precision="fp16")
 
@@ -238,8 +363,13 @@ class TestWhatCannotBeHad:
         content = bytearray(plan.read_bytes())
         content[-1] ^= 1
         plan.write_bytes(content)
-        with pytest.raises(BundleError, match=r"generator_2.plan: damaged or replaced"):
-            Generator.open(engine_bundle)
+        with pytest.raises(
+            EngineError, match=r"generator_2.plan: damaged or replaced.*, or remove engines/sm89-.*build"
+        ):
+            Generator.open(engine_bundle, backend="tensorrt")
+        with Generator.open(engine_bundle) as generator:
+            assert generator.active.backend == "onnxruntime"
+            assert generator.active.considered[0].state == "broken"
 
     def test_a_plan_that_does_not_load_names_what_tensorrt_said(
         self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -256,7 +386,7 @@ class TestWhatCannotBeHad:
         read = Path.read_bytes
         monkeypatch.setattr(Path, "read_bytes", lambda path: other if "generator_2" in path.name else read(path))
         add_engine(own_bundle)
-        with pytest.raises(BundleError, match=r"generator_2.plan, inputs: found previous_features .*4, 8"):
+        with pytest.raises(EngineError, match=r"generator_2.plan, inputs: found previous_features .*4, 8.*, or remove"):
             Generator.open(own_bundle, backend="tensorrt")
 
     @pytest.mark.parametrize(("backend", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])
