@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import yaml
 
 from dmgan_runtime.manifest import Manifest, ParityEntry
+from dmgan_train.metrics.protocol import Evaluation, detail_rows
 
 SAMPLES = (
     "*Eight captions that training saw and, where there are such, eight that it never saw, evenly spread over each:"
@@ -60,11 +63,41 @@ def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool)
     }
     if provenance:
         sections.append("## Provenance\n\n" + _table(provenance))
-    sections.append(
-        "## Metrics\n\n" + (_table(_flatten(manifest.metrics)) if manifest.metrics else "None were measured.")
-    )
+    sections.append("## Metrics\n\n" + _metrics(manifest.metrics))
     sections.append("## Parity with PyTorch at export\n\n" + _parity(manifest))
     return "\n\n".join(sections) + "\n"
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    if not metrics:
+        return "None were measured."
+    parts = []
+    for evaluation in (msgspec.convert(each, Evaluation) for each in metrics.values()):
+        results = evaluation.results
+        rows = [
+            f"| {_cell(result.name)} | {_number(result.value)}{f' +- {_number(result.std)}' if result.std else ''} |"
+            f" {result.better} | {_numbers(result.references)} | {_cell(result.definition)} |"
+            for result in results.values()
+        ]
+        parts.append(
+            "\n".join(["| metric | value | better | to compare with | what it is |", "|---|---|---|---|---|", *rows])
+        )
+        details = [row for result in results.values() for row in detail_rows(result.details)]
+        if details:
+            rows = [f"| {_cell(where)} | {_numbers(numbers)} |" for where, numbers in details]
+            parts.append("\n".join(["| detail | numbers |", "|---|---|", *rows]))
+        protocol = {"all": evaluation.protocol} | {name: result.protocol for name, result in results.items()}
+        text = yaml.safe_dump(msgspec.to_builtins(protocol), sort_keys=False, allow_unicode=True, width=110)
+        parts.append(f"The protocol:\n\n```yaml\n{text}```")
+    return "\n\n".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _numbers(numbers: Mapping[str, float]) -> str:
+    return _cell(", ".join(f"{name} {_number(value)}" for name, value in numbers.items())) or "-"
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from dmgan_runtime import Generator as Server
@@ -144,8 +145,9 @@ def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
         metrics=dict(model.metrics),
     )
     card = model_card(manifest, words=30, notes="Squares only.\n", has_samples=False)
-    assert "| step-0000004-test.results.fid.value | 12.5 |" in card
-    assert "| step-0000004-test.results.fid.protocol.images | 64 |" in card
+    assert "| FID | 12.5 | lower | - | a distance |" in card
+    protocol = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert protocol == {"all": {"seed": 3}, "fid": {"images": 64}}
     assert "None were measured" not in card
     assert "It knows 30 words" in card
     assert "Squares only.\n\n## Licence" in card
