@@ -53,6 +53,8 @@ def write_onnx(graph: Graph, path: Path) -> int:
             assert program is not None
             program.save(str(path), external_data=False)
         model = onnx.load(path)
+        _forget_sources(model.graph)
+        onnx.save(model, path)
         onnx.checker.check_model(model, full_check=True)
     except OSError:
         raise  # a full disk is not PyTorch's doing
@@ -66,6 +68,13 @@ def quiet_exporter() -> None:
     """Keeps PyTorch's exporter from logging what it is doing, and onnxscript that it folds nothing."""
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _forget_sources(graph: onnx.GraphProto) -> None:
+    """Takes out the stack traces that the exporter leaves at every node: whoever gets the file reads no paths."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _example(entry: TensorEntry) -> torch.Tensor:

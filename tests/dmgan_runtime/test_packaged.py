@@ -26,6 +26,11 @@ def test_it_is_small_and_may_be_given_away() -> None:
         assert str(bundle.manifest.provenance["data_license"]).startswith("MIT")
 
 
+def test_no_file_tells_where_it_was_made() -> None:
+    for path in packaged_bundle().rglob("*.onnx"):
+        assert b".py" not in path.read_bytes()
+
+
 def test_every_file_is_listed() -> None:
     root = packaged_bundle()
     with Bundle(root) as bundle:
