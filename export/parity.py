@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,50 +152,14 @@ def decibels(quality: float) -> str:
     return f"{math.floor(10 * quality) / 10:.1f} dB" if math.isfinite(quality) else f"{quality} dB"
 
 
-@torch.inference_mode()
-def rounding_errors(graphs: Mapping[Role, Graph], case: Case) -> list[float]:
-    """How far PyTorch's own fp32 images of a case are from those in float64, stage by stage.
-
-    No other fp32 can be asked to be nearer to PyTorch's than that: the stages of a paper-size network with random
-    weights add up to 2.5e-4.
-
-    Args:
-        graphs: As the model was trained, not rewritten.
-        case: What `reference_case` gave.
-    """
-    known = {name.partition(".")[2]: value for name, value in case.items() if name.endswith(("tokens", "lengths"))}
-    known |= {name: case[f"generator_0.{name}"].double() for name in ("noise", "condition_noise")}
-    errors = []
-    for role, graph in graphs.items():
-        exact = copy.deepcopy(graph).double()
-        names = [entry.name for entry in graph.outputs]
-        results = dict(zip(names, exact.reference(*(known[entry.name] for entry in graph.inputs)), strict=True))
-        known |= results
-        if "features" in results:
-            known["previous_features"] = results["features"]
-            errors.append(float((case[f"{role}.image"] - results["image"]).abs().max()))
-    return errors
-
-
-def check_images(
-    images: npt.NDArray[np.floating],
-    expected: npt.NDArray[np.floating],
-    precision: Precision,
-    tolerance: float = TOLERANCE,
-) -> None:
+def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision) -> None:
     """Checks images of a whole bundle, all stages one after the other.
-
-    Args:
-        images: The bundle's.
-        expected: PyTorch's.
-        precision: The bundle's.
-        tolerance: The largest difference in fp32.
 
     Raises:
         ExportError: if they are further from PyTorch's than the precision allows.
     """
     required = REQUIRED_PSNR.get(precision)
-    limits = _Limits(tolerance if required is None else None, required)
+    limits = _Limits(TOLERANCE if required is None else None, required)
     what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
     _judge(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)
 
