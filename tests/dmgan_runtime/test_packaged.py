@@ -9,7 +9,7 @@ from dmgan_runtime import Generator
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.packaged import packaged_bundle
 
-MAX_BYTES = 8 * 2**20
+MAX_BYTES = 8 * 10**6
 
 
 @pytest.fixture(scope="module")
