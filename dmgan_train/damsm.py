@@ -88,7 +88,16 @@ class DamsmPhase:
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         workers = 0 if own.cache_trunk else self._workers
-        return make_loader(dataset, own.batch_size, self.settings.seed, start_step, workers, broken, self._share)
+        return make_loader(
+            dataset,
+            own.batch_size,
+            self.settings.seed,
+            start_step,
+            workers,
+            broken,
+            self._share,
+            by_class=not own.mask_class,
+        )
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See `Phase.step`."""
@@ -98,7 +107,8 @@ class DamsmPhase:
         self._set_learning_rate(step // self.steps_per_epoch)
         image, captions = self._encode_images(batch), processes.gather_captions(batch)
         text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
-        class_ids, lengths = captions.class_ids.to(self.device), captions.lengths.to(self.device)
+        class_ids = captions.class_ids.to(self.device) if own.mask_class else None
+        lengths = captions.lengths.to(self.device)
         word = damsm_word_loss(
             image.regions, text.words, lengths, class_ids, gamma1=own.gamma1, gamma2=own.gamma2, gamma3=own.gamma3
         )

@@ -138,7 +138,8 @@ class GanPhase:
         self._set_learning_rates(step)
         reals = [images.to(self.device, non_blocking=True) for images in batch.images]
         captions = processes.gather_captions(batch)
-        lengths, class_ids = captions.lengths.to(self.device), captions.class_ids.to(self.device)
+        lengths = captions.lengths.to(self.device)
+        class_ids = captions.class_ids.to(self.device) if self.settings.damsm.mask_class else None
         with torch.no_grad():
             text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
         warming_up = stages_warming_up(step, self.settings.gan)
@@ -249,7 +250,7 @@ class GanPhase:
         return losses | penalties | accuracies | {"discriminator_gradient": gradient}
 
     def _train_generator(
-        self, fakes: GeneratorOutput, reals: list[Tensor], text: TextFeatures, lengths: Tensor, class_ids: Tensor
+        self, fakes: GeneratorOutput, reals: list[Tensor], text: TextFeatures, lengths: Tensor, class_ids: Tensor | None
     ) -> dict[str, Tensor]:
         self.discriminators.requires_grad_(False)
         losses = self._own_losses(fakes, reals)
@@ -270,7 +271,7 @@ class GanPhase:
         return losses
 
     def _encoder_losses(
-        self, fake: Tensor, real: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor
+        self, fake: Tensor, real: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor | None
     ) -> dict[str, Tensor]:
         """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness."""
         gammas, perceptual = self.settings.damsm, self.settings.gan.perceptual_weight > 0

@@ -57,6 +57,9 @@ class DamsmSettings(_Section, frozen=True):
         epochs: Passes over the training set.
         steps: Stop after so many steps, if that is sooner.
         batch_size: Images a step; also the number of captions that each is compared with.
+        mask_class: Captions of an image's own class do not count as wrong, as published. False, for data whose captions
+            tell the pictures of a class apart: they count, in both phases, and this one draws its batches class by
+            class, so that they meet (hard negatives: Faghri et al., VSE++, BMVC 2018).
         learning_rate: Adam's, at the start.
         beta1: Adam's first momentum.
         beta2: Adam's second momentum.
@@ -78,6 +81,7 @@ class DamsmSettings(_Section, frozen=True):
     epochs: PositiveInt = 200
     steps: PositiveInt | None = None
     batch_size: BatchSize = 48
+    mask_class: bool = True
     learning_rate: Rate = 2e-3
     beta1: Momentum = 0.5
     beta2: Momentum = 0.999

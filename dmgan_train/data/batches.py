@@ -204,7 +204,13 @@ class EpochSampler(Sampler[list[ItemKey]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int = 0, start_step: int = 0, share: range | None = None
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        start_step: int = 0,
+        share: range | None = None,
+        class_ids: Sequence[int] | None = None,
     ) -> None:
         """Args:
         length: Examples in the data set.
@@ -212,6 +218,7 @@ class EpochSampler(Sampler[list[ItemKey]]):
         seed: Draws the orders.
         start_step: Batches that were already used, over all epochs.
         share: The rows of each batch that are wanted, where several processes share it; None is all.
+        class_ids: Of each example, to draw the examples class by class; None draws them one by one.
 
         Raises:
             DataError: if the data set cannot fill one batch.
@@ -222,14 +229,23 @@ class EpochSampler(Sampler[list[ItemKey]]):
         self.seed = seed
         self.start_step = start_step
         self.share = share or range(batch_size)
+        self._classes = None if class_ids is None else np.unique(class_ids, return_inverse=True)[1]
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
         epoch, step = divmod(self.start_step, self.steps_per_epoch)
         while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            order = self._order(epoch)
             for first in range(step * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
                 yield [(epoch, int(order[first + row])) for row in self.share]
             epoch, step = epoch + 1, 0
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(self.length)
+        if self._classes is None:
+            return order
+        places = rng.permutation(self._classes.max() + 1)
+        return order[np.argsort(places[self._classes[order]], kind="stable")]
 
 
 def make_loader(
@@ -240,6 +256,7 @@ def make_loader(
     workers: int = 0,
     broken: BrokenFiles | None = None,
     share: range | None = None,
+    by_class: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches, from any step on exactly as an uninterrupted run would have them.
 
@@ -251,6 +268,7 @@ def make_loader(
         workers: Processes that read ahead; with 0 pictures are read in this one.
         broken: Counts the files that cannot be used; by default it stops at 1% of the split, at least 10.
         share: The rows of each batch that are wanted, where several processes share it; None is all.
+        by_class: Draw each epoch class by class, so that the examples of a class share a batch.
 
     Returns:
         An iterator that never ends. Close or drop it to stop its workers.
@@ -258,7 +276,8 @@ def make_loader(
     Raises:
         DataError: if the data set cannot fill one batch; later, by the iterator, once too many files are broken.
     """
-    sampler = EpochSampler(len(dataset), batch_size, seed, start_step, share)
+    class_ids = [example.class_id for example in dataset.split.examples] if by_class else None
+    sampler = EpochSampler(len(dataset), batch_size, seed, start_step, share, class_ids)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -1,6 +1,6 @@
 import pickle
 from collections import Counter
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 import pytest
@@ -167,6 +167,19 @@ def test_an_epoch_shows_each_example_once():
         assert {number for number, _ in keys} == {epoch}
         assert len({index for _, index in keys}) == 9
     assert batches[:3] != batches[3:]
+
+
+@settings(max_examples=50)
+@given(class_ids=st.lists(st.integers(0, 5), min_size=1, max_size=20), start=st.integers(0, 30))
+def test_an_epoch_by_classes_has_each_class_in_one_piece(class_ids, start) -> None:
+    length = len(class_ids)
+    whole = list(islice(EpochSampler(length, 1, 3, class_ids=class_ids), start + 2 * length + 5))
+    for epoch in range(2):
+        order = [index for ((_, index),) in whole[epoch * length : (epoch + 1) * length]]
+        assert sorted(order) == list(range(length))
+        pieces = [class_id for class_id, _ in groupby(class_ids[index] for index in order)]
+        assert len(pieces) == len(set(class_ids))
+    assert list(islice(EpochSampler(length, 1, 3, start, class_ids=class_ids), 5)) == whole[start : start + 5]
 
 
 @given(count=st.integers(1, 4), own=st.integers(2, 3), start=st.integers(0, 7))

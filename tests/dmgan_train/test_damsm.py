@@ -1,0 +1,47 @@
+"""What the captions of an image's own class are to the DAMSM loss."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dmgan_train.damsm import DamsmPhase
+from dmgan_train.fit import read_data
+from tests.training import phase_of, small_settings
+
+
+def one_class(split):
+    return replace(split, examples=tuple(replace(example, class_id=7) for example in split.examples))
+
+
+def damsm_phase(images, *overrides: str) -> DamsmPhase:
+    settings = small_settings(*overrides)
+    data = read_data(images, None, settings)
+    return DamsmPhase(settings, one_class(data.train), data.tokenizer, torch.device("cpu"), workers=0)
+
+
+@pytest.mark.parametrize(("mask_class", "counted"), [("true", False), ("false", True)])
+def test_captions_of_the_own_class_are_wrong_only_if_they_are_not_masked(images, mask_class, counted) -> None:
+    phase = damsm_phase(images, f"damsm.mask_class={mask_class}")
+    losses = phase.step(next(phase.batches(0)), 0)
+    assert (losses["word_loss"] > 0) == (losses["sentence_loss"] > 0) == counted
+
+
+@pytest.mark.parametrize(("mask_class", "counted"), [("true", False), ("false", True)])
+def test_the_generator_is_told_the_same(run, images, mask_class, counted) -> None:
+    phase = phase_of(run, images, f"damsm.mask_class={mask_class}")
+    batch = next(phase.batches(0))
+    losses = phase.step(batch._replace(class_ids=torch.full_like(batch.class_ids, 7)), 0)
+    assert (losses["damsm"] > 0) == counted
+
+
+def test_batches_are_drawn_class_by_class_if_classes_are_not_masked(images) -> None:
+    settings = small_settings("damsm.mask_class=false", "damsm.batch_size=4")
+    data = read_data(images, None, settings)
+    pairs = replace(
+        data.train,
+        examples=tuple(replace(example, class_id=index % 4) for index, example in enumerate(data.train.examples)),
+    )
+    phase = DamsmPhase(settings, pairs, data.tokenizer, torch.device("cpu"), workers=0)
+    classes = next(phase.batches(0)).class_ids
+    assert len(classes.unique()) == -(-4 // (len(pairs) // 4))
