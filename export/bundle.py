@@ -32,8 +32,8 @@ from dmgan_runtime.tokenizer import Encoding, Tokenizer
 from dmgan_train.models import Generator, TextEncoder
 from export.card import model_card
 from export.graph_files import GraphFiles, rewritten_graphs, write_graphs
-from export.graphs import Graph, build_graphs
-from export.parity import Captions, Case, check_images, random_captions, reference_case
+from export.graphs import Graph
+from export.parity import Captions, Case, check_images, random_captions, reference_case, reference_graphs
 from export.staging import put_in_place, workshop
 
 CARD_NAME = "MODEL_CARD.md"
@@ -128,8 +128,8 @@ def _check_is_new(destination: Path) -> None:
 
 
 def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: Callable[[str], None]) -> Manifest:
-    written = build_graphs(model.text_encoder, model.generator, model.max_words)
     report("running the model in PyTorch")
+    written = reference_graphs(model.text_encoder, model.generator, model.max_words)
     captions = random_captions(len(model.tokenizer), model.max_words)
     cases = [reference_case(written, batch, seed) for seed, batch in enumerate(captions)]
     calibration = _calibration_cases(model, written) if "int8" in precisions else []

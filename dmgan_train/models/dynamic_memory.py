@@ -114,7 +114,8 @@ class DynamicMemory(nn.Module):
         """
         # Without a scale the logits grow large, and bf16 would round them to three digits.
         with _full_precision(features.device.type):
-            logits = torch.bmm(keys.float().transpose(1, 2), features.float().flatten(2))
+            wide = torch.promote_types(keys.dtype, torch.float32)
+            logits = torch.bmm(keys.to(wide).transpose(1, 2), features.to(wide).flatten(2))
         # A finite constant, because an engine in half precision turns a row of -inf into NaN.
         logits = logits.masked_fill(~valid.unsqueeze(2), -1e4)
         attention = torch.softmax(logits, dim=1).to(features.dtype)

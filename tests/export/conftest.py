@@ -11,7 +11,7 @@ from dmgan_runtime.spec import ModelSpec
 from dmgan_train.models import Generator, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
-from export.parity import Case, random_captions, reference_case
+from export.parity import Case, random_captions, reference_case, reference_graphs
 from export.quantize import Int8Stage, write_int8
 from export.reparameterize import reparameterize
 
@@ -45,7 +45,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     sources = [folder / f"{graph.role}.onnx" for graph in graphs]
     for graph, source in zip(graphs, sources, strict=True):
         write_onnx(graph, source)
-    written = build_graphs(encoder, generator, 6)
+    written = reference_graphs(encoder, generator, 6)
     cases = [reference_case(written, words, seed) for seed, words in enumerate(random_captions(9, 6))]
     return Stages(graphs, sources, cases)
 

@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from dmgan_runtime.errors import ExportError
-from export.parity import check_images, decibels, psnr
+from dmgan_runtime.spec import ModelSpec
+from dmgan_train.models import Generator, TextEncoder
+from export.parity import check_images, decibels, psnr, random_captions, reference_case, reference_graphs
 
 NOISE = np.random.default_rng(0).uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32)
 FLAT = np.full_like(NOISE, -1)
@@ -48,3 +51,16 @@ def test_a_psnr_just_under_its_limit_does_not_read_as_the_limit() -> None:
     close = NOISE + sign * np.float32((NOISE.max() - NOISE.min()) * 10 ** (-34.98 / 20))
     with pytest.raises(ExportError, match=r"\(34\.9 dB\), and 35 dB are needed; no bundle was written.*without --int8"):
         check_images(close, NOISE, "int8")
+
+
+def test_the_reference_is_what_float64_gives() -> None:
+    spec = ModelSpec(base_resolution=16, generator_channels=4, text_features=8, noise_features=4, memory_features=4)
+    encoder, generator = TextEncoder(9, spec).eval(), Generator(spec).eval()
+    graphs = reference_graphs(encoder, generator, 5)
+    assert {value.dtype for graph in graphs.values() for value in graph.parameters()} == {torch.float64}
+    assert {value.dtype for value in generator.parameters()} == {torch.float32}
+    case = reference_case(graphs, random_captions(9, 5)[1], seed=1)
+    feeds = [case[f"generator_1.{name}"] for name in ("previous_features", "word_features", "lengths")]
+    with torch.no_grad():
+        exact = graphs["generator_1"](feeds[0].double(), feeds[1].double(), feeds[2])
+    assert torch.equal(case["generator_1.image"], exact[0].float())

@@ -93,3 +93,13 @@ def test_padding_never_matters(lengths, fill) -> None:
     torch.testing.assert_close(first.features, second.features, atol=1e-6, rtol=0)
     assert (second.attention * ~valid[:, :, None, None]).abs().max() == 0
     torch.testing.assert_close(second.attention.sum(dim=1), torch.ones(len(lengths), 4, 4))
+
+
+@torch.no_grad()
+def test_float64_stays_float64() -> None:
+    memory = build().double()
+    features, words = (value.double() for value in inputs())
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    attention = memory.address(features, words[:, :4], valid)
+    exact = torch.softmax(torch.einsum("nct,nchw->nthw", words[:, :4], features), dim=1)
+    torch.testing.assert_close(attention, exact, rtol=0, atol=1e-14)
