@@ -74,7 +74,7 @@ def reference_case(graphs: Mapping[Role, Graph], captions: Captions, seed: int) 
     """What goes into and comes out of every graph in PyTorch.
 
     Args:
-        graphs: From `reference_graphs`.
+        graphs: From `reference_graphs`, or in fp32 where that is exact enough.
         captions: One batch.
         seed: Draws the noise.
 
