@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 import msgspec
@@ -57,6 +58,8 @@ class Lineup:
 
     def note(self, name: str, reason: str, batch: int | None) -> None:
         """Says that somebody failed."""
+        # A result is published; where files lay on the machine is nobody's business.
+        reason = reason.replace(self.subject.bundle, Path(self.subject.bundle).name)
         click.echo(f"without {name}{f' at batch {batch}' if batch else ''}: {reason}", err=True)
         self.absences.append(Absence(contender=name, reason=reason, batch=batch))
 
