@@ -66,6 +66,10 @@ class Session:
             EngineError: if the engine cannot load a graph.
             SettingsError: if the number of threads is out of range.
         """
+        if not isinstance(bundle, str | os.PathLike | None):
+            raise BundleError(
+                f"bundle is {bundle!r}; pass the path of a folder or .zip, or None for the model that comes with dmgan"
+            )
         path = packaged_bundle() if bundle is None else Path(bundle).absolute()
         open_again = partial(cls.open, path, backend=backend, device=device, precision=precision, threads=threads)
         with Bundle(path) as opened:

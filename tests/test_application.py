@@ -131,6 +131,7 @@ def test_a_mistake_is_one_line(demo: Path, example: str, arguments: list[str], m
     assert result.returncode == 1
     assert message.format(taken=port) in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    assert not (demo / "pictures").exists()
 
 
 def test_the_batch_goes_on_where_it_stopped(demo: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,9 +116,13 @@ def check_threads(threads: int | None) -> int:
     if threads is None:
         # Not the engines' own default: they would pin threads to cores that a container may not be allowed to use.
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        number = 0
+    if isinstance(threads, bool) or not 1 <= number <= MAX_THREADS:
         raise SettingsError(f"threads is {threads!r}; pass a whole number from 1 to {MAX_THREADS}, or None for all")
-    return threads
+    return number
 
 
 def check_precision(bundle: Bundle, asked: str) -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from dmgan_runtime import CaptionError, DmganError, Generator
@@ -41,13 +42,12 @@ def main() -> None:
 
 def paint(bundle: str, text: Path, folder: Path, seed: int) -> None:
     """Paints what has not been painted yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    with (
-        Generator.open(bundle) as generator,
-        text.open(encoding="utf-8") as file,
-        (folder / "made.jsonl").open("a", encoding="utf-8") as made,
-    ):
+    with ExitStack() as stack:
+        generator = stack.enter_context(Generator.open(bundle))
+        file = stack.enter_context(text.open(encoding="utf-8"))
+        # Only now: a folder left behind by a mistake would look like a batch that was begun.
+        folder.mkdir(parents=True, exist_ok=True)
+        made = stack.enter_context((folder / "made.jsonl").open("a", encoding="utf-8"))
         lines = ((number, line.strip()) for number, line in enumerate(file, 1))
         missing = (line for line in lines if line[1] and not (folder / f"{line[0]:06}.png").exists())
         numbers: list[int] = []  # of the captions that were read and not yet painted: a batch at most

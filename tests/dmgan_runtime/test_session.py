@@ -77,3 +77,9 @@ def test_it_says_what_it_is(own_bundle: Path) -> None:
         told = repr(generator)
     assert told == f"<Generator 'evil\\x1b[2J' of 8, 16, 32 pixels on onnxruntime {active.version} on cpu in fp32>"
     assert repr(generator) == f"{told[:-1]}, closed>"
+
+
+@pytest.mark.parametrize("bundle", [5, b"bundle", ["bundle"]])
+def test_what_is_no_path_is_refused(bundle: Any) -> None:
+    with pytest.raises(BundleError, match=r"pass the path of a folder or .zip, or None for the model"):
+        Generator.open(bundle)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from dmgan_runtime import BackendError, BundleError, SettingsError
@@ -95,9 +96,10 @@ def test_a_missing_graph_is_named(own_bundle: Path) -> None:
 def test_by_default_it_takes_every_cpu_it_may_use() -> None:
     assert check_threads(None) == len(os.sched_getaffinity(0))
     assert check_threads(3) == 3
+    assert check_threads(cast(Any, np.int64(3))) == 3
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, "2", True])
 def test_a_wrong_number_of_threads_is_refused(threads: Any) -> None:
     with pytest.raises(SettingsError, match="from 1 to 1024, or None"):
         check_threads(threads)
