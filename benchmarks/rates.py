@@ -12,7 +12,7 @@ from onnx import parser
 
 from benchmarks.floor import Rates
 from dmgan_runtime.backends.onnxruntime import session_options
-from dmgan_train.devices import uses_bf16
+from dmgan_train.devices import autocast_type
 
 _TRIALS = 8
 _SIDE = {"cpu": 2048, "cuda": 8192}
@@ -45,7 +45,7 @@ def measure_rates(device: str, threads: int, precisions: Sequence[str]) -> Rates
 def _product(device: torch.device, precision: str, threads: int) -> Callable[[], object] | None:
     if precision == "int8":
         return _int8_product(threads) if device.type == "cpu" else None
-    if (precision == "bf16" and not uses_bf16("auto", device)) or (device.type, precision) == ("cpu", "fp16"):
+    if (precision == "bf16" and not autocast_type("auto", device)) or (device.type, precision) == ("cpu", "fp16"):
         return None
     side = _SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in range(2))

@@ -17,7 +17,7 @@ from dmgan_runtime.errors import BackendError
 from dmgan_runtime.images import to_pil
 from dmgan_runtime.manifest import GENERATOR_ROLES, Role
 from dmgan_runtime.results import FloatArray
-from dmgan_train.devices import uses_bf16
+from dmgan_train.devices import autocast_type
 from dmgan_train.models import Generator, RefinementStage, TextEncoder, TextFeatures, valid_words
 from dmgan_train.settings import Precision
 
@@ -130,4 +130,4 @@ def _prepare_device(device: torch.device, precision: str) -> None:
         if precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False
     wanted: Precision = "bf16" if precision == "bf16" else "fp32"
-    uses_bf16(wanted, device)
+    autocast_type(wanted, device)

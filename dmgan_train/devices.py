@@ -44,14 +44,18 @@ def place(network: nn.Module, device: torch.device, layout: torch.memory_format 
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
-def uses_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether the networks run under bf16 autocast.
+def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """What the networks run in under autocast; None runs them in fp32.
 
     Raises:
-        BackendError: if bf16 was asked for and the processor has no instructions for it.
+        BackendError: if it was asked for and the processor has no instructions for it.
     """
     if precision == "fp32":
-        return False
+        return None
+    if precision == "fp16":
+        if device.type != "cuda":
+            raise BackendError("gan.precision is fp16, which is for GPUs; use auto or fp32")
+        return torch.float16
     # Without these instructions PyTorch falls back to convolutions that are some twenty times slower.
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -59,18 +63,20 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
         able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if precision == "bf16" and not able:
         raise BackendError(
-            f"gan.precision is bf16, and the {device.type} here has no bf16 instructions; use auto or fp32"
+            f"gan.precision is bf16, and the {device.type} here has no bf16 instructions; use"
+            f" {'auto, fp16 or fp32' if device.type == 'cuda' else 'auto or fp32'}"
         )
-    return bool(able)
+    return torch.bfloat16 if able else None
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> Settings:
     """The settings with `auto` precision replaced by what the device can do, so that a run keeps to it.
 
     Raises:
-        BackendError: if bf16 was asked for and cannot be had.
+        BackendError: if bf16 or fp16 was asked for and cannot be had.
     """
-    precision: Precision = "bf16" if uses_bf16(settings.gan.precision, device) else "fp32"
+    names: dict[torch.dtype | None, Precision] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    precision = names[autocast_type(settings.gan.precision, device)]
     return settings.__replace__(gan=settings.gan.__replace__(precision=precision))
 
 

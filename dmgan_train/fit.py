@@ -85,12 +85,10 @@ def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
         "captions": sum(1 for _ in data.train.captions()),
         "words": len(data.tokenizer) - 1,
     }
-    provenance = {"dmgan": dmgan_train.__version__, "torch": str(torch.__version__), "data": description}
-    if run.adopted:
-        provenance["adopted"] = run.provenance()["adopted"]
+    versions = {"dmgan": dmgan_train.__version__, "torch": str(torch.__version__)}
     chosen = np.linspace(0, len(data.train) - 1, min(KEPT_CAPTIONS, len(data.train))).astype(int)
     captions = [data.train.examples[index].captions[0] for index in chosen]
-    run.settle(settings, data.tokenizer, provenance, captions)
+    run.settle(settings, data.tokenizer, {**versions, "data": description}, captions)
 
 
 def with_vocabulary(data: TrainingData, run: RunFolder) -> TrainingData:

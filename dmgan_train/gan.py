@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmgan_runtime.spec import STAGES
@@ -15,9 +14,9 @@ from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.augmentation import augment
 from dmgan_train.averaging import Captions, settle_average
-from dmgan_train.checkpoint import check_fingerprint, fingerprint, load_optimizer
+from dmgan_train.checkpoint import check_fingerprint, fingerprint
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
-from dmgan_train.devices import place, uses_bf16
+from dmgan_train.devices import autocast_type, place
 from dmgan_train.journal import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import (
@@ -42,6 +41,7 @@ from dmgan_train.models import (
 from dmgan_train.models.batch_norm import synchronise_batch_norms
 from dmgan_train.schedule import learning_rates, stages_warming_up
 from dmgan_train.settings import Settings
+from dmgan_train.update import Updates
 from dmgan_train.watch import Watch, gate_means
 
 
@@ -72,15 +72,15 @@ class GanPhase:
         own = settings.gan
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, device
-        self._bf16 = uses_bf16(own.precision, device)
+        self._half = autocast_type(own.precision, device)
         self.text_encoder, self.image_encoder = encoders
         for encoder in encoders:
             place(encoder, device)
             encoder.eval().requires_grad_(False)
         self._build_networks()
-        self._generator_optimizer = self._adam(self.generator, own.generator_learning_rate)
+        self._generator_updates = self._updates(self.generator, own.generator_learning_rate)
         # One optimizer for the three: Adam treats every parameter on its own.
-        self._discriminator_optimizer = self._adam(self.discriminators, own.discriminator_learning_rate)
+        self._discriminator_updates = self._updates(self.discriminators, own.discriminator_learning_rate)
         self._captions = Captions(split, tokenizer, self.text_encoder)
         self._watch, self._workers = watch, workers
         self._settled_after: int | None = None  # updates of the average
@@ -108,9 +108,9 @@ class GanPhase:
             for network in (self.generator, *self.discriminators, self.image_encoder.trunk):
                 network.compile()
 
-    def _adam(self, network: nn.Module, rate: float) -> Optimizer:
+    def _updates(self, network: nn.Module, rate: float) -> Updates:
         betas = (self.settings.gan.beta1, self.settings.gan.beta2)
-        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
+        return Updates(network, rate, betas, self.device, fp16=self._half == torch.float16)
 
     def start_from(self, generator: Mapping[str, Tensor]) -> None:
         """Begins with these weights instead of random ones; a checkpoint that is loaded later replaces them."""
@@ -164,8 +164,10 @@ class GanPhase:
         """See `Phase.state`."""
         self._settle_average()
         networks = {name: network.state_dict() for name, network in self._networks().items()}
-        optimizers = {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()}
-        return {**networks, **optimizers, "text_encoder_sha256": fingerprint(self.text_encoder)}
+        updates = {
+            f"{who}_{part}": value for who, own in self._all_updates().items() for part, value in own.state().items()
+        }
+        return {**networks, **updates, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
     def _settle_average(self) -> Generator:
         generator, averaged = cast("Generator", self.generator_ema.module), int(self.generator_ema.n_averaged)
@@ -183,8 +185,8 @@ class GanPhase:
         check_fingerprint(state, self.text_encoder)
         for name, module in self._networks().items():
             module.load_state_dict(state[name])
-        for name, optimizer in self._optimizers().items():
-            load_optimizer(optimizer, state[name])
+        for who, updates in self._all_updates().items():
+            updates.load_state({part: state[f"{who}_{part}"] for part in ("optimizer", "scaler")})
 
     def _networks(self) -> dict[str, nn.Module]:
         return {
@@ -193,23 +195,18 @@ class GanPhase:
             "discriminators": self.discriminators,
         }
 
-    def _optimizers(self) -> dict[str, Optimizer]:
-        return {
-            "generator_optimizer": self._generator_optimizer,
-            "discriminator_optimizer": self._discriminator_optimizer,
-        }
+    def _all_updates(self) -> dict[str, Updates]:
+        return {"generator": self._generator_updates, "discriminator": self._discriminator_updates}
 
     def _set_learning_rates(self, step: int) -> None:
         rates = learning_rates(step, self.steps, self.settings.gan)
-        for optimizer, rate in zip(self._optimizers().values(), rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        self._generator_updates.learning_rate, self._discriminator_updates.learning_rate = rates
 
     def _judges(self) -> Iterable[Discriminator]:
         return cast("Iterable[Discriminator]", self.discriminators)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+        return torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None)
 
     def _draw(self, text: TextFeatures, lengths: Tensor, stages: int) -> GeneratorOutput:
         """Images of this process's share of the captions; the noise is drawn for all."""
@@ -243,11 +240,8 @@ class GanPhase:
             if penalised:  # without autocast: a gradient's gradient needs the range
                 penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, processes.share(text.sentence))
         weighted = [own.r1_weight * own.r1_every * penalty for penalty in penalties.values()]
-        self._discriminator_optimizer.zero_grad(set_to_none=True)
-        torch.stack([*losses.values(), *weighted]).sum().backward()
-        gradient = _finish_gradients(self.discriminators)
-        self._discriminator_optimizer.step()
-        return losses | penalties | accuracies | {"discriminator_gradient": gradient}
+        measured = self._discriminator_updates.minimise(torch.stack([*losses.values(), *weighted]).sum())
+        return losses | penalties | accuracies | _named("discriminator", measured)
 
     def _train_generator(
         self, fakes: GeneratorOutput, reals: list[Tensor], text: TextFeatures, lengths: Tensor, class_ids: Tensor | None
@@ -305,15 +299,8 @@ class GanPhase:
             "perceptual": own.perceptual_weight,
         }
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        self._generator_optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        gradient = _finish_gradients(self.generator)
-        self._generator_optimizer.step()
-        return losses | {"generator_gradient": gradient}
+        return losses | _named("generator", self._generator_updates.minimise(total))
 
 
-def _finish_gradients(network: nn.Module) -> Tensor:
-    """Averages the gradients over all processes and returns their norm."""
-    processes.average_gradients(network.parameters())
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    return nn.utils.get_total_norm(gradients)
+def _named(who: str, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{who}_{name}": value for name, value in measured.items()}

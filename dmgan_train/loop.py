@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -121,10 +121,12 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
                     journal.record(done, means, epoch=step // phase.steps_per_epoch)
             if stop or done % phase.checkpoint_every == 0 or done == phase.steps:
                 meter.check()
-                if main:
-                    save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
+                with meter.paused():
+                    if main:
+                        save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
             if journal:
-                phase.after_step(done, journal)
+                with meter.paused():
+                    phase.after_step(done, journal)
             if stop:
                 raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
     processes.wait()  # until the last checkpoint is there for all to read
@@ -152,7 +154,7 @@ def _resume(phase: Phase, path: Path) -> int:
 
 
 class _Meter:
-    """What the steps measured since the last means, and images a second.
+    """What the steps measured since the last means, and how many images a second they trained on.
 
     The device runs ahead: its numbers are read only when they are asked for, of many steps at once.
     """
@@ -166,6 +168,13 @@ class _Meter:
         self._read: dict[str, list[float]] = {}
         self._steps = 0
         self._start = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps checkpoints and pictures out of the seconds."""
+        began = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - began
 
     def add(self, step: int, values: Mapping[str, Tensor]) -> None:
         self._unread.append((step, {name: value.detach().float() for name, value in values.items()}))

@@ -113,15 +113,15 @@ class RunFolder:
             raise SettingsError(
                 f"{self.root}: the data set has other words than when this run began; choose another --run"
             )
-        before = self.provenance().get("data", provenance["data"])
-        if before != provenance["data"]:
+        before = self.provenance()
+        if before.get("data", provenance["data"]) != provenance["data"]:
             raise SettingsError(
-                f"{self.root}: the data set was {before} when this run began, and is now {provenance['data']};"
+                f"{self.root}: the data set was {before['data']} when this run began, and is now {provenance['data']};"
                 " choose another --run"
             )
         write_whole(self.settings_file, settings.to_yaml().encode())
         write_whole(self.vocabulary_file, tokenizer.to_json())
-        write_whole(self.provenance_file, json.dumps(provenance, indent=2).encode())
+        write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
         write_whole(self.captions_file, "".join(f"{' '.join(text.split())}\n" for text in captions).encode())
 
     def _check_settings(self, settings: Settings) -> None:
@@ -171,6 +171,19 @@ class RunFolder:
     def provenance(self) -> dict[str, Any]:
         """What the run was trained on."""
         return dict(json.loads(self.provenance_file.read_bytes())) if self.provenance_file.exists() else {}
+
+
+def _continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's provenance: what it began with, and each set of other versions that it went on with."""
+
+    def versions(provenance: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {provenance[name]}" for name in now if name != "data")
+
+    began = {**now, **before}
+    later = list(began.get("went_on_with", []))
+    if versions(now) != (later[-1] if later else versions(began)):
+        later.append(versions(now))
+    return {**began, **({"went_on_with": later} if later else {})}
 
 
 def share_encoders(encoders: RunFolder, run: RunFolder) -> None:

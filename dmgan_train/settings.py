@@ -15,7 +15,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
 Steps = Annotated[int, msgspec.Meta(ge=0)]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,7 +131,7 @@ class GanSettings(_Section, frozen=True):
         r1_every: Steps between two R1 penalties, each then so many times as heavy (lazy regularisation, Karras et al.,
             StyleGAN2, CVPR 2020).
         precision: `bf16` runs the networks under autocast; losses and weights stay fp32. `auto` does so where
-            the processor has instructions for it.
+            the processor has instructions for it. `fp16` is for GPUs that have none: autocast, with losses scaled.
         compile: Compile the networks with `torch.compile`: same function, other rounding, a slow start.
         sample_every: Steps between pictures of fixed captions, and between measurements on held-out ones.
         checkpoint_every: Steps between checkpoints.

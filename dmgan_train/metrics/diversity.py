@@ -26,31 +26,46 @@ def diversity_orders(split: Split, images: int, seed: int) -> list[Order]:
     ]
 
 
-def mean_pairwise_distance(features: Tensor) -> float:
-    """Mean of 1 - cosine over all pairs of features [N, D], N at least 2."""
-    unit = F.normalize(features.double())
-    count = len(unit)
-    # The sum of all products is the square of the sum; the diagonal's N ones are no pairs.
-    return float(1 - (unit.sum(dim=0).square().sum() - count) / (count * (count - 1)))
+class Spread:
+    """Mean of 1 - cosine over all pairs of features, in memory that does not grow with them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """Takes features [N, D]."""
+        unit = F.normalize(features.cpu().double())
+        self._sum = self._sum + unit.sum(dim=0)
+        self.count += len(unit)
+
+    def mean_distance(self) -> float:
+        """In [0, 2].
+
+        Raises:
+            DataError: if there are fewer than two features.
+        """
+        if self.count < 2:
+            raise DataError(f"diversity compares pairs of images, and {self.count} could be read; it needs two")
+        # The sum of all products is the square of the sum; the diagonal's ones are no pairs.
+        return float(1 - (self._sum.square().sum() - self.count) / (self.count * (self.count - 1)))
 
 
-def measure_diversity(generated: Iterable[Tensor], real: Iterable[Tensor], network: FeatureNetwork) -> Result:
+def measure_diversity(generated: Iterable[Tensor], real: Spread, network: FeatureNetwork) -> Result:
     """Compares the spread within captions with the spread between them and among real images.
 
     Args:
         generated: Features of the images of `diversity_orders`, in order.
-        real: Features of real images of the same split.
+        real: Of the features of real images of the same split.
         network: What the features came from.
 
     Raises:
         DataError: if there are fewer than two real images.
     """
-    features, reals = torch.cat(list(generated)).cpu(), torch.cat(list(real)).cpu()
-    if len(reals) < 2:
-        raise DataError("diversity compares with real images, and needs at least two that can be read")
+    features = torch.cat(list(generated)).cpu()
     captions = features.unflatten(0, (-1, IMAGES_A_CAPTION))
-    within = torch.tensor([mean_pairwise_distance(one) for one in captions])
-    between = torch.tensor([mean_pairwise_distance(one) for one in captions.transpose(0, 1)])
+    within = torch.tensor([_mean_distance(one) for one in captions])
+    between = torch.tensor([_mean_distance(one) for one in captions.transpose(0, 1)])
     return Result(
         name=f"diversity ({network.name})",
         value=float(within.mean()),
@@ -59,13 +74,19 @@ def measure_diversity(generated: Iterable[Tensor], real: Iterable[Tensor], netwo
         definition="mean of 1 - cosine over the pairs of images of one caption with different seeds",
         references={
             "images of different captions": float(between.mean()),
-            "different real images": mean_pairwise_distance(reals),
+            "different real images": real.mean_distance(),
         },
         protocol={
             "captions": len(captions),
             "images_a_caption": IMAGES_A_CAPTION,
-            "real_images": len(reals),
+            "real_images": real.count,
             "std": "of the captions' means (n)",
             "features": network.describe() | {"layer": f"pooled, {features.shape[1]}"},
         },
     )
+
+
+def _mean_distance(features: Tensor) -> float:
+    spread = Spread()
+    spread.add(features)
+    return spread.mean_distance()

@@ -13,7 +13,7 @@ from torch import Tensor
 from dmgan_runtime.errors import SettingsError
 from dmgan_train.data import MissingSplitError, Split, SplitName, detect_source, load_split
 from dmgan_train.image_source import ImageSource
-from dmgan_train.metrics.diversity import diversity_orders, measure_diversity
+from dmgan_train.metrics.diversity import Spread, diversity_orders, measure_diversity
 from dmgan_train.metrics.features import FeatureNetwork, Seen
 from dmgan_train.metrics.fid import FrechetDistance
 from dmgan_train.metrics.inception_score import ClassScore
@@ -21,8 +21,6 @@ from dmgan_train.metrics.orders import Order, painted, photographed, random_orde
 from dmgan_train.metrics.protocol import Evaluation, MetricName, Result, versions
 from dmgan_train.metrics.r_precision import Encoders, RPrecision
 from dmgan_train.metrics.retrieval import Retrieval
-
-_STREAMED = {"fid", "is", "r_precision"}
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,7 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
         )
     kind = plan.data_source or detect_source(plan.data)
     split = load_split(kind, plan.data, plan.split)
-    work = _Work(source, network, plan, split)
-    results: dict[str, Result] = {}
-    if _STREAMED & set(plan.metrics):
-        results |= work.stream(encoders)
-    if "diversity" in plan.metrics:
-        results["diversity"] = work.diversity()
+    results = _Work(source, network, plan, split, encoders).measure()
     if "retrieval" in plan.metrics:
         retrieval = Retrieval(_all_splits(kind, plan.data), network, source, plan.batch_size)
         results["retrieval"] = retrieval.measure(plan.images, plan.seed)
@@ -98,52 +91,63 @@ def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[s
 
 
 class _Work:
-    def __init__(self, source: ImageSource, network: FeatureNetwork, plan: Plan, split: Split) -> None:
-        self._source, self._network, self._plan, self._split = source, network, plan, split
+    """The metrics of one split: each real picture and each painted one is looked at once, for all of them."""
 
-    def stream(self, encoders: Encoders | None) -> dict[str, Result]:
-        """The metrics that look at each image once."""
-        plan, wanted = self._plan, set(self._plan.metrics)
-        judge = RPrecision(encoders, self._split, plan.seed) if encoders and "r_precision" in wanted else None
-        score = ClassScore(plan.seed)
-        distance: FrechetDistance | None = None
-        if judge or "fid" in wanted:
-            for indices, images in self._real():
-                if "fid" in wanted:
-                    features = self._network.see(images).features
-                    distance = distance or FrechetDistance(features.shape[1])
-                    distance.add(features, real=True)
-                if judge:
-                    judge.add(images, self._own_captions(indices), real=True)
-        for orders, images in painted(
-            self._source, random_orders(self._split, plan.images, plan.seed), plan.batch_size, "painting"
-        ):
-            if {"fid", "is"} & wanted:
-                seen: Seen = self._network.see(images)
-                if "is" in wanted:
-                    score.add(seen.logits)
-                if distance:
-                    distance.add(seen.features, real=False)
-            if judge:
-                judge.add(images, orders)
+    def __init__(
+        self, source: ImageSource, network: FeatureNetwork, plan: Plan, split: Split, encoders: Encoders | None
+    ) -> None:
+        self._source, self._network, self._plan, self._split = source, network, plan, split
+        self._wanted = set(plan.metrics)
+        self._distance: FrechetDistance | None = None
+        self._score, self._spread = ClassScore(plan.seed), Spread()
+        judged = encoders if "r_precision" in self._wanted else None
+        self._judge = RPrecision(judged, split, plan.seed) if judged else None
+
+    def measure(self) -> dict[str, Result]:
+        if self._wanted & {"fid", "r_precision", "diversity"}:
+            self._look_at_real()
+        if self._wanted & {"fid", "is", "r_precision"}:
+            self._look_at_painted()
         results = {}
-        if distance:
-            results["fid"] = distance.result(self._network)
-        if "is" in wanted:
-            results["is"] = score.result(self._network)
-        if judge:
-            results["r_precision"] = judge.result()
+        if self._distance:
+            results["fid"] = self._distance.result(self._network)
+        if "is" in self._wanted:
+            results["is"] = self._score.result(self._network)
+        if self._judge:
+            results["r_precision"] = self._judge.result()
+        if "diversity" in self._wanted:
+            results["diversity"] = self._diversity()
         return results
 
-    def diversity(self) -> Result:
-        """Intra-caption diversity."""
+    def _look_at_real(self) -> None:
+        for indices, images in self._real():
+            if self._wanted & {"fid", "diversity"}:
+                features = self._network.see(images).features
+                self._spread.add(features)
+                if "fid" in self._wanted:
+                    self._distance = self._distance or FrechetDistance(features.shape[1])
+                    self._distance.add(features, real=True)
+            if self._judge:
+                self._judge.add(images, self._own_captions(indices), real=True)
+
+    def _look_at_painted(self) -> None:
+        plan = self._plan
+        orders = random_orders(self._split, plan.images, plan.seed)
+        for batch, images in painted(self._source, orders, plan.batch_size, "painting"):
+            if self._wanted & {"fid", "is"}:
+                seen: Seen = self._network.see(images)
+                if "is" in self._wanted:
+                    self._score.add(seen.logits)
+                if self._distance:
+                    self._distance.add(seen.features, real=False)
+            if self._judge:
+                self._judge.add(images, batch)
+
+    def _diversity(self) -> Result:
         orders = diversity_orders(self._split, self._plan.images, self._plan.seed)
         batches = painted(self._source, orders, self._plan.batch_size, "one caption, many seeds")
-        return measure_diversity(
-            (self._network.see(images).features for _, images in batches),
-            (self._network.see(images).features for _, images in self._real()),
-            self._network,
-        )
+        features = (self._network.see(images).features for _, images in batches)
+        return measure_diversity(features, self._spread, self._network)
 
     def _real(self) -> Iterator[tuple[list[int], Tensor]]:
         source = self._source

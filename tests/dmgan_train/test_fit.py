@@ -70,6 +70,18 @@ def test_the_averaged_generator_differs_from_the_last_one(run) -> None:
     assert torch.equal(generator.state_dict()[key], state["generator_ema"][f"module.{key}"])
 
 
+def test_the_versions_that_a_run_began_with_stay(run, images, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    now = f"dmgan {run.provenance()['dmgan']}, torch {run.provenance()['torch']}"
+    began = {**run.provenance(), "torch": "2.8.0"}
+    folder.provenance_file.write_text(json.dumps(began))
+    for _ in range(2):
+        train_small(images, folder.root)
+        assert folder.provenance() == {**began, "went_on_with": [now]}
+    train_small(images, run.root)
+    assert "went_on_with" not in run.provenance()
+
+
 def copies(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -87,9 +99,10 @@ def test_a_step_trains_generator_and_discriminators_and_leaves_the_encoders_alon
         assert any(not torch.equal(old[name], new[name]) for name in old)
 
 
-@pytest.mark.parametrize("override", ["gan.augmentation=true", "gan.precision=bf16"])
+@pytest.mark.parametrize("override", ["gan.augmentation=true", "gan.precision=bf16", "gan.precision=fp16"])
 def test_a_step_runs_with_augmentation_and_under_autocast(run, images, override, monkeypatch) -> None:
-    monkeypatch.setattr("dmgan_train.gan.uses_bf16", lambda precision, _: precision == "bf16")
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    monkeypatch.setattr("dmgan_train.gan.autocast_type", lambda precision, _: half.get(precision))
     phase = phase_of(run, images, override)
     losses = phase.step(next(phase.batches(0)), 0)
     assert all(loss.isfinite() for loss in losses.values())

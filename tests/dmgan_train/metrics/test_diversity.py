@@ -9,11 +9,18 @@ from dmgan_runtime.errors import DataError
 from dmgan_train.data import load_split
 from dmgan_train.metrics.diversity import (
     IMAGES_A_CAPTION,
+    Spread,
     diversity_orders,
-    mean_pairwise_distance,
     measure_diversity,
 )
 from tests.dmgan_train.metrics.network import flat_network
+
+
+def spread_of(*batches: torch.Tensor) -> Spread:
+    spread = Spread()
+    for batch in batches:
+        spread.add(batch)
+    return spread
 
 
 @settings(max_examples=20, deadline=None)
@@ -21,12 +28,12 @@ from tests.dmgan_train.metrics.network import flat_network
 def test_it_is_the_mean_over_the_pairs(seed, count) -> None:
     features = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     pairs = [1 - torch.cosine_similarity(one, other, dim=0) for one, other in combinations(features, 2)]
-    assert mean_pairwise_distance(features) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-9)
+    assert spread_of(*features.split(3)).mean_distance() == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-9)
 
 
 def test_equal_images_of_a_caption_have_none() -> None:
     captions = torch.eye(3).repeat_interleave(IMAGES_A_CAPTION, dim=0)
-    result = measure_diversity([captions[:13], captions[13:]], [torch.eye(3)], flat_network())
+    result = measure_diversity([captions[:13], captions[13:]], spread_of(torch.eye(3)), flat_network())
     assert result.value == pytest.approx(0, abs=1e-9)
     assert result.references["images of different captions"] == pytest.approx(1)
     assert result.references["different real images"] == pytest.approx(1)
@@ -44,5 +51,5 @@ def test_a_caption_is_painted_with_ten_seeds_in_a_row(images) -> None:
 
 
 def test_one_real_image_is_too_few() -> None:
-    with pytest.raises(DataError, match="at least two"):
-        measure_diversity([torch.rand(20, 3)], [torch.rand(1, 3)], flat_network())
+    with pytest.raises(DataError, match="1 could be read; it needs two"):
+        measure_diversity([torch.rand(20, 3)], spread_of(torch.rand(1, 3)), flat_network())

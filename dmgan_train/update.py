@@ -1,0 +1,74 @@
+"""One network's updates: Adam, gradients averaged over all processes, and fp16's loss scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmgan_train import processes
+from dmgan_train.checkpoint import load_optimizer
+
+
+class Updates:
+    """Updates a network by the gradients of losses.
+
+    In fp16 small gradients would be lost, so losses are scaled before the backward pass (Micikevicius et al., Mixed
+    Precision Training, ICLR 2018): by as much as goes, which shows when an update has no finite gradient and is
+    skipped. Other precisions have range enough, and nothing is scaled.
+    """
+
+    def __init__(
+        self, network: nn.Module, learning_rate: float, betas: tuple[float, float], device: torch.device, fp16: bool
+    ) -> None:
+        """Args:
+        network: Where it shall be; its parameters are updated in place.
+        learning_rate: Adam's.
+        betas: Adam's momenta.
+        device: Where the network is.
+        fp16: Whether the losses come from fp16 autocast.
+        """
+        self._network = network
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas, fused=True)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's, of the next update."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def minimise(self, loss: Tensor) -> dict[str, Tensor]:
+        """Goes a step down a loss's gradient.
+
+        Returns:
+            `gradient`, its norm; in fp16 also `skipped`, 1 if the gradient was not finite and the weights stayed. The
+            norm is 0 then.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        processes.average_gradients(self._network.parameters())
+        self._scaler.unscale_(self._optimizer)
+        gradients = [parameter.grad for parameter in self._network.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if not self._scaler.is_enabled():
+            return {"gradient": norm}
+        finite = norm.isfinite()
+        return {"gradient": torch.where(finite, norm, 0), "skipped": 1 - finite.float()}
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes: `optimizer`, and `scaler`, empty unless in fp16."""
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` returned."""
+        load_optimizer(self._optimizer, state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])

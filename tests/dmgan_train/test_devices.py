@@ -1,0 +1,57 @@
+"""Where training runs, and in which precision."""
+
+import pytest
+import torch
+
+from dmgan_runtime.errors import BackendError
+from dmgan_train.devices import autocast_type, choose_device, resolve_precision
+from tests.training import small_settings
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.fixture(params=[True, False])
+def has_bf16(request, monkeypatch) -> bool:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: request.param)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_auto_takes_bf16_where_there_are_instructions(device, has_bf16) -> None:
+    assert autocast_type("fp32", device) is None
+    assert autocast_type("auto", device) == (torch.bfloat16 if has_bf16 else None)
+    if has_bf16:
+        assert autocast_type("bf16", device) == torch.bfloat16
+    else:
+        with pytest.raises(BackendError, match="no bf16 instructions; use auto"):
+            autocast_type("bf16", device)
+
+
+def test_fp16_is_for_gpus() -> None:
+    assert autocast_type("fp16", CUDA) == torch.float16
+    with pytest.raises(BackendError, match="for GPUs; use auto or fp32"):
+        autocast_type("fp16", CPU)
+
+
+def test_a_run_keeps_to_what_auto_came_to(has_bf16) -> None:
+    settings = resolve_precision(small_settings("gan.precision=auto"), CPU)
+    assert settings.gan.precision == ("bf16" if has_bf16 else "fp32")
+    assert resolve_precision(small_settings("gan.precision=fp16"), CUDA).gan.precision == "fp16"
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("gpu9", "use auto, cpu or cuda"), ("meta", "only the CPU and CUDA")])
+def test_another_device_is_an_error(name, remedy) -> None:
+    with pytest.raises(BackendError, match=remedy):
+        choose_device(name)
+
+
+def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BackendError, match="there are 2 CUDA devices"):
+        choose_device("cuda")
