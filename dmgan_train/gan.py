@@ -96,12 +96,12 @@ class GanPhase:
 
     def _build_networks(self) -> None:
         own, spec = self.settings.gan, self.settings.model
-        # On CPUs the generator's transposed convolutions are slower with the channels last (docs/training.md).
+        # On CPUs transposed convolutions are slower with the channels last, and spectral norm copies (docs/training.md).
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         self.generator = Generator(spec)
         place(self.generator, self.device, layout)
         self.discriminators = build_discriminators(spec, own.discriminator_channels)
-        place(self.discriminators, self.device)
+        place(self.discriminators, self.device, layout)
         self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
         synchronise_batch_norms(self.generator, self.device)
         if own.compile:
