@@ -83,6 +83,8 @@ def ablate(
         SettingsError: if `out` holds runs of other settings or data.
         CheckpointError: if a row was begun with other encoders.
     """
+    for row in ROWS:  # before the encoders that they share are trained on
+        RunFolder(out / row.folder).check_settings(row_settings(settings, row))
     encoders = RunFolder(out / ENCODERS)
     say("the encoders that all rows share")
     with encoders.locked():
@@ -127,7 +129,8 @@ def _measure(run: RunFolder, network: FeatureNetwork, plan: Plan, device: torch.
     """Measures a finished run, or reads what was measured with the very same protocol."""
     path = run.root / "metrics" / "ablation.json"
     source = RunSource(run, device)
-    fresh = {"plan": repr(plan), "weights_sha256": network.sha256, "model": source.describe()}
+    plan_fields = {**vars(plan), "metrics": list(plan.metrics), "data": plan.data.resolve().name}
+    fresh = {"plan": plan_fields, "weights_sha256": network.sha256, "model": source.describe()}
     if path.exists():
         done = read_evaluation(path)
         if done.protocol.get("ablation") == fresh:

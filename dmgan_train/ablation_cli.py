@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from dmgan_runtime.commands import DmganCommand
-from dmgan_train.config import PRESETS, resolve_settings
+from dmgan_train.config import PRESETS, RECIPES, resolve_settings
 from dmgan_train.data import SOURCES, SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.evaluation_cli import FEATURE_NAMES, FOLDER, METRIC_NAMES, needs_extra, parse_metrics
@@ -24,6 +24,9 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(cls=DmganCommand)
 @click.option("--preset", type=click.Choice(PRESETS), default="birds", help="Settings to start from.")
+@click.option(
+    "--recipe", type=click.Choice(RECIPES), default="preset", help="What is laid over the preset; preset is nothing."
+)
 @click.option("--data", type=FOLDER, required=True, help="The data set's folder.")
 @click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]")
 @click.option("--out", type=_PATH, required=True, help="A folder for the runs and the table; made if it is new.")
@@ -55,6 +58,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Print the plan of one row, train nothing.")
 def ablate(
     preset: str,
+    recipe: str,
     data: Path,
     source: str | None,
     out: Path,
@@ -80,7 +84,7 @@ def ablate(
         from dmgan_train.metrics.evaluate import Plan
         from dmgan_train.metrics.features import load_features
     chosen = choose_device(device)
-    settings = resolve_precision(resolve_settings(preset, file=config, overrides=overrides), chosen)
+    settings = resolve_precision(resolve_settings(preset, recipe=recipe, file=config, overrides=overrides), chosen)
     read = read_data(data, source, settings)
     click.echo(describe_plan(row_settings(settings, ROWS[-1]), read, chosen))
     click.echo(f"rows   {', '.join(row.name for row in ROWS)}")

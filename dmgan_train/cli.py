@@ -138,6 +138,7 @@ def pretrain(**options: Any) -> None:
 @click.option("--captions", type=_FILE, required=True, help="Their captions.pickle, which holds the vocabulary.")
 @click.option("--official-generator", type=_FILE, help="Their netG*.pth.  [default: a new generator]")
 @click.option("--preset", type=click.Choice(PRESETS), default="birds", help="Settings of the run.")
+@click.option("--recipe", type=click.Choice(RECIPES), default="preset", help="What is laid over the preset.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one setting; repeatable.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), required=True, help="The run to begin; new.")
 def adopt_command(
@@ -146,14 +147,17 @@ def adopt_command(
     captions: Path,
     official_generator: Path | None,
     preset: str,
+    recipe: str,
     overrides: tuple[str, ...],
     run_folder: Path,
 ) -> None:
     """Begin a run with the authors' published weights; `fit` with the same preset and settings trains on."""
     files = OfficialFiles(official_text_encoder, official_image_encoder, captions, official_generator)
-    settings = resolve_precision(resolve_settings(preset, overrides=overrides), choose_device("auto"))
+    settings = resolve_settings(preset, recipe=recipe, overrides=overrides)
+    settings = resolve_precision(settings, choose_device("auto"))
     adopt(files, settings, RunFolder(run_folder))
-    same = "".join(f" --set {override}" for override in overrides)
+    laid = f" --recipe {recipe}" if recipe != "preset" else ""
+    same = laid + "".join(f" --set {override}" for override in overrides)
     click.echo(f"Begun. Next: python -m dmgan_train fit --preset {preset}{same} --data DATA --run {run_folder}")
 
 

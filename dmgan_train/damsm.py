@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
+from dmgan_train.checkpoint import load_optimizer
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
 from dmgan_train.devices import place
 from dmgan_train.journal import Journal
@@ -58,7 +59,8 @@ class DamsmPhase:
         synchronise_batch_norms(self.image_encoder, device)
         encoders = nn.ModuleList([self.text_encoder, self.image_encoder])
         self._trained = [parameter for parameter in encoders.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.Adam(self._trained, lr=own.learning_rate, betas=(own.beta1, own.beta2))
+        betas = (own.beta1, own.beta2)
+        self._optimizer = torch.optim.Adam(self._trained, lr=own.learning_rate, betas=betas, fused=True)
         self._split, self._tokenizer, self._workers = split, tokenizer, workers
         self._cache: tuple[Tensor, Tensor] | None = None
         self.batch_size = own.batch_size
@@ -85,6 +87,7 @@ class DamsmPhase:
             max_words=own.words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
+            cache=self.settings.data.cache and not own.cache_trunk,
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         workers = 0 if own.cache_trunk else self._workers
@@ -124,8 +127,12 @@ class DamsmPhase:
             "top1": _top1(image.image.detach(), text.sentence.detach()),
         }
 
-    def after_step(self, done: int, journal: Journal) -> None:
-        """See `Phase.after_step`."""
+    def looks_after(self, done: int) -> bool:
+        """Never: there is nothing to see yet."""
+        return False
+
+    def look(self, done: int, journal: Journal) -> None:
+        """See `Phase.look`."""
 
     def state(self) -> dict[str, Any]:
         """See `Phase.state`."""
@@ -139,7 +146,7 @@ class DamsmPhase:
         """See `Phase.load_state`."""
         self.text_encoder.load_state_dict(state["text_encoder"])
         self.image_encoder.load_state_dict(state["image_encoder"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self._optimizer, state["optimizer"])
 
     def _set_learning_rate(self, epoch: int) -> None:
         own = self.settings.damsm

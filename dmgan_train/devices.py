@@ -81,7 +81,7 @@ def resolve_precision(settings: Settings, device: torch.device) -> Settings:
 
 
 def default_workers() -> int:
-    """Processes that read pictures ahead: one for each core but one, at most four."""
+    """Processes that read pictures ahead: one for each core but one, at most four; `torchrun`'s share the cores."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux; a container may allow fewer cores than there are
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(4, cores - 1)
+    return min(4, max(0, cores // processes.local_count() - 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,11 +135,18 @@ def measure(
         judges = read_encoders(RunFolder(judge), chosen) if judge and "r_precision" in plan.metrics else None
         evaluation = run_metrics(source, network, judges, plan)
         steps = source.steps
-    name = "-".join([f"step-{steps or 0:07d}", plan.split, network.name, *plan.metrics]) + ".json"
     folder = model.with_name(f"{model.stem}-metrics") if is_bundle(model) else model / "metrics"
-    path = output or folder / name
+    parts = [f"step-{steps or 0:07d}", plan.split, network.name, *plan.metrics, *_unusual(encoders, options)]
+    path = output or folder / ("-".join(parts) + ".json")
     evaluation.write(path)
     return path, evaluation
+
+
+def _unusual(encoders: Path | None, options: Mapping[str, Any]) -> list[str]:
+    """What differs from the defaults, so that another protocol is another file."""
+    defaults = {"images": 30_000, "seed": 0, "truncation": 1.0}
+    named = [f"{name}-{options[name]}" for name, usual in defaults.items() if options[name] != usual]
+    return named + ([f"by-{encoders.resolve().name}"] if encoders else [])
 
 
 @click.command(cls=DmganCommand)

@@ -96,7 +96,7 @@ class GanPhase:
 
     def _build_networks(self) -> None:
         own, spec = self.settings.gan, self.settings.model
-        # On CPUs transposed convolutions are slower with the channels last, and spectral norm copies (docs/training.md).
+        # On CPUs transposed convolutions and spectral norm are slower with the channels last (docs/training.md).
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         self.generator = Generator(spec)
         place(self.generator, self.device, layout)
@@ -152,13 +152,23 @@ class GanPhase:
         self.generator_ema.update_parameters(self.generator)
         return losses | gate_means(fakes.memories, processes.share(lengths))
 
-    def after_step(self, done: int, journal: Journal) -> None:
-        """Looks at the averaged generator now and then, and keeps a copy of it."""
-        own = self.settings.gan
-        if done % own.sample_every == 0 or done == self.steps:
+    def looks_after(self, done: int) -> bool:
+        """See `Phase.looks_after`."""
+        return self._samples_after(done) or self._keeps_after(done)
+
+    def look(self, done: int, journal: Journal) -> None:
+        """Looks at the averaged generator, and keeps a copy of it."""
+        if self._samples_after(done):
             self._watch.look(self._settle_average(), self.text_encoder, done, journal)
-        if own.snapshot_every and done % own.snapshot_every == 0:
+        if self._keeps_after(done):
             self._watch.keep(self.state(), done)
+
+    def _samples_after(self, done: int) -> bool:
+        return done % self.settings.gan.sample_every == 0 or done == self.steps
+
+    def _keeps_after(self, done: int) -> bool:
+        every = self.settings.gan.snapshot_every
+        return every is not None and done % every == 0
 
     def state(self) -> dict[str, Any]:
         """See `Phase.state`."""
@@ -186,7 +196,8 @@ class GanPhase:
         for name, module in self._networks().items():
             module.load_state_dict(state[name])
         for who, updates in self._all_updates().items():
-            updates.load_state({part: state[f"{who}_{part}"] for part in ("optimizer", "scaler")})
+            # Only fp16 has a scaler, and runs that are older than it have none either.
+            updates.load_state({"optimizer": state[f"{who}_optimizer"], "scaler": state.get(f"{who}_scaler", {})})
 
     def _networks(self) -> dict[str, nn.Module]:
         return {

@@ -15,11 +15,11 @@ from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.results import Gates, Generation
 from dmgan_runtime.tokenizer import Encoding
 from dmgan_train.checkpoint import fingerprint
-from dmgan_train.data.transforms import Augment
 from dmgan_train.loading import load_model
 from dmgan_train.models import GeneratorOutput
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import generate
+from dmgan_train.settings import DataSettings
 
 
 class ImageSource(Protocol):
@@ -27,13 +27,13 @@ class ImageSource(Protocol):
 
     Attributes:
         resolution: Side of its largest images in pixels.
-        view: How the pictures that it was trained on were cut, see `to_square`.
+        data: How the pictures and captions that it was trained on were read.
         steps: How many steps its generator was trained for; None if it does not say.
         truncation: What the noise is multiplied by.
     """
 
     resolution: int
-    view: Augment
+    data: DataSettings
     steps: int | None
     truncation: float
 
@@ -78,7 +78,7 @@ class RunSource:
         self._ema = settings.gan.ema
         self.steps: int | None = steps
         self.resolution = settings.model.resolutions[-1]
-        self.view: Augment = settings.data.augment
+        self.data = settings.data
 
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """See `ImageSource.paint`."""

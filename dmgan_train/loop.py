@@ -12,9 +12,10 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from dmgan_runtime.errors import TrainingError
+from dmgan_runtime.errors import CheckpointError, TrainingError
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import Batch
@@ -53,8 +54,11 @@ class Phase(Protocol):
         Returns scalars to log, the losses among them. They stay on the device: reading one would wait for it.
         """
 
-    def after_step(self, done: int, journal: Journal) -> None:
-        """Called in the main process when `done` steps are done, after any checkpoint."""
+    def looks_after(self, done: int) -> bool:
+        """Whether something shall be looked at when `done` steps are done."""
+
+    def look(self, done: int, journal: Journal) -> None:
+        """Looks at it, in the main process, after any checkpoint."""
 
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, but the step."""
@@ -64,7 +68,11 @@ class Phase(Protocol):
 
 
 class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one acts as usual."""
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one acts as usual.
+
+    Under `torchrun` it does not: a process may get the same signal from several sides, and torchrun kills what has not
+    ended in time.
+    """
 
     requested = False
 
@@ -78,7 +86,8 @@ class Interruption:
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         self.requested = True
-        signal.signal(number, self._old[signal.Signals(number)])
+        if not dist.is_torchelastic_launched():
+            signal.signal(number, self._old[signal.Signals(number)])
 
 
 def phase_steps(epochs: int, steps: int | None, steps_per_epoch: int) -> int:
@@ -110,7 +119,7 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         meter = _Meter(phase)
         for step in range(start, phase.steps):
             torch.manual_seed(seed * 1_000_003 + step)
-            meter.add(step, _step(phase, next(batches), step))
+            meter.add(step, _step(phase, meter.wait_for(batches), step))
             done = step + 1
             bar.update()
             stop = processes.any_process(interruption.requested)
@@ -124,10 +133,13 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
                 with meter.paused():
                     if main:
                         save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
-            if journal:
+            if phase.looks_after(done):
+                meter.check()
                 with meter.paused():
-                    phase.after_step(done, journal)
+                    if journal:
+                        phase.look(done, journal)
             if stop:
+                processes.wait()  # torchrun ends the others as soon as one has left
                 raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
     processes.wait()  # until the last checkpoint is there for all to read
 
@@ -136,6 +148,7 @@ def _resume(phase: Phase, path: Path) -> int:
     """Loads the checkpoint if there is one; returns the steps that are done.
 
     Raises:
+        CheckpointError: if it is damaged or of another phase, run or version.
         TrainingError: if the processes do not see the same checkpoint.
     """
     start = 0
@@ -143,7 +156,13 @@ def _resume(phase: Phase, path: Path) -> int:
         state = load_checkpoint(path, phase.name)
         if state.get("finished"):  # weights that were adopted have no steps of ours
             return phase.steps
-        phase.load_state(state)
+        try:
+            phase.load_state(state)
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path}: has no {error}, so another version of dmgan wrote it; go on with that one, or choose another"
+                " --run"
+            ) from error
         start = int(state["step"])
     if processes.any_process(float(processes.mean_of(torch.tensor(float(start)))) != start):
         raise TrainingError(
@@ -154,7 +173,7 @@ def _resume(phase: Phase, path: Path) -> int:
 
 
 class _Meter:
-    """What the steps measured since the last means, and how many images a second they trained on.
+    """What the steps measured since the last means, their images a second, and the share of it that data took.
 
     The device runs ahead: its numbers are read only when they are asked for, of many steps at once.
     """
@@ -167,7 +186,15 @@ class _Meter:
     def _clear(self) -> None:
         self._read: dict[str, list[float]] = {}
         self._steps = 0
+        self._waited = 0.0
         self._start = time.perf_counter()
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; how long it took to come is measured."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - began
+        return batch
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -203,6 +230,7 @@ class _Meter:
         seconds = time.perf_counter() - self._start
         means = {name: sum(numbers) / len(numbers) for name, numbers in self._read.items()}
         means["images_per_second"] = self._phase.batch_size * self._steps / seconds
+        means["data_wait"] = self._waited / seconds
         self._clear()
         return means
 

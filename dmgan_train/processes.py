@@ -66,6 +66,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_count() -> int:
+    """How many processes train on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def count() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1

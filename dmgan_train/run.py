@@ -107,8 +107,7 @@ class RunFolder:
         Raises:
             SettingsError: naming each setting that differs, or that the data set does.
         """
-        if self.settings_file.exists():
-            self._check_settings(settings)
+        self.check_settings(settings)
         if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
             raise SettingsError(
                 f"{self.root}: the data set has other words than when this run began; choose another --run"
@@ -124,7 +123,14 @@ class RunFolder:
         write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
         write_whole(self.captions_file, "".join(f"{' '.join(text.split())}\n" for text in captions).encode())
 
-    def _check_settings(self, settings: Settings) -> None:
+    def check_settings(self, settings: Settings) -> None:
+        """Whether this run, if it has begun, can go on with these settings.
+
+        Raises:
+            SettingsError: naming each setting that may not change.
+        """
+        if not self.settings_file.exists():
+            return
         fixed = self.checkpoint("gan").exists()
         changed = {
             key: values

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,10 +18,9 @@ from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.results import Generation
-from dmgan_train.config import PRESETS, resolve_settings
-from dmgan_train.data.transforms import Augment
 from dmgan_train.image_source import ImageSource, RunSource, is_bundle, to_levels
 from dmgan_train.run import RunFolder
+from dmgan_train.settings import DataSettings
 
 
 class BundleSource:
@@ -41,7 +41,7 @@ class BundleSource:
         self._name, self.truncation = path.resolve().stem, truncation
         self.resolution = self._manifest.model.resolutions[-1]
         self.steps: int | None = self._manifest.provenance.get("gan_steps")
-        self.view: Augment = self._trained_view()
+        self.data = self._trained_on()
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +79,11 @@ class BundleSource:
             "trained_on": self._manifest.provenance.get("data", {}),
         }
 
-    def _trained_view(self) -> Augment:
-        """A bundle does not say how its training pictures were cut; its preset does, else it is the paper's cut."""
-        preset = self._manifest.provenance.get("preset")
-        return resolve_settings(preset).data.augment if preset in PRESETS else "crop_flip"
+    def _trained_on(self) -> DataSettings:
+        """A bundle of a run says how its data were read; the authors' weights were trained as the paper says."""
+        data = self._manifest.provenance.get("settings", {}).get("data", {})
+        known = {name: data[name] for name in ("augment", "captions_per_image") if name in data}
+        return msgspec.convert(known, DataSettings)
 
 
 def open_source(

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_optimizer
 
+# Each skipped update halves the scale, which begins at 2^16: after so many no gradient would be too large.
+_PATIENCE = 40
+
 
 class Updates:
     """Updates a network by the gradients of losses.
@@ -33,6 +36,7 @@ class Updates:
         self._network = network
         self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas, fused=True)
         self._scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self._skipped = torch.zeros((), device=device)
 
     @property
     def learning_rate(self) -> float:
@@ -49,7 +53,7 @@ class Updates:
 
         Returns:
             `gradient`, its norm; in fp16 also `skipped`, 1 if the gradient was not finite and the weights stayed. The
-            norm is 0 then.
+            norm is 0 then, unless so many updates were skipped in a row that no scale can help.
         """
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
@@ -61,8 +65,10 @@ class Updates:
         self._scaler.update()
         if not self._scaler.is_enabled():
             return {"gradient": norm}
-        finite = norm.isfinite()
-        return {"gradient": torch.where(finite, norm, 0), "skipped": 1 - finite.float()}
+        skipped = 1 - norm.isfinite().float()
+        self._skipped = (self._skipped + 1) * skipped
+        excused = (skipped > 0) & (self._skipped <= _PATIENCE)
+        return {"gradient": torch.where(excused, 0, norm), "skipped": skipped}
 
     def state(self) -> dict[str, Any]:
         """What `load_state` takes: `optimizer`, and `scaler`, empty unless in fp16."""

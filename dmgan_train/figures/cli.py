@@ -117,5 +117,10 @@ def real(
     """Real pictures, and what the model paints from their captions."""
     from dmgan_train.figures.real import draw_real
 
-    examples = load_split(source or detect_source(data), data, "train" if split == "train" else "test")
-    _draw(model, truncation, output, lambda painter: draw_real(painter, examples, rows, seed, count))
+    kind = source or detect_source(data)
+
+    def draw(painter: ImageSource) -> Image.Image:
+        examples = load_split(kind, data, "train" if split == "train" else "test", painter.data.captions_per_image)
+        return draw_real(painter, examples, rows, seed, count)
+
+    _draw(model, truncation, output, draw)

@@ -20,7 +20,8 @@ def r1_penalty(discriminator: Discriminator, real_images: Tensor, sentence_featu
         A scalar, differentiable in the discriminator's weights.
     """
     images = real_images.detach().requires_grad_(True)
-    features = discriminator(images)
+    # Not by calling it: what `torch.compile` makes of the call has no second derivative.
+    features = discriminator.forward(images)
     logits = discriminator.unconditional_logits(features) + discriminator.conditional_logits(features, sentence_feature)
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2

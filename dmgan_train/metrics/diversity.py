@@ -79,6 +79,7 @@ def measure_diversity(generated: Iterable[Tensor], real: Spread, network: Featur
         protocol={
             "captions": len(captions),
             "images_a_caption": IMAGES_A_CAPTION,
+            "seeds": "the same for every caption, from the protocol's seed upwards",
             "real_images": real.count,
             "std": "of the captions' means (n)",
             "features": network.describe() | {"layer": f"pooled, {features.shape[1]}"},

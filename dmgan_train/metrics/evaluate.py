@@ -65,10 +65,10 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
             " r_precision out of --metrics"
         )
     kind = plan.data_source or detect_source(plan.data)
-    split = load_split(kind, plan.data, plan.split)
+    split = load_split(kind, plan.data, plan.split, source.data.captions_per_image)
     results = _Work(source, network, plan, split, encoders).measure()
     if "retrieval" in plan.metrics:
-        retrieval = Retrieval(_all_splits(kind, plan.data), network, source, plan.batch_size)
+        retrieval = Retrieval(_all_splits(kind, source, plan.data), network, source, plan.batch_size)
         results["retrieval"] = retrieval.measure(plan.images, plan.seed)
     ordered: dict[str, Result] = {name: results[name] for name in plan.metrics}
     return Evaluation(results=ordered, protocol=describe(source, plan, kind, split))
@@ -80,10 +80,11 @@ def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[s
         "model": source.describe(),
         "data": {"name": plan.data.resolve().name, "source": kind, "split": plan.split, "pictures": len(split)},
         "resolution": source.resolution,
-        "real_pictures": f"cut as in training ({source.view}), from the middle, not mirrored",
+        "real_pictures": f"cut as in training ({source.data.augment}), from the middle, not mirrored",
         "captions": "pass after pass over the split, each example with one of its captions at random",
+        "captions_per_image": "all" if source.data.captions_per_image is None else source.data.captions_per_image,
         "images": plan.images,
-        "seed": f"{plan.seed}; image k of a metric is painted with the seed {plan.seed} + k",
+        "seed": f"{plan.seed}; image k is painted with the seed {plan.seed} + k, unless a metric says otherwise",
         "truncation": source.truncation,
         "batch_size": plan.batch_size,
         "versions": versions(),
@@ -151,7 +152,7 @@ class _Work:
 
     def _real(self) -> Iterator[tuple[list[int], Tensor]]:
         source = self._source
-        return photographed(self._split, source.resolution, source.view, self._plan.batch_size, "real pictures")
+        return photographed(self._split, source.resolution, source.data.augment, self._plan.batch_size, "real pictures")
 
     def _own_captions(self, indices: list[int]) -> list[Order]:
         """Real pictures are judged by their first captions."""
@@ -159,8 +160,9 @@ class _Work:
         return [Order(example.captions[0], 0, index, example.class_id) for index, example in examples]
 
 
-def _all_splits(kind: str, data: Path) -> dict[str, Split]:
-    splits = {"train": load_split(kind, data, "train")}
+def _all_splits(kind: str, source: ImageSource, data: Path) -> dict[str, Split]:
+    captions = source.data.captions_per_image
+    splits = {"train": load_split(kind, data, "train", captions)}
     with suppress(MissingSplitError):
-        splits["test"] = load_split(kind, data, "test")
+        splits["test"] = load_split(kind, data, "test", captions)
     return splits

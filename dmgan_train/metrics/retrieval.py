@@ -45,7 +45,7 @@ class Retrieval:
         whole: list[Vectors] = []
         degraded: list[Vectors] = []
         for name, split in splits.items():
-            pictures = photographed(split, source.resolution, source.view, batch_size, f"drawings ({name})")
+            pictures = photographed(split, source.resolution, source.data.augment, batch_size, f"drawings ({name})")
             for indices, images in pictures:
                 for index in indices:
                     self._targets[name, index] = Target(split.examples[index].class_id, len(self._targets))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dmgan_runtime.errors import CheckpointError
+from dmgan_runtime.errors import CheckpointError, SettingsError
 from dmgan_train import ablation
 from dmgan_train.ablation import ROWS, ablate
 from dmgan_train.checkpoint import load_checkpoint
@@ -21,8 +21,8 @@ from tests.training import SMALL, small_settings
 PLAN_METRICS = ("is", "fid", "diversity")
 
 
-def run_ablation(images, out) -> None:
-    settings = small_settings("gan.steps=2", "damsm.steps=2")
+def run_ablation(images, out, *overrides) -> None:
+    settings = small_settings("gan.steps=2", "damsm.steps=2", *overrides)
     plan = Plan(PLAN_METRICS, images, "image_folder", images=20)
     ablate(settings, read_data(images, None, settings), out, flat_network(), plan, torch.device("cpu"), 0, print)
 
@@ -52,7 +52,7 @@ def test_the_rows_are_those_of_table_3_with_one_damsm(out) -> None:
     }
 
 
-def test_the_table_has_every_row_and_metric_and_says_how(out) -> None:
+def test_the_table_has_every_row_and_metric_and_says_how(out, images) -> None:
     table = (out / "ablation.md").read_text()
     lines = table.splitlines()
     assert lines[0] == "|  | IS (efficientnet_lite2) | FID (efficientnet_lite2) | diversity (efficientnet_lite2) |"
@@ -64,6 +64,7 @@ def test_the_table_has_every_row_and_metric_and_says_how(out) -> None:
     for row in ROWS:
         assert list(results[row.name]["results"]) == list(PLAN_METRICS)
         assert results[row.name]["protocol"]["model"]["generator_sha256"]
+        assert str(images) not in json.dumps(results[row.name])
 
 
 def test_the_generators_differ(out) -> None:
@@ -92,6 +93,14 @@ def test_the_same_call_goes_on_and_repeats_nothing(out, images, monkeypatch) -> 
     assert (out / "ablation.md").read_text() == table
 
 
+def test_other_settings_are_refused_before_the_encoders_change(out, images) -> None:
+    path = RunFolder(out / "encoders").checkpoint("damsm")
+    before = path.read_bytes()
+    with pytest.raises(SettingsError, match=r"damsm\.steps was 2 and is now 4"):
+        run_ablation(images, out, "damsm.steps=4")
+    assert path.read_bytes() == before
+
+
 def test_a_row_with_other_encoders_is_refused(out, images, tmp_path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
@@ -104,6 +113,7 @@ def test_a_row_with_other_encoders_is_refused(out, images, tmp_path) -> None:
 def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
     flags = [flag for override in SMALL for flag in ("--set", override)]
     arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--out", str(tmp_path / "out"), "--dry-run"]
+    arguments += ["--recipe", "small-data"]
     result = CliRunner().invoke(main, [*arguments, *flags])
     assert result.exit_code == 0, result.output
     assert "rows   baseline, +M, +M+WG, +M+WG+RG" in result.output

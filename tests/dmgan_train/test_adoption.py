@@ -61,6 +61,9 @@ def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> N
     result = adopt(tmp_path / "run", image_encoder)
     assert result.exit_code == 0, result.output
     assert "Next: python -m dmgan_train fit --preset birds --set model.generator_channels=" in result.output
+    other = adopt(tmp_path / "other", image_encoder, settings=(*settings_of(), "--recipe", "small-data"))
+    assert "Next: python -m dmgan_train fit --preset birds --recipe small-data --set" in other.output
+    assert RunFolder(tmp_path / "other").settings().gan.augmentation
     run, data = RunFolder(tmp_path / "run"), write_images(tmp_path / "squares")
     encoder = load_checkpoint(run.checkpoint("damsm"), "damsm")["text_encoder"]
     words = run.vocabulary().words

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import BackendError
-from dmgan_train.devices import autocast_type, choose_device, resolve_precision
+from dmgan_train.devices import autocast_type, choose_device, default_workers, resolve_precision
 from tests.training import small_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -55,3 +55,10 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(BackendError, match="there are 2 CUDA devices"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 8, 1), (4, 4, 0)])
+def test_processes_share_the_cores_for_their_workers(cores, processes, workers, monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_workers() == workers

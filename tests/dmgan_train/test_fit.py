@@ -104,8 +104,18 @@ def test_a_step_runs_with_augmentation_and_under_autocast(run, images, override,
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}
     monkeypatch.setattr("dmgan_train.gan.autocast_type", lambda precision, _: half.get(precision))
     phase = phase_of(run, images, override)
+    painted = []
+    phase.generator.register_forward_hook(lambda _, __, output: painted.append(output.images[0].dtype))
+    torch.manual_seed(0)
     losses = phase.step(next(phase.batches(0)), 0)
     assert all(loss.isfinite() for loss in losses.values())
+    assert painted == [half.get(phase.settings.gan.precision, torch.float32)]
+    if "precision" in override:
+        plain = phase_of(run, images)
+        torch.manual_seed(0)
+        expected = plain.step(next(plain.batches(0)), 0)
+        for name in ("discriminator_32", "generator_32", "damsm"):
+            assert losses[name].item() == pytest.approx(expected[name].item(), rel=0.03)
 
 
 def test_the_weights_of_the_losses_count(run, images) -> None:
@@ -229,8 +239,12 @@ def test_interrupted_it_saves_and_says_so(images, tmp_path) -> None:
     assert "Traceback" not in errors
 
 
-def test_cut_in_the_warm_up_or_the_decay_it_comes_to_the_same_weights(images, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cut_in_the_warm_up_or_the_decay_it_comes_to_the_same_weights(images, tmp_path, monkeypatch, precision) -> None:
+    half = {"fp16": torch.float16}
+    monkeypatch.setattr("dmgan_train.gan.autocast_type", lambda precision, _: half.get(precision))
     own = (
+        f"gan.precision={precision}",
         "gan.reconstruction_weight=10",
         "gan.warm_up_steps=[2, 1, 0]",
         "gan.warm_up_learning_rate=0.01",

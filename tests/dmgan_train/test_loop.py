@@ -1,44 +1,79 @@
 """The loop that both phases share, with a phase that does nothing."""
 
-import itertools
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dmgan_runtime.errors import CheckpointError, TrainingError
 from dmgan_train import loop
+from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.run import RunFolder
 
 
 class Idle:
-    """A step takes a second, a checkpoint ten, and looking at pictures a hundred."""
+    """Data take a quarter of a second, a step one, a checkpoint ten, and looking at pictures a hundred."""
 
     name, steps, steps_per_epoch, batch_size, checkpoint_every, headlines = "gan", 40, 10, 8, 5, ()
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.looked: list[int] = []
+        self.breaks_at: int | None = None
 
     def batches(self, start_step):
-        return itertools.repeat(None)
+        while True:
+            self.now += 0.25
+            yield None
 
     def step(self, batch, step):
         self.now += 1
-        return {"loss": torch.tensor(1.0)}
+        return {"loss": torch.tensor(float("nan") if step == self.breaks_at else 1.0)}
 
-    def after_step(self, done, journal):
-        self.now += 100 * (done % 7 == 0)
+    def looks_after(self, done):
+        return done % 7 == 0
+
+    def look(self, done, journal):
+        self.looked.append(done)
+        self.now += 100
 
     def state(self):
         self.now += 10
-        return {}
+        return {"value": 1}
+
+    def load_state(self, state):
+        assert state["value"] == 1
 
 
-def test_images_a_second_are_those_of_the_steps_alone(tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def phase(monkeypatch) -> Idle:
     phase = Idle()
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: phase.now))
+    return phase
+
+
+def test_images_a_second_are_those_of_the_steps_alone(phase, tmp_path) -> None:
     run = RunFolder(tmp_path)
     loop.train(phase, run, seed=0)
     entries = [json.loads(line) for line in run.log_file.read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [20, 40]
-    assert [entry["images_per_second"] for entry in entries] == [pytest.approx(8)] * 2
+    assert [entry["images_per_second"] for entry in entries] == [pytest.approx(8 / 1.25)] * 2
+    assert [entry["data_wait"] for entry in entries] == [pytest.approx(0.2)] * 2
+    assert phase.looked == [7, 14, 21, 28, 35]
+
+
+def test_nothing_is_looked_at_or_saved_after_a_loss_that_is_no_number(phase, tmp_path) -> None:
+    phase.breaks_at = 12
+    run = RunFolder(tmp_path)
+    with pytest.raises(TrainingError, match="loss is not a number at step 13"):
+        loop.train(phase, run, seed=0)
+    assert phase.looked == [7]
+    assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 10
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(phase, tmp_path) -> None:
+    run = RunFolder(tmp_path)
+    save_checkpoint(run.checkpoint("gan"), {"phase": "gan", "step": 5})
+    with pytest.raises(CheckpointError, match="has no 'value', so another version of dmgan wrote it; go on with that"):
+        loop.train(phase, run, seed=0)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +12,24 @@ from dmgan_runtime.errors import SettingsError
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.run import RunFolder
-from tests.dmgan_train import one_of_two
+from tests.dmgan_train import one_of_two, stopped_while_saving
 from tests.training import SMALL
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 TOLERANCE = 1e-4  # of losses and gradient norms; sums are rounded in another order
 
 
 def torchrun(*arguments: object) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    done = subprocess.run(list(map(str, command)), text=True, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        list(map(str, [*TORCHRUN, *arguments])), text=True, capture_output=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+def fit_arguments(images: Path, run: Path) -> list[object]:
+    flags = [flag for override in SMALL for flag in ("--set", override)]
+    return ["fit", "--preset", "tiny", "--data", images, "--run", run, "--workers", 0, "--device", "cpu", *flags]
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +63,22 @@ def test_a_wish_to_stop_reaches_every_process(two) -> None:
 
 
 def test_fit_under_torchrun_leaves_one_run(images, tmp_path) -> None:
-    flags = [flag for override in SMALL for flag in ("--set", override)]
-    fit = ["-m", "--", "dmgan_train", "fit", "--preset", "tiny", "--data", images, "--run", tmp_path / "run"]
-    said = torchrun(*fit, "--workers", 0, "--device", "cpu", *flags)
+    said = torchrun("-m", "--", "dmgan_train", *fit_arguments(images, tmp_path / "run"))
     assert said.count("Trained. Next") == said.count("gan: 4/4") == 1
     run = RunFolder(tmp_path / "run")
     assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 4
     entries = [json.loads(line) for line in run.log_file.read_text().splitlines()]
     assert [(entry["phase"], entry["step"]) for entry in entries] == [("damsm", 4), ("gan", 4)]
+
+
+def test_a_stop_under_torchrun_is_saved(images, tmp_path) -> None:
+    """The main process saves slowly; the other has nothing to save and must not leave, or torchrun ends both."""
+    run = RunFolder(tmp_path / "run")
+    fit = [*TORCHRUN, "-m", "--", stopped_while_saving.__name__, *fit_arguments(images, run.root)]
+    done = subprocess.run(list(map(str, fit)), text=True, capture_output=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "stopped after step 2 of gan and saved" in done.stderr
+    assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 2
 
 
 def test_a_process_alone_has_everything() -> None:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +86,15 @@ def test_the_learning_rate_can_be_set() -> None:
     updates.learning_rate = 0.0
     updates.minimise(loss_of(network))
     assert torch.equal(network.weight, before)
+
+
+def test_skipping_without_end_is_no_excuse() -> None:
+    """The loop stops at a norm that is no number, long before the scale is zero and weights are divided by it."""
+    network = line()
+    updates = updates_of(network, fp16=True)
+    norms = [float(updates.minimise(loss_of(network) * float("nan"))["gradient"]) for _ in range(45)]
+    assert norms[:40] == [0] * 40
+    assert not any(math.isfinite(norm) for norm in norms[40:])
+    assert updates.state()["scaler"]["scale"] > 0
+    assert float(updates.minimise(loss_of(network))["gradient"]) > 0
+    assert math.isfinite(float(updates.minimise(loss_of(network) * float("nan"))["gradient"]))

@@ -48,3 +48,20 @@ def test_it_equals_finite_differences_and_trains_the_discriminator() -> None:
     assert penalty.item() == pytest.approx(squares.mean().item() / 2, rel=1e-4)
     penalty.backward()
     assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in discriminator.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch looks, and warns itself
+def test_a_compiled_discriminator_has_a_penalty_too() -> None:
+    """What `torch.compile` makes has no second derivative, so the penalty must not go through it."""
+    torch.manual_seed(0)
+    spec = ModelSpec(base_resolution=8, generator_channels=4, text_features=6)
+    discriminator = build_discriminators(spec, 2)[0].eval()
+    images, sentence = torch.randn(2, 3, 8, 8), torch.randn(2, 6)
+    gradients = []
+    for compiled in (False, True):
+        if compiled:
+            discriminator.compile(backend="aot_eager")
+        discriminator.zero_grad()
+        (discriminator(images).mean() + r1_penalty(discriminator, images, sentence)).backward()
+        gradients.append([each.grad.clone() for each in discriminator.parameters() if each.grad is not None])
+    torch.testing.assert_close(gradients[1], gradients[0])

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pytest
 import torch
 from click.testing import CliRunner
@@ -9,7 +10,7 @@ from dmgan_train.cli import main
 from dmgan_train.image_source import RunSource
 from dmgan_train.metrics.evaluate import Plan, evaluate
 from dmgan_train.metrics.protocol import read_evaluation, table
-from dmgan_train.served import open_source
+from dmgan_train.served import BundleSource, open_source
 from tests.dmgan_train.metrics.network import flat_network
 
 CPU = torch.device("cpu")
@@ -98,15 +99,34 @@ def test_the_explanation_of_a_run_is_that_of_its_bundle(run, bundle) -> None:
 
 def test_results_lie_beside_the_run_unless_told_otherwise(run, images, quick) -> None:
     try:
-        result = invoke("evaluate", run.root, "--data", images, "--metrics", "is", "--images", 20)
-        assert result.exit_code == 0, result.output
-        (written,) = (run.root / "metrics").iterdir()
-        assert written.name == "step-0000004-test-efficientnet_lite2-is.json"
-        assert json.loads(written.read_text())["results"]["is"]["protocol"]
+        for seed in (0, 7):
+            result = invoke("evaluate", run.root, "--data", images, "--metrics", "is", "--images", 20, "--seed", seed)
+            assert result.exit_code == 0, result.output
+        first, second = sorted((run.root / "metrics").iterdir())
+        assert first.name == "step-0000004-test-efficientnet_lite2-is-images-20-seed-7.json"
+        assert second.name == "step-0000004-test-efficientnet_lite2-is-images-20.json"
+        assert json.loads(first.read_text())["results"]["is"]["protocol"]
     finally:
         for file in (run.root / "metrics").glob("*"):
             file.unlink()
         (run.root / "metrics").rmdir()
+
+
+def test_only_captions_that_training_used_are_painted(run, images) -> None:
+    """A run on the first captions of each picture is not asked for the others."""
+    source, asked = RunSource(run, CPU), set()
+    source.data = msgspec.structs.replace(source.data, captions_per_image=1)
+    paint = source.paint
+    source.paint = lambda captions, seeds: asked.update(captions) or paint(captions, seeds)
+    measured = evaluate(source, flat_network(), None, Plan(("is",), images, images=40))
+    assert measured.protocol["captions_per_image"] == 1
+    assert asked == {"a blue square on white"}
+
+
+def test_a_bundle_knows_how_its_training_data_were_read(run, bundle) -> None:
+    with BundleSource(bundle) as source:
+        own = run.settings().data
+        assert (source.data.augment, source.data.captions_per_image) == (own.augment, own.captions_per_image)
 
 
 def test_r_precision_of_a_bundle_needs_encoders(run, images) -> None:
