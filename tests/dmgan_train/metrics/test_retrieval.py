@@ -11,6 +11,7 @@ from dmgan_train.data import load_split
 from dmgan_train.image_source import to_levels
 from dmgan_train.metrics.gallery import Gallery, Target, shares
 from dmgan_train.metrics.retrieval import LAB, Retrieval, degrade, wrong_targets
+from dmgan_train.settings import DataSettings
 from tests.dmgan_train.metrics.network import flat_network
 
 NETWORK = flat_network()
@@ -40,7 +41,7 @@ def drawings(tmp_path_factory):
 class Copyist:
     """Paints a caption by copying the real drawing of that caption, or always the same one."""
 
-    resolution, view, steps = 32, "none", 1
+    resolution, data, steps = 32, DataSettings(augment="none"), 1
 
     def __init__(self, splits, always: str | None = None) -> None:
         self._files = {e.captions[0]: e.image for split in splits.values() for e in split.examples}
