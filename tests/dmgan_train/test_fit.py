@@ -311,6 +311,12 @@ def test_too_little_data_names_the_remedy(images, tmp_path) -> None:
         train_small(images, tmp_path / "run", "damsm.batch_size=50")
 
 
+def test_pictures_in_memory_change_nothing(run, images, tmp_path) -> None:
+    kept = train_small(images, tmp_path / "kept", "data.cache=true")
+    for phase in ("damsm", "gan"):
+        assert_same(load_checkpoint(kept.checkpoint(phase), phase), load_checkpoint(run.checkpoint(phase), phase))
+
+
 def test_a_cached_trunk_gives_the_features_of_the_pictures(images) -> None:
     frozen = ("damsm.trunk=efficientnet_lite0", "damsm.trunk_weights=pretrained", "damsm.freeze_trunk=true")
     shape = ("data.augment=none", "damsm.trunk_resolution=64")
