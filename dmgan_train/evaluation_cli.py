@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from dmgan_train.image_source import is_bundle
 from dmgan_train.run import RunFolder
 
 if TYPE_CHECKING:
+    from dmgan_train.metrics.evaluate import Plan
     from dmgan_train.metrics.protocol import Evaluation
 
 METRIC_NAMES = ("fid", "is", "r_precision", "diversity", "retrieval")
@@ -136,16 +137,24 @@ def measure(
         evaluation = run_metrics(source, network, judges, plan)
         steps = source.steps
     folder = model.with_name(f"{model.stem}-metrics") if is_bundle(model) else model / "metrics"
-    parts = [f"step-{steps or 0:07d}", plan.split, network.name, *plan.metrics, *_unusual(encoders, options)]
+    parts = [
+        f"step-{steps or 0:07d}",
+        plan.split,
+        network.name,
+        *plan.metrics,
+        *_unusual(plan, source.truncation, encoders),
+    ]
     path = output or folder / ("-".join(parts) + ".json")
     evaluation.write(path)
     return path, evaluation
 
 
-def _unusual(encoders: Path | None, options: Mapping[str, Any]) -> list[str]:
+def _unusual(plan: Plan, truncation: float, encoders: Path | None) -> list[str]:
     """What differs from the defaults, so that another protocol is another file."""
-    defaults = {"images": 30_000, "seed": 0, "truncation": 1.0}
-    named = [f"{name}-{options[name]}" for name, usual in defaults.items() if options[name] != usual]
+    usual = type(plan)(plan.metrics, plan.data)
+    own = {name: getattr(plan, name) for name in ("images", "seed")}
+    named = [f"{name}-{value}" for name, value in own.items() if value != getattr(usual, name)]
+    named += [f"truncation-{truncation}"] if truncation != 1 else []
     return named + ([f"by-{encoders.resolve().name}"] if encoders else [])
 
 
