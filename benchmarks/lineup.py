@@ -59,7 +59,8 @@ class Lineup:
     def note(self, name: str, reason: str, batch: int | None) -> None:
         """Says that somebody failed."""
         # A result is published; where files lay on the machine is nobody's business.
-        reason = reason.replace(self.subject.bundle, Path(self.subject.bundle).name)
+        bundle = Path(self.subject.bundle)
+        reason = reason.replace(str(bundle.resolve()), bundle.name).replace(str(bundle), bundle.name)
         click.echo(f"without {name}{f' at batch {batch}' if batch else ''}: {reason}", err=True)
         self.absences.append(Absence(contender=name, reason=reason, batch=batch))
 

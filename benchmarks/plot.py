@@ -193,7 +193,7 @@ def _footer(result: Result) -> str:
     place = result.environment
     parts = [f"{result.subject.name}, {result.subject.weights} weights"]
     parts += [f"{name} {number}" for name, number in place.packages.items() if name in _NAMED]
-    busy = "  MEASURED ON A BUSY MACHINE" if place.was_busy else ""
+    busy = "  MEASURED ON A BUSY MACHINE" if result.was_disturbed else ""
     return f"{'; '.join(parts)}; {place.time[:10]}{busy}"
 
 

@@ -168,6 +168,11 @@ class Result(_Part, frozen=True):
     absences: tuple[Absence, ...] = ()
     rates: Rates | None = None
 
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether other work on the machine spoils the result; bytes, in memory or on disk, it does not change."""
+        return self.environment.was_busy and self.measure not in ("memory", "size")
+
     def entry(self, name: str) -> Entry:
         """The contender of a name."""
         return next(entry for entry in self.entries if entry.name == name)

@@ -33,7 +33,7 @@ def _where(result: Result) -> str:
         f" {first.threads} threads; {versions}; Python {place.python}; {place.time[:10]}, commit {place.commit or '-'};"
         f" in turns, rounds: {rounds}.*"
     ]
-    if place.was_busy:
+    if result.was_disturbed:
         lines.append(f"**Measured on a busy machine (others used {place.busy_cpus} CPUs): not a result.**")
     return "\n\n".join(lines)
 

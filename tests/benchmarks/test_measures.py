@@ -1,5 +1,7 @@
 """Each measure, from contenders to a result; what it measures is not looked at, only that all of it is there."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from benchmarks.contenders import REFERENCE, candidates, select
 from benchmarks.environment import describe_environment
 from benchmarks.floor import Rates
 from benchmarks.latency import measure_latency
-from benchmarks.lineup import END_TO_END, open_lineup
+from benchmarks.lineup import END_TO_END, Lineup, open_lineup
 from benchmarks.memory import measure_memory
 from benchmarks.painters import open_painter
 from benchmarks.performer import peak_memory
@@ -99,6 +101,14 @@ def test_who_cannot_be_had_is_named_with_the_reason(subject, at_hand, monkeypatc
     assert [(absence.contender, absence.reason) for absence in result.absences] == [
         ("openvino-bf16", "these weights cannot")
     ]
+
+
+def test_a_reason_does_not_say_where_the_bundle_lay(subject, monkeypatch) -> None:
+    bundle = Path(subject.bundle)
+    monkeypatch.chdir(bundle.parent)
+    lineup = Lineup(subject.__replace__(bundle=bundle.name))
+    lineup.note("served", f"{bundle.resolve()}: no such graph; see {bundle.name}/model", None)
+    assert lineup.absences[0].reason == f"{bundle.name}: no such graph; see {bundle.name}/model"
 
 
 def test_other_images_are_no_contest(subject, at_hand, monkeypatch) -> None:
