@@ -1,16 +1,18 @@
-"""The paper's recipe and the one for small data, side by side on one data set.
+"""The paper's recipe and the one for small data, side by side on one data set, with each element of the latter alone.
 
     python -m benchmarks.recipes --preset emoji --data data/emoji --out trials/recipes --steps 20000
 
-Both share one DAMSM, one seed and the number of steps; what differs is what the recipe says. Killed at any moment, the
+All share one DAMSM, one seed and the number of steps; what differs is what the recipe says. Killed at any moment, the
 same command goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 
 from dmgan_runtime.commands import DmganCommand
@@ -24,23 +26,39 @@ from dmgan_train.metrics.features import load_features
 from dmgan_train.metrics.protocol import Evaluation, table
 from dmgan_train.metrics.r_precision import read_encoders
 from dmgan_train.run import RunFolder, share_encoders
+from dmgan_train.settings import Settings
 
-_COMPARED = ("paper", "small-data")
+# Each a recipe and what is laid over it: `small-data` is `paper` with the three between them.
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "paper": ("paper", ()),
+    "augmentation": ("paper", ("gan.augmentation=true",)),
+    "r1": ("paper", ("gan.r1_weight=1",)),
+    "two-rates": ("paper", ("gan.generator_learning_rate=1e-4", "gan.discriminator_learning_rate=4e-4")),
+    "small-data": ("small-data", ()),
+}
 
 
-def train_recipe(
-    preset: str, recipe: str, overrides: list[str], data: TrainingData, out: Path, device: torch.device
+def only(pictures: int | None, data: TrainingData) -> TrainingData:
+    """The data with so many training pictures, evenly spread; None for all."""
+    if pictures is None or pictures >= len(data.train):
+        return data
+    chosen = np.linspace(0, len(data.train) - 1, pictures).astype(int)
+    return replace(data, train=replace(data.train, examples=tuple(data.train.examples[index] for index in chosen)))
+
+
+def train_variant(
+    name: str, settings: Settings, data: TrainingData, pictures: int | None, out: Path, device: torch.device
 ) -> RunFolder:
-    """Trains one recipe, with the first one's encoders."""
-    settings = resolve_precision(resolve_settings(preset, recipe=recipe, overrides=overrides), device)
-    first, run = RunFolder(out / _COMPARED[0]), RunFolder(out / recipe)
+    """Trains one variant, with the first one's encoders: those learn from all pictures."""
+    seen = only(pictures, data)
+    first, run = RunFolder(out / next(iter(VARIANTS))), RunFolder(out / name)
     with run.locked():
-        begin(settings, data, run)
+        begin(settings, seen, run)
         if run.root == first.root:
             pretrain(settings, data, run, device, default_workers())
         else:
             share_encoders(first, run)
-        fit(settings, data, run, device, default_workers())
+        fit(settings, seen, run, device, default_workers())
     return run
 
 
@@ -53,23 +71,40 @@ def measure(run: RunFolder, plan: Plan, device: torch.device) -> Evaluation:
 
 
 @click.command(cls=DmganCommand, context_settings={"show_default": True})
-@click.option("--preset", type=click.Choice(PRESETS), default="emoji", help="Settings that both start from.")
+@click.option("--preset", type=click.Choice(PRESETS), default="emoji", help="Settings that all start from.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Data set.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder for both runs.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder for the runs.")
+@click.option("--variant", "variants", type=click.Choice(tuple(VARIANTS)), multiple=True,
+              show_default="all", help="Only this one; may be repeated. The first is always trained.")  # fmt: skip
+@click.option("--pictures", type=click.IntRange(2), metavar="N", show_default="all",
+              help="GANs learn from so many training pictures only; DAMSM learns from all.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=20_000, help="Steps of the second phase.")
 @click.option("--images", type=click.IntRange(20), default=1000, help="Images that each metric takes.")
 @click.option("--device", default="auto", metavar="[auto|cpu|cuda[:N]]", help="Where to train.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one setting of both.")
-def main(preset: str, data: Path, out: Path, steps: int, images: int, device: str, overrides: tuple[str, ...]) -> None:
-    """Train both recipes, measure FID and R-precision of both, and print them one below the other."""
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one setting of all.")
+def main(
+    preset: str,
+    data: Path,
+    out: Path,
+    variants: tuple[str, ...],
+    pictures: int | None,
+    steps: int,
+    images: int,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train the recipes and their elements, measure FID and R-precision of each, and print them."""
     chosen = choose_device(device)
     own = [f"gan.steps={steps}", "gan.epochs=1000000", *overrides]
     read = read_data(data, None, resolve_settings(preset, overrides=own))
     split: SplitName = "test" if read.test else "train"
     plan = Plan(metrics=("fid", "r_precision"), data=data, split=split, images=images)
-    for recipe in _COMPARED:
-        run = train_recipe(preset, recipe, own, read, out, chosen)
-        click.echo(f"{recipe}, {steps:,} steps")
+    for name, (recipe, changes) in VARIANTS.items():
+        if variants and name not in variants and name != next(iter(VARIANTS)):
+            continue
+        settings = resolve_settings(preset, recipe=recipe, overrides=[*own, *changes])
+        run = train_variant(name, resolve_precision(settings, chosen), read, pictures, out, chosen)
+        click.echo(f"{name}, {steps:,} steps, {len(only(pictures, read).train):,} pictures")
         for line in table(measure(run, plan, chosen).results.values()):
             click.echo(f"  {line}")
 

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.recipes import VARIANTS, main, only
+from dmgan_train.config import differences, resolve_settings
+from dmgan_train.fit import read_data
+from dmgan_train.settings import Settings
+
+
+def _settings(name: str) -> Settings:
+    recipe, changes = VARIANTS[name]
+    return resolve_settings("tiny", recipe=recipe, overrides=list(changes))
+
+
+def test_small_data_is_its_elements_together() -> None:
+    elements = [change for name in ("augmentation", "r1", "two-rates") for change in VARIANTS[name][1]]
+    together = resolve_settings("tiny", recipe="paper", overrides=elements)
+    assert set(differences(_settings("small-data"), together)) == {"recipe"}
+
+
+@pytest.mark.parametrize("name", ["augmentation", "r1", "two-rates"])
+def test_an_element_alone_differs_from_the_paper_in_what_it_names(name: str) -> None:
+    named = {change.partition("=")[0] for change in VARIANTS[name][1]}
+    assert set(differences(_settings("paper"), _settings(name))) == named
+
+
+def test_fewer_pictures_are_evenly_spread(images: Path) -> None:
+    data = read_data(images, None, resolve_settings("tiny"))
+    few = only(3, data)
+    assert len(few.train) == 3
+    assert few.train.examples[0] == data.train.examples[0]
+    assert few.train.examples[-1] == data.train.examples[-1]
+    assert replace(few, train=data.train) == data
+    assert only(None, data) is data
+    assert only(len(data.train) + 1, data) is data
+
+
+def test_every_variant_is_offered() -> None:
+    help_text = CliRunner().invoke(main, ["--help"]).output
+    assert all(name in help_text for name in VARIANTS)
