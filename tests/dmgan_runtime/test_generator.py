@@ -1,11 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-import tracemalloc
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice, repeat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmgan_runtime import (
-    BackendError,
-    BundleError,
     CaptionError,
-    EngineError,
     Generation,
     Generator,
-    ModelSpec,
     SettingsError,
 )
-from dmgan_runtime.backends.base import Active
 from dmgan_runtime.images import to_pil
 from dmgan_runtime.noise import MAX_SEED, draw_noise
-from tests.bundles import MAX_WORDS, SPEC, WORDS, build_bundle, write_manifest, zip_bundle
+from tests.bundles import MAX_WORDS, SPEC, WORDS
 
 CAPTION = "a small red heart"
 CAPTIONS = st.lists(st.sampled_from(WORDS[1:]), min_size=1, max_size=MAX_WORDS).map(" ".join)
@@ -191,163 +180,6 @@ class TestGenerate:
             generator.generate(**({"captions": CAPTION} | arguments), progress=progress)
 
 
-class FakeBackend:
-    """Computes nothing: its images are grey. Counts the images of each run of the last stage."""
-
-    active = Active("fake", "1", "cpu", "fp32", 1, reason="a test asked for it")
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def run(self, role: str, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        rows = len(feeds["lengths" if "lengths" in feeds else "noise"])
-        if role == "generator_0":
-            self.batches.append(rows)
-        return {name: np.zeros((rows, 3, 8, 8), np.float32) for name in outputs}
-
-    def to_host(self, tensor: Any) -> Any:
-        return tensor
-
-    def close(self) -> None: ...
-
-
-@pytest.fixture
-def fake(generator: Generator) -> tuple[Generator, FakeBackend]:
-    def never() -> Generator:
-        raise AssertionError("it was opened again")
-
-    backend = FakeBackend()
-    return Generator(generator.manifest, generator.tokenizer, backend, never), backend  # type: ignore[arg-type]
-
-
-class TestGenerateIter:
-    def test_it_paints_what_generate_paints(self, generator: Generator) -> None:
-        captions = ["a heart", "a small red square", "blue and green"]
-        expected = generator.generate(captions, seed=3, images_per_caption=2, attention=True)
-        generations = list(generator.generate_iter(iter(captions), seed=3, images_per_caption=2, attention=True))
-        assert [(each.caption, each.seed) for each in generations] == [(each.caption, each.seed) for each in expected]
-        for one, other in zip(generations, expected, strict=True):
-            np.testing.assert_array_equal(pixels(one), pixels(other))
-            assert (one.attention or {}).keys() == {16, 32}
-
-    def test_one_caption_is_one_caption(self, generator: Generator) -> None:
-        assert [each.caption for each in generator.generate_iter(CAPTION, seed=1)] == [CAPTION]
-
-    def test_what_is_no_caption_is_an_error_at_the_call(self, generator: Generator) -> None:
-        with pytest.raises(CaptionError, match="not NoneType"):
-            generator.generate_iter(None)  # type: ignore[arg-type]
-
-    def test_it_reads_no_more_than_a_batch_ahead(self, fake: tuple[Generator, FakeBackend]) -> None:
-        read: list[int] = []
-
-        def captions() -> Iterator[str]:
-            for number in count():
-                read.append(number)
-                yield "a heart"
-
-        generations = fake[0].generate_iter(captions(), batch_size=3)
-        assert read == []
-        for taken in range(1, 8):
-            next(generations)
-            assert len(read) == -(-taken // 3) * 3
-        assert fake[1].batches == [3, 3, 3]
-
-    def test_memory_does_not_grow_with_the_captions(self, fake: tuple[Generator, FakeBackend]) -> None:
-        generations = fake[0].generate_iter(repeat("a small red heart"), resolution=8, batch_size=16, attention=True)
-        tracemalloc.start()
-        try:
-            for _ in islice(generations, 64):
-                pass
-            settled, _ = tracemalloc.get_traced_memory()
-            tracemalloc.reset_peak()
-            for _ in islice(generations, 3000):
-                pass
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert peak - settled < 200_000  # 3,000 images would be 576,000 bytes in pixels alone
-
-    def test_a_caption_that_cannot_be_read_comes_after_what_can(self, generator: Generator) -> None:
-        generations = generator.generate_iter(["a heart", "a square", "zebra", "red"], batch_size=4)
-        assert [next(generations).caption for _ in range(2)] == ["a heart", "a square"]
-        with pytest.raises(CaptionError, match="zebra"):
-            next(generations)
-
-    def test_an_error_of_the_captions_themselves_comes_through(self, generator: Generator) -> None:
-        def captions() -> Iterator[str]:
-            yield "a heart"
-            raise ConnectionError("the queue is gone")
-
-        generations = generator.generate_iter(captions())
-        assert next(generations).caption == "a heart"
-        with pytest.raises(ConnectionError):
-            next(generations)
-
-    def test_a_wrong_argument_is_an_error_at_the_call(self, generator: Generator) -> None:
-        with pytest.raises(SettingsError, match="batch_size is 0"):
-            generator.generate_iter(["a heart"], batch_size=0)
-
-    def test_closing_ends_it(self, bundle: Path) -> None:
-        with Generator.open(bundle, threads=1) as generator:
-            generations = generator.generate_iter(repeat("a heart"), batch_size=1)
-            next(generations)
-        with pytest.raises(EngineError, match="this generator is closed"):
-            next(generations)
-
-
-class TestEngineRange:
-    @pytest.fixture
-    def narrow(self, generator: Generator) -> tuple[Generator, list[int]]:
-        """A generator whose engine takes three images at once."""
-        backend = generator._engine.backend
-        batches: list[int] = []
-
-        class Narrow:
-            active = dataclasses.replace(backend.active, max_batch=3)
-            to_host = staticmethod(backend.to_host)
-
-            @staticmethod
-            def run(role: Any, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-                if role == "generator_0":
-                    batches.append(len(feeds["noise"]))
-                return backend.run(role, feeds, outputs)
-
-        return Generator(generator.manifest, generator.tokenizer, Narrow(), lambda: generator), batches  # type: ignore[arg-type]
-
-    def test_batches_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
-        cut = narrow[0].generate(CAPTION, seed=1, images_per_caption=7, batch_size=100)
-        assert narrow[1] == [3, 3, 1]
-        for one, other in zip(cut, generator.generate(CAPTION, seed=1, images_per_caption=7), strict=True):
-            assert abs(pixels(one) - pixels(other)).max() <= 1
-        narrow[0].warm_up([2, 50])
-        assert narrow[1][3:] == [2, 3]
-
-    def test_arrays_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
-        noise = draw_noise(range(7), SPEC.noise_features, SPEC.condition_features)
-        arrays = (np.ones((7, MAX_WORDS), np.int64), np.arange(7) % MAX_WORDS + 1, *noise)
-        cut, whole = narrow[0].synthesize(*arrays), generator.synthesize(*arrays)
-        assert narrow[1] == [3, 3, 1]
-        for field in dataclasses.fields(cut):
-            one, other = getattr(cut, field.name), getattr(whole, field.name)
-            assert one.keys() == other.keys()
-            for resolution in one:
-                np.testing.assert_allclose(one[resolution], other[resolution], atol=1e-5)
-
-
-class TestWarmUp:
-    def test_every_batch_size_runs_once(self, fake: tuple[Generator, FakeBackend]) -> None:
-        fake[0].warm_up()
-        assert fake[1].batches == [1, 4]
-        fake[0].warm_up([7])
-        assert fake[1].batches == [1, 4, 7]
-
-    def test_a_wrong_batch_size_is_an_error(self, generator: Generator) -> None:
-        with pytest.raises(SettingsError, match="batch_size is 0"):
-            generator.warm_up([0])
-        with pytest.raises(SettingsError, match=r"batch_sizes is 4; pass one or more in a list, such as \[4\]"):
-            generator.warm_up(4)  # type: ignore[arg-type]
-
-
 def test_encode_says_what_would_be_read(generator: Generator) -> None:
     encoding = generator.encode("a red zebra")
     assert encoding.used == ("a", "red")
@@ -434,105 +266,3 @@ class TestSynthesize:
             generator.synthesize(np.ones((1, MAX_WORDS), np.int64), np.array([9]), *noise)
         with pytest.raises(SettingsError, match=r"tokens is no array .*; pass rows of one length"):
             generator.synthesize([[1], [1, 2]], np.array([1]), *noise)  # type: ignore[arg-type]
-
-
-class TestOpen:
-    def test_it_says_what_it_serves_with(self, generator: Generator) -> None:
-        assert generator.resolutions == (8, 16, 32)
-        assert generator.manifest.name == "tiny"
-        active = generator.active
-        assert (active.backend, active.device, active.precision, active.threads) == (
-            "onnxruntime",
-            "cpu",
-            "fp32",
-            1,
-        )
-        assert active.version in active.reason
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            active.device = "cuda"  # type: ignore[misc]
-
-    def test_a_zip_paints_what_its_folder_paints(self, bundle: Path, generator: Generator, tmp_path: Path) -> None:
-        zipped = zip_bundle(bundle, tmp_path / "tiny.zip")
-        with Generator.open(zipped, threads=1) as other:
-            zipped.unlink()
-            image = pixels(other.generate(CAPTION, seed=1)[0])
-        np.testing.assert_array_equal(image, pixels(generator.generate(CAPTION, seed=1)[0]))
-
-    @pytest.mark.parametrize(
-        ("writing", "response"), [("gated", "concatenation"), ("words", "gated"), ("none", "concatenation")]
-    )
-    def test_an_ablation_has_the_gates_that_it_has(self, tmp_path: Path, writing: Any, response: Any) -> None:
-        fields = {name: getattr(SPEC, name) for name in SPEC.__struct_fields__}
-        spec = ModelSpec(**(fields | {"memory_writing": writing, "memory_response": response}))
-        with Generator.open(build_bundle(tmp_path / "ablation", spec=spec), threads=1) as generator:
-            (generation,) = generator.generate(CAPTION, attention=True)
-        assert generation.gates is not None
-        for gates in generation.gates.values():
-            assert (gates.writing is not None) == (writing == "gated")
-            assert (gates.response is not None) == (response == "gated")
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"backend": "torch"}, "backend 'torch' is unknown; pass one of 'auto', 'tensorrt'"),
-            ({"device": "tpu"}, "device 'tpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
-            ({"device": None}, "device None is unknown"),
-            ({"device": "cpu", "precision": "fp16"}, "has no generator graphs for precision 'fp16', but fp32"),
-        ],
-    )
-    def test_what_cannot_be_had_is_an_error(self, bundle: Path, arguments: dict[str, str], message: str) -> None:
-        with pytest.raises(BackendError, match=message):
-            Generator.open(bundle, **arguments)  # type: ignore[arg-type]
-
-    def test_a_bundle_without_a_graph_is_refused(self, own_bundle: Path, generator: Generator) -> None:
-        write_manifest(own_bundle, graphs=generator.manifest.graphs[:3])
-        with pytest.raises(BundleError, match="has no generator_2 graph in fp32"):
-            Generator.open(own_bundle)
-
-    def test_a_missing_bundle_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(BundleError, match="no such bundle"):
-            Generator.open(tmp_path / "none")
-
-
-class TestClose:
-    def test_a_closed_generator_says_so(self, bundle: Path) -> None:
-        with Generator.open(bundle, threads=1) as generator:
-            stream = generator.stream(CAPTION)
-            next(stream)
-        generator.close()
-        tokens, lengths = np.ones((1, MAX_WORDS), np.int64), np.array([1])
-        noise = draw_noise([1], SPEC.noise_features, SPEC.condition_features)
-        for call in (
-            lambda: generator.generate(CAPTION),
-            lambda: generator.generate([]),
-            lambda: generator.stream(CAPTION),
-            lambda: generator.synthesize(tokens, lengths, *noise),
-            lambda: next(stream),
-        ):
-            with pytest.raises(EngineError, match="this generator is closed; open the bundle again"):
-                call()
-        assert generator.resolutions == (8, 16, 32)
-
-
-class TestThreads:
-    def test_one_generator_serves_many(self, generator: Generator) -> None:
-        alone = [pixels(generator.generate(CAPTION, seed=seed)[0]) for seed in range(96)]
-        with ThreadPoolExecutor(32) as pool:
-            together = pool.map(lambda seed: pixels(generator.generate(CAPTION, seed=seed)[0]), range(96))
-        np.testing.assert_array_equal(alone, list(together))
-
-    def test_closing_under_them_is_a_clean_error(self, bundle: Path) -> None:
-        generator = Generator.open(bundle, threads=1)
-
-        def paint(_: int) -> str:
-            try:
-                while True:
-                    generator.generate(CAPTION)
-            except EngineError as error:
-                return str(error)
-
-        with ThreadPoolExecutor(32) as pool:
-            messages = pool.map(paint, range(32))
-            generator.generate(CAPTION)
-            generator.close()
-        assert all("this generator is closed" in message for message in messages)
