@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import gc
-import importlib
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dmgan_runtime import BackendError, EngineError, Generator
-from dmgan_runtime.backends import driver, lanes, tensorrt
+from dmgan_runtime.backends import lanes, tensorrt
 from dmgan_runtime.backends.cuda import Cuda, DeviceTensor
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import ENGINE_MANIFEST_NAME
-from tests.bundles import MAX_WORDS, build_graph, zip_bundle
-from tests.dmgan_runtime.backends.fakes import GPU, FakeCuda, add_engine, fake_tensorrt
-from tests.dmgan_runtime.backends.precisions import add_precision
+from tests.bundles import MAX_WORDS, zip_bundle
+from tests.dmgan_runtime.backends.fakes import FakeCuda, add_engine
 
 CAPTIONS = ["a red heart", "a small blue square and a", "round"]
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """The fakes, in place; afterwards nothing of the GPU's is left."""
-    fake = FakeCuda()
-    modules = {name: fake_tensorrt(fake) for name in ("tensorrt", "tensorrt_rtx")}
-    monkeypatch.setattr(tensorrt, "import_module", lambda name: modules[name])
-    monkeypatch.setattr(tensorrt, "find_spec", lambda name: modules[name])
-    monkeypatch.setattr(tensorrt, "import_runtime", lambda: fake)
-    for module in (tensorrt, importlib.import_module("dmgan_runtime.backends.onnxruntime_cuda")):
-        monkeypatch.setattr(module, "find_gpu", lambda index: GPU)
-    yield fake
-    gc.collect()
-    assert [left for left in (fake.device, fake.pinned, fake.graphs, fake.streams, fake.captures) if left] == []
-
-
-@pytest.fixture
-def engine_bundle(own_bundle: Path) -> Path:
-    add_engine(own_bundle)
-    return own_bundle
 
 
 def images(generator: Generator, batch_size: int = 2, attention: bool = False) -> list[np.ndarray[Any, Any]]:
@@ -310,110 +284,3 @@ def test_rtx_captures_by_itself(cuda: FakeCuda, own_bundle: Path) -> None:
 def test_an_engine_in_a_zip_is_used(cuda: FakeCuda, engine_bundle: Path, tmp_path: Path) -> None:
     with Generator.open(zip_bundle(engine_bundle, tmp_path / "b.zip", "inside/"), backend="tensorrt") as generator:
         assert images(generator)
-
-
-class TestWhatCannotBeHad:
-    def test_no_engine_names_the_command(self, cuda: FakeCuda, own_bundle: Path) -> None:
-        message = (
-            r"backend 'tensorrt' cannot be had: .* has no engine for tensorrt 11.4.0.106 on sm_89 \(none at all\);"
-            r" build one with: dmgan-export build-engine .*/bundle --engine tensorrt$"
-        )
-        with pytest.raises(BackendError, match=message):
-            Generator.open(own_bundle, backend="tensorrt")
-
-    def test_auto_goes_on_and_says_why(self, cuda: FakeCuda, own_bundle: Path) -> None:
-        with Generator.open(own_bundle) as generator:
-            active = generator.active
-        assert (active.backend, active.device) == ("onnxruntime", "cpu")
-        assert "not tensorrt on cuda:0: " in active.reason
-        assert [each.state for each in active.considered] == ["missing"] * 3 + ["chosen", "untried"]
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"version": "11.3.0.1"}, "is built by tensorrt 11.3.0.1, and 11.4.0.106 is at hand"),
-            ({"compute_capabilities": (90,)}, "is built for sm_90, and this GPU is sm_89"),
-            ({"engine": "tensorrt_rtx"}, "is built by tensorrt_rtx, and tensorrt is at hand"),
-        ],
-    )
-    def test_an_engine_for_elsewhere_is_named(
-        self, cuda: FakeCuda, own_bundle: Path, changes: dict[str, Any], message: str
-    ) -> None:
-        add_engine(own_bundle, **changes)
-        with pytest.raises(BackendError, match=f"{message}.*build one with: dmgan-export build-engine"):
-            Generator.open(own_bundle, backend="tensorrt")
-
-    def test_another_precision_names_its_switch(self, cuda: FakeCuda, engine_bundle: Path) -> None:
-        add_precision(engine_bundle, "fp16")
-        with pytest.raises(BackendError, match=r"built in fp32, and fp16 is asked for.*--precision fp16"):
-            Generator.open(engine_bundle, backend="tensorrt", precision="fp16")
-
-    def test_a_stale_engine_is_refused_by_name(self, cuda: FakeCuda, engine_bundle: Path) -> None:
-        (manifest,) = (engine_bundle / "engines").glob(f"*/{ENGINE_MANIFEST_NAME}")
-        text = manifest.read_text()
-        with Bundle(engine_bundle) as bundle:
-            graph = bundle.manifest.graph("generator_1", "fp32")
-        assert graph is not None
-        manifest.write_text(text.replace(f'"onnx_sha256": "{graph.file.sha256}"', f'"onnx_sha256": "{"0" * 64}"'))
-        with pytest.raises(BackendError, match=r"is stale: .* dmgan-export build-engine"):
-            Generator.open(engine_bundle, backend="tensorrt")
-
-    def test_a_changed_plan_never_reaches_the_engine(self, cuda: FakeCuda, engine_bundle: Path) -> None:
-        (plan,) = (engine_bundle / "engines").glob("*/generator_2.plan")
-        content = bytearray(plan.read_bytes())
-        content[-1] ^= 1
-        plan.write_bytes(content)
-        with pytest.raises(
-            EngineError, match=r"generator_2.plan: damaged or replaced.*, or remove engines/sm89-.*build"
-        ):
-            Generator.open(engine_bundle, backend="tensorrt")
-        with Generator.open(engine_bundle) as generator:
-            assert generator.active.backend == "onnxruntime"
-            assert generator.active.considered[0].state == "broken"
-
-    def test_a_plan_that_does_not_load_names_what_tensorrt_said(
-        self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(Path, "read_bytes", lambda path, read=Path.read_bytes: read(path)[: _cut(path)])
-        add_engine(own_bundle)
-        with pytest.raises(EngineError, match=r"cannot load it: magic tag does not match; remove engines/.*build it"):
-            Generator.open(own_bundle, backend="tensorrt")
-
-    def test_a_plan_of_another_graph_is_refused(
-        self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        other = build_graph("generator_1").SerializeToString()
-        read = Path.read_bytes
-        monkeypatch.setattr(Path, "read_bytes", lambda path: other if "generator_2" in path.name else read(path))
-        add_engine(own_bundle)
-        with pytest.raises(EngineError, match=r"generator_2.plan, inputs: found previous_features .*4, 8.*, or remove"):
-            Generator.open(own_bundle, backend="tensorrt")
-
-    @pytest.mark.parametrize(("backend", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])
-    def test_a_missing_package_names_its_extra(
-        self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
-    ) -> None:
-        monkeypatch.setattr(tensorrt, "find_spec", lambda name: None)
-        with pytest.raises(BackendError, match=rf'{backend} is not installed; .* pip install "dmgan\[{extra}\]"'):
-            Generator.open(own_bundle, backend=backend)
-
-    def test_a_package_without_its_libraries_names_its_extra(
-        self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(tensorrt, "find_spec", lambda name: SimpleNamespace())
-        monkeypatch.setattr(tensorrt, "find_gpu", lambda index: GPU)
-        monkeypatch.setattr(tensorrt, "import_runtime", FakeCuda)
-        monkeypatch.setitem(sys.modules, "tensorrt", None)
-        with pytest.raises(BackendError, match=r'tensorrt cannot be imported .* pip install "dmgan\[tensorrt\]"'):
-            Generator.open(own_bundle, backend="tensorrt")
-
-    def test_a_missing_driver_is_named(self, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tensorrt, "find_spec", lambda name: SimpleNamespace())
-        monkeypatch.setattr(driver, "_LIBRARY", "libno-such-driver.so")
-        driver.find_gpus.cache_clear()
-        with pytest.raises(BackendError, match="there is no NVIDIA driver"):
-            Generator.open(own_bundle, backend="tensorrt")
-
-
-def _cut(path: Path) -> int | None:
-    return 50 if path.name == "generator_2.onnx" else None
