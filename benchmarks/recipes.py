@@ -1,4 +1,4 @@
-"""The paper's recipe and the one for small data, side by side on one data set, with each element of the latter alone.
+"""The paper's recipe and the one for small data, side by side on one data set, with what else was thought of for it.
 
     python -m benchmarks.recipes --preset emoji --data data/emoji --out trials/recipes --steps 20000
 
@@ -28,13 +28,17 @@ from dmgan_train.metrics.r_precision import read_encoders
 from dmgan_train.run import RunFolder, share_encoders
 from dmgan_train.settings import Settings
 
-# Each a recipe and what is laid over it: `small-data` is `paper` with the three between them.
+_R1 = ("gan.r1_weight=1",)
+_TWO_RATES = ("gan.generator_learning_rate=1e-4", "gan.discriminator_learning_rate=4e-4")
+# Each a recipe and what is laid over it. R1: Mescheder et al., ICML 2018, every 16 steps as in StyleGAN2 (Karras et
+# al., CVPR 2020). Two time scales: Heusel et al., NeurIPS 2017, with the rates of SAGAN (Zhang et al., ICML 2019).
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "paper": ("paper", ()),
-    "augmentation": ("paper", ("gan.augmentation=true",)),
-    "r1": ("paper", ("gan.r1_weight=1",)),
-    "two-rates": ("paper", ("gan.generator_learning_rate=1e-4", "gan.discriminator_learning_rate=4e-4")),
     "small-data": ("small-data", ()),
+    "r1": ("paper", _R1),
+    "two-rates": ("paper", _TWO_RATES),
+    "small-data-r1": ("small-data", _R1),
+    "small-data-r1-two-rates": ("small-data", (*_R1, *_TWO_RATES)),
 }
 
 
@@ -93,7 +97,7 @@ def main(
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train the recipes and their elements, measure FID and R-precision of each, and print them."""
+    """Train recipes and what may be added to them, measure FID and R-precision of each, and print them."""
     chosen = choose_device(device)
     own = [f"gan.steps={steps}", "gan.epochs=1000000", *overrides]
     read = read_data(data, None, resolve_settings(preset, overrides=own))

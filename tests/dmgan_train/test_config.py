@@ -89,10 +89,9 @@ def test_differences_name_the_keys() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_two_recipes_differ_in_the_cited_elements_alone(preset: str) -> None:
+def test_the_two_recipes_differ_in_the_cited_element_alone(preset: str) -> None:
     paper, small = (resolve_settings(preset, recipe=recipe) for recipe in ("paper", "small-data"))
-    cited = {"augmentation", "r1_weight", "generator_learning_rate", "discriminator_learning_rate"}
-    assert set(differences(paper, small)) == {"recipe", *(f"gan.{name}" for name in cited)}
+    assert set(differences(paper, small)) == {"recipe", "gan.augmentation"}
 
 
 @pytest.mark.parametrize("preset", ["birds", "coco"])
@@ -110,7 +109,6 @@ def test_a_recipe_lies_over_the_preset_and_under_the_flags(tmp_path) -> None:
     settings = resolve_settings("birds", recipe="small-data", overrides=["gan.r1_weight=3"])
     assert (settings.recipe, settings.preset) == ("small-data", "birds")
     assert (settings.gan.augmentation, settings.gan.r1_weight) == (True, 3.0)
-    assert settings.gan.discriminator_learning_rate > settings.gan.generator_learning_rate
     (tmp_path / "settings.yaml").write_text(settings.to_yaml())
     assert read_settings(tmp_path / "settings.yaml") == settings
 
