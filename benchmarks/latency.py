@@ -88,7 +88,8 @@ def _measure_batch(lineup: Lineup, rates: Rates, batch: int, limits: Limits) -> 
 
 
 def _turn(worker: Worker, name: str, captions: Sequence[str], calls: Calls, samples: Samples) -> None:
-    samples[name, END_TO_END] += worker.call("time", captions, calls)
+    seconds = worker.call("time", captions, calls)
+    samples[name, END_TO_END] += seconds  # not before the call: who fails at once must leave no empty series
     for role, seconds in worker.call("time_graphs", captions).items():
         samples[name, role].append(seconds)
 

@@ -57,12 +57,15 @@ class Lineup:
         return able
 
     def note(self, name: str, reason: str, batch: int | None) -> None:
-        """Says that somebody failed."""
+        """Says that somebody failed, once: a process that died gives the same reason to everything asked of it."""
         # A result is published; where files lay on the machine is nobody's business.
         bundle = Path(self.subject.bundle)
         reason = reason.replace(str(bundle.resolve()), bundle.name).replace(str(bundle), bundle.name)
+        absence = Absence(contender=name, reason=reason, batch=batch)
+        if absence in self.absences:
+            return
         click.echo(f"without {name}{f' at batch {batch}' if batch else ''}: {reason}", err=True)
-        self.absences.append(Absence(contender=name, reason=reason, batch=batch))
+        self.absences.append(absence)
 
     def floors(self, name: str, batch: int, rates: Rates) -> dict[str, Floor | None]:
         """What a contender cannot go under, by graph and as `END_TO_END`.

@@ -111,6 +111,25 @@ def test_a_reason_does_not_say_where_the_bundle_lay(subject, monkeypatch) -> Non
     assert lineup.absences[0].reason == f"{bundle.name}: no such graph; see {bundle.name}/model"
 
 
+def test_who_dies_in_its_turn_is_named_once_and_leaves_no_empty_series(subject, at_hand, monkeypatch) -> None:
+    environment, contenders = at_hand
+
+    class Mortal(Here):
+        dead = False
+
+        def call(self, method, *arguments):
+            served = type(self._target._painter).__name__ == "ServedPainter"
+            if served and (method == "time" or self.dead):
+                self.dead = True
+                raise EngineError("its process ended with exit code -9")
+            return super().call(method, *arguments)
+
+    monkeypatch.setattr(lineup_module, "Worker", Mortal)
+    result = measure_latency(environment, subject, contenders[:2], [2], ONCE)
+    assert {series.contender for series in result.series} == {REFERENCE}
+    assert [(absence.contender, absence.batch) for absence in result.absences] == [(SERVED, 2)]
+
+
 def test_other_images_are_no_contest(subject, at_hand, monkeypatch) -> None:
     _, contenders = at_hand
 
