@@ -22,6 +22,7 @@ from dmgan_train.models import Generator, TextEncoder
 from dmgan_train.run import RunFolder
 from export.bundle import Model, write_bundle
 from export.graphs import build_graphs
+from export.mnn import build_mnn_engine
 from export.onnx_file import quiet_exporter, write_onnx
 from export.operations import count_operations
 from export.sources import read_model
@@ -129,8 +130,14 @@ def _export(model: Model, bundle: Path, kind: str) -> dict[str, str]:
     return {}
 
 
-def add_engines(bundle: Path) -> None:
-    """Adds an engine of every TensorRT that is installed to a bundle; says which cannot be built, and why."""
+def add_engines(bundle: Path, kind: str) -> None:
+    """Adds every engine that can be built here for `cpu` or `cuda` to a bundle; says which cannot, and why."""
+    if kind == "cpu":
+        try:
+            build_mnn_engine(bundle, None, _report)
+        except DmganError as error:
+            _report(f"mnn: {error}")
+        return
     with Bundle(bundle) as opened:
         precisions = engine_precisions(opened.manifest)
     settings = [

@@ -17,6 +17,7 @@ TORCH = "torch"
 _LABELS = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "mnn": "MNN",
     "tensorrt": "TensorRT",
     "tensorrt_rtx": "TensorRT for RTX",
 }

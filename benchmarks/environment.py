@@ -19,6 +19,7 @@ from dmgan_runtime.backends.selection import device_index
 
 _PACKAGES = (
     "dmgan",
+    "mnn",
     "numpy",
     "onnx",
     "onnxruntime",

@@ -74,7 +74,7 @@ def _measure_batch(lineup: Lineup, rates: Rates, batch: int, limits: Limits) -> 
     times: dict[str, float] = {}
 
     def warm_up(name: str, worker: Worker) -> None:
-        worker.call("time_graphs", captions)  # opens an engine of its own
+        worker.call("time_graphs", captions)
         times[name] = worker.call("warm_up", captions, _WARM_UPS)
 
     able = lineup.each(warm_up, batch)

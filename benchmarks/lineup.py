@@ -19,7 +19,7 @@ from benchmarks.subject import Subject
 from benchmarks.worker import Worker, call_in_worker
 from dmgan_runtime.errors import DmganError, EngineError
 from dmgan_runtime.results import FloatArray
-from export.parity import psnr
+from export.quality import psnr
 
 END_TO_END = "end_to_end"
 _COMPARED = 4

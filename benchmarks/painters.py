@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +12,6 @@ from PIL import Image
 
 from benchmarks.contenders import TORCH, Contender
 from benchmarks.subject import Subject
-from dmgan_runtime.backends import open_backend
-from dmgan_runtime.backends.base import Backend
-from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.manifest import GENERATOR_ROLES, Role
 from dmgan_runtime.noise import draw_noise
@@ -59,7 +54,6 @@ class ServedPainter:
 
     def __init__(self, subject: Subject, contender: Contender) -> None:
         """Raises a `BackendError` if it cannot be had here."""
-        self._subject, self._contender = subject, contender
         self._generator = Generator.open(
             subject.bundle,
             backend=contender.engine,
@@ -85,29 +79,20 @@ class ServedPainter:
         manifest = self._generator.manifest
         spec, max_words = manifest.model, manifest.tokenizer.max_words
         batch = read_captions(captions, self._generator.tokenizer, spec, max_words)
+        # The generator's own engine: a second one would take the memory of the whole batch once more.
+        lease = self._generator._engine.lease
         stopwatch = Stopwatch()
-        text = encode_text(self._lease, batch.tokens, batch.lengths)
-        self._backend.to_host(text.sentence_feature)  # waits for a GPU
+        text = encode_text(lease, batch.tokens, batch.lengths)
+        with lease() as engine:
+            engine.to_host(text.sentence_feature)  # waits for a GPU
         stopwatch.lap("text_encoder")
-        stages = draw_stages(self._lease, spec, max_words, text, batch.noise, batch.condition_noise)
+        stages = draw_stages(lease, spec, max_words, text, batch.noise, batch.condition_noise)
         for role, _ in zip(GENERATOR_ROLES, stages, strict=True):
             stopwatch.lap(role)
         return stopwatch.laps
 
     def rest(self) -> None:
         """See `Painter.rest`: the engines keep what they have."""
-
-    @cached_property
-    def _backend(self) -> Backend:
-        """An engine of its own, since the generator's runs no single graph."""
-        how = self._contender
-        with Bundle(self._subject.bundle) as bundle:
-            return open_backend(
-                bundle, backend=how.engine, device=how.device, precision=how.precision, threads=how.threads
-            )
-
-    def _lease(self) -> nullcontext[Backend]:
-        return nullcontext(self._backend)
 
 
 class Stopwatch:

@@ -197,7 +197,7 @@ def _footer(result: Result) -> str:
     return f"{'; '.join(parts)}; {place.time[:10]}{busy}"
 
 
-_NAMED = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_NAMED = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "mnn", "tensorrt")
 _PANELS: dict[Measure, Callable[[Result], list[Panel]]] = {
     "latency": _latency,
     "throughput": _throughput,

@@ -26,6 +26,7 @@ _DISTRIBUTIONS = {
     TORCH: ("torch",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu[cuda,cudnn]"),
     "openvino": ("openvino",),
+    "mnn": ("mnn", "onnxruntime", "onnxruntime-gpu[cuda,cudnn]"),
     "tensorrt": ("tensorrt", "cuda-bindings"),
     "tensorrt_rtx": ("tensorrt-rtx", "cuda-bindings"),
 }

@@ -128,8 +128,8 @@ def prepare_subject(source: Source, cache: Path, device: str) -> Subject:
     folder = cache / f"{Path(source.run).resolve().name if source.run else source.preset}-{kind}-{_key(source)[:12]}"
     if not (folder / SUBJECT_NAME).is_file():
         call_in_worker(_build, source, folder, kind)
-        if kind == "cuda" and source.bundle is None:
-            _add_engines(folder / "bundle")
+        if source.bundle is None:
+            _add_engines(folder / "bundle", kind)
     return msgspec.json.decode((folder / SUBJECT_NAME).read_bytes(), type=Subject)
 
 
@@ -139,24 +139,24 @@ def _build(source: Source, folder: Path, kind: str) -> None:
     build_subject(source, folder, kind)
 
 
-def _add_engines(bundle: Path) -> None:
-    """TensorRT's engines, if it is here: what goes wrong, even a crash, only costs that contender."""
+def _add_engines(bundle: Path, kind: str) -> None:
+    """The engines that are built for what is here: what goes wrong, even a crash, only costs those contenders."""
     try:
-        call_in_worker(_build_engines, bundle)
+        call_in_worker(_build_engines, bundle, kind)
     except DmganError as error:
-        click.echo(f"without TensorRT: {error}", err=True)
+        click.echo(f"without engines: {error}", err=True)
 
 
-def _build_engines(bundle: Path) -> None:
+def _build_engines(bundle: Path, kind: str) -> None:
     from benchmarks.building import add_engines
 
-    add_engines(bundle)
+    add_engines(bundle, kind)
 
 
 def _key(source: Source) -> str:
     """A digest of all that the subject follows from: another export is another subject."""
     digest = hashlib.sha256(msgspec.json.encode(source))
-    digest.update(msgspec.json.encode(installed(("torch", "onnx", "onnxruntime"))))
+    digest.update(msgspec.json.encode(installed(("torch", "onnx", "onnxruntime", "mnn"))))
     files = [file for name in _SOURCES for file in _files(name)]
     files += sorted((_ROOT / "dmgan_train" / "presets").rglob("*.yaml"))
     for folder, pattern in ((source.run, "*/checkpoint.pt"), (source.bundle, MANIFEST_NAME)):

@@ -15,6 +15,7 @@ from dmgan_runtime.backends.driver import Gpu, find_gpus
 from dmgan_runtime.backends.onnxruntime import installed_rivals
 from dmgan_runtime.backends.selection import ENGINES, backend_class, device_name
 from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.engine_manifest import PLANNED_ROLES
 from dmgan_runtime.errors import BackendError, BundleError, DmganError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.selftest import SelfTestResult, run_self_test
@@ -26,6 +27,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "mnn",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-bindings",
@@ -120,7 +122,7 @@ def probe_engines() -> tuple[Candidate, ...]:
         except BackendError as error:
             found.append(Candidate(engine.backend, name, "missing", str(error)))
             continue
-        needs_plans = engine.backend.startswith("tensorrt")
+        needs_plans = engine.backend in PLANNED_ROLES
         first = not needs_plans and not any(each.state == "chosen" for each in found)
         verdict = f"{at_hand} is here" + ("; it serves bundles that hold an engine for it" if needs_plans else "")
         found.append(Candidate(engine.backend, name, "chosen" if first else "untried", verdict))

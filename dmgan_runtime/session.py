@@ -53,8 +53,8 @@ class Session:
 
         Args:
             bundle: A folder or .zip that `dmgan-export` wrote; None is the model that comes with dmgan.
-            backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "tensorrt" or
-                "tensorrt_rtx".
+            backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "mnn", "tensorrt"
+                or "tensorrt_rtx".
             device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
             precision: "auto" is fp16 on a GPU if the bundle has it, and fp32 elsewhere; or "fp32", "fp16" (GPU),
                 "int8" (CPU, TensorRT) or "bf16" (OpenVINO, on a CPU that has it).

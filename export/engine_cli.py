@@ -1,4 +1,4 @@
-"""`dmgan-export build-engine`: a bundle's graphs to TensorRT plans. Needs neither PyTorch nor onnx."""
+"""`dmgan-export build-engine`: a bundle's graphs to TensorRT's or MNN's plans. Needs neither PyTorch nor onnx."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import click
+from click.core import ParameterSource
 
+from dmgan_runtime.backends.mnn import MnnBackend
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.commands import DmganCommand
-from dmgan_runtime.engine_manifest import BatchProfile, HardwareCompatibility
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.engine_manifest import BatchProfile, EngineName, HardwareCompatibility
+from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.manifest import Precision
-from export.tensorrt.bindings import ENGINES, Bindings, open_bindings
+from export.engine_folder import EngineFolder
+from export.mnn import build_mnn_engine
+from export.tensorrt.bindings import Bindings, open_bindings
 from export.tensorrt.engines import DEFAULT_PROFILE, EngineSettings, build_engine, engine_precisions
 
 
@@ -34,10 +38,10 @@ class _ComputeCapability(click.ParamType[int]):
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--engine",
-    type=click.Choice(["auto", *ENGINES]),
+    type=click.Choice(["auto", *get_args(EngineName)]),
     default="auto",
-    help="tensorrt builds on the GPU that will run the engine; tensorrt_rtx builds for RTX GPUs and needs none. auto"
-    " takes the first that is installed.",
+    help="tensorrt builds on the GPU that will run the engine; tensorrt_rtx builds for RTX GPUs and needs none; mnn"
+    " builds for CPUs, in fp32 and for every batch. auto takes the first that is installed.",
 )
 @click.option(
     "--precision",
@@ -99,13 +103,18 @@ def main(
     timing_cache: Path | None,
     output: Path | None,
 ) -> None:
-    """Build TensorRT engines from the graphs of BUNDLE, beside them.
+    """Build an engine from the graphs of BUNDLE, beside them.
 
-    The engine's folder is named by compute capability, TensorRT version, precision and batches, and appears whole or
+    The engine's folder is named by what it runs on, engine and version, precision and batches, and appears whole or
     not at all. If it is there already, its hashes are checked and it is kept; if anything differs, that is an error.
 
     Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
     """
+    bindings = _bindings(engine)
+    if bindings is None:
+        _refuse_switches()
+        _tell(build_mnn_engine(bundle, output, _report))
+        return
     try:
         profile = BatchProfile(
             min=min_batch, opt=opt_batch or max(min_batch, min(DEFAULT_PROFILE.opt, max_batch)), max=max_batch
@@ -121,7 +130,38 @@ def main(
         targets=targets,
         timing_cache=timing_cache,
     )
-    _build(bundle, open_bindings(engine), settings, output)
+    _build(bundle, bindings, settings, output)
+
+
+def _bindings(asked: str) -> Bindings | None:
+    """The TensorRT to build with, or None for MNN.
+
+    Raises:
+        BackendError: if what was asked for is not installed.
+    """
+    if asked == "mnn":
+        return None
+    try:
+        return open_bindings(asked)
+    except BackendError as error:
+        if asked != "auto":
+            raise
+        try:
+            MnnBackend.probe(0)
+        except BackendError as also:
+            raise BackendError(f"{error}; {also}") from None
+    return None
+
+
+def _refuse_switches() -> None:
+    """Raises a `SettingsError` for switches that MNN would ignore."""
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if context.params["precision"] in ("auto", "fp32"):
+        given.discard("precision")
+    if refused := sorted(given - {"bundle", "engine", "output"}):
+        switches = ", ".join("--" + name.removesuffix("s").replace("_", "-") for name in refused)
+        raise SettingsError(f"{switches}: not with mnn, whose engine is fp32 and takes every batch; leave it out")
 
 
 def expect_engine(bundle: Path) -> Bindings:
@@ -156,14 +196,18 @@ def _precisions(path: Path) -> tuple[Precision, ...]:
 
 
 def _build(bundle: Path, bindings: Bindings, settings: EngineSettings, output: Path | None) -> None:
-    def report(step: str) -> None:
-        click.echo(step, err=True)
-
     profile = settings.profile
-    report(
+    _report(
         f"{bindings.name} {bindings.version}, {settings.precision}, batches of {profile.min} to {profile.max},"
         f" fastest at {profile.opt}"
     )
-    engine = build_engine(bundle, bindings, settings, output, report)
+    _tell(build_engine(bundle, bindings, settings, output, _report))
+
+
+def _report(step: str) -> None:
+    click.echo(step, err=True)
+
+
+def _tell(engine: EngineFolder) -> None:
     outcome = "written" if engine.is_new else "is there already, and every hash is right"
     click.echo(f"{engine.path}: {outcome}")

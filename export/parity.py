@@ -19,6 +19,7 @@ from dmgan_runtime.manifest import ParityEntry, Precision, Role
 from dmgan_train.models import Generator, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.precision import RoundedProducts
+from export.quality import decibels, psnr
 
 BATCHES = (1, 3, 16)
 # fp32 must be the same function; of the others the images must look the same, and what leads to them is reported.
@@ -153,23 +154,6 @@ def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
             f" {required:g} dB are needed; no bundle was written. {_remedy('fp16')}"
         )
     return quality
-
-
-def psnr(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
-    """10 log10(range^2 / mean squared error), the range being that of what was expected.
-
-    Infinite if they are equal; minus infinity if something is no number, or differs where nothing varies.
-    """
-    span = float(expected.max() - expected.min())
-    mean_square = float(np.square(actual.astype(np.float64) - expected).mean())
-    if mean_square == 0:
-        return math.inf
-    return 10 * math.log10(span**2 / mean_square) if math.isfinite(mean_square) and span > 0 else -math.inf
-
-
-def decibels(quality: float) -> str:
-    """A PSNR in words, rounded downwards, so that one under a limit never reads as if it had reached it."""
-    return f"{math.floor(10 * quality) / 10:.1f} dB" if math.isfinite(quality) else f"{quality} dB"
 
 
 def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision) -> None:

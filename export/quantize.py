@@ -18,7 +18,8 @@ from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantT
 
 from dmgan_runtime.manifest import Role
 from export.graphs import Graph
-from export.parity import Case, psnr
+from export.parity import Case
+from export.quality import psnr
 
 # Of the images of a stage alone, on captions of the training set.
 STAGE_PSNR = 44.0

@@ -1,4 +1,4 @@
-"""Which of the TensorRT engines that lie in a bundle can be loaded here."""
+"""Which of the engines that lie in a bundle can be loaded here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle
 from dmgan_runtime.engine_manifest import (
     ENGINE_MANIFEST_NAME,
     ENGINES_FOLDER,
+    PLANNED_ROLES,
     EngineManifest,
     EngineName,
     PlanEntry,
     parse_engine_manifest,
 )
 from dmgan_runtime.errors import BackendError, BundleError
-from dmgan_runtime.manifest import ROLES, FileEntry, Precision, stays_inside
+from dmgan_runtime.manifest import FileEntry, Precision, stays_inside
 
 _PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 
@@ -44,7 +45,7 @@ def find_engine(
     bundle: Bundle,
     engine: EngineName,
     version: str,
-    compute_capability: int,
+    compute_capability: int | None,
     precision: str,
     host_code: bool = False,
 ) -> FoundEngine:
@@ -52,9 +53,9 @@ def find_engine(
 
     Args:
         bundle: An open bundle.
-        engine: The Python module at hand.
+        engine: The engine at hand.
         version: Its version in full.
-        compute_capability: The GPU's, for example 89.
+        compute_capability: The GPU's, for example 89; None for a CPU.
         precision: "auto" or a precision.
         host_code: Whether a plan may bring code for the CPU.
 
@@ -80,12 +81,18 @@ def find_engine(
             obstacles.append(f"{folder} is {obstacle}")
     if not fitting:
         wanted = "" if precision == "auto" else f" --precision {precision}"
+        device = "the CPU" if compute_capability is None else f"sm_{compute_capability}"
         raise BackendError(
-            f"{bundle.path} has no engine for {engine} {version} on sm_{compute_capability}"
+            f"{bundle.path} has no engine for {engine} {version} on {device}"
             f" ({'; '.join(obstacles) or 'none at all'}); build one with: dmgan-export build-engine {bundle.path}"
             f" --engine {engine}{wanted}"
         )
-    return min(fitting, key=lambda found: (_PRECISIONS.index(found.manifest.precision), -found.manifest.profile.max))
+    return min(fitting, key=_rank)
+
+
+def _rank(found: FoundEngine) -> tuple[int, int]:
+    profile = found.manifest.profile
+    return _PRECISIONS.index(found.manifest.precision), 0 if profile is None else -profile.max
 
 
 def _folders(bundle: Bundle, obstacles: list[str]) -> list[str]:
@@ -122,8 +129,8 @@ def _obstacle(manifest: EngineManifest, bundle: Bundle, precision: str) -> str |
         return f"built in {manifest.precision}, and {precision} is asked for"
     if not manifest.is_of(bundle.manifest):
         return "stale: its plans come from other ONNX files than those in the bundle"
-    if missing := [role for role in ROLES if manifest.plan(role) is None]:
+    if missing := [role for role in PLANNED_ROLES[manifest.engine] if manifest.plan(role) is None]:
         return f"not whole: it has no plan for {', '.join(missing)}"
-    if manifest.profile.min > 1:
+    if manifest.profile is not None and manifest.profile.min > 1:
         return f"built for batches from {manifest.profile.min}, and a single image is a batch of 1"
     return None

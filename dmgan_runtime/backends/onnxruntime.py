@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,7 +14,7 @@ from dmgan_runtime.backends.base import Active, Arithmetic, Tensor, choose_preci
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.interface import check_tensors
-from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
+from dmgan_runtime.manifest import ROLES, GraphEntry, Role, TensorEntry
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -29,14 +29,24 @@ _LOG_ERRORS = 3
 class OnnxRuntimeBackend:
     """A bundle's graphs as ONNX Runtime sessions on the CPU. See `Backend` for the methods."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
-        """Loads every graph of the chosen precision. See `BackendClass`."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        index: int,
+        precision: str,
+        threads: int,
+        named: bool = False,
+        roles: Collection[Role] = ROLES,
+    ) -> None:
+        """Loads the graphs of the chosen precision: every one, or those of `roles`. See `BackendClass`."""
         engine = import_engine("cpu")
         chosen = choose_precision(bundle, precision, _PRECISIONS, "onnxruntime on the CPU")
         options = session_options(engine, threads)
         self._sessions = {
             role: load_session(engine, options, bundle, graph, "CPUExecutionProvider", {})
             for role, graph in graphs_of(bundle, chosen).items()
+            if role in roles
         }
         self.active = Active("onnxruntime", engine.__version__, "cpu", chosen, threads)
 

@@ -60,11 +60,13 @@ class BackendClass(Protocol):
         ...
 
 
-# Best first. ONNX Runtime comes before OpenVINO, because it is what the export proved the graphs with.
+# Best first. ONNX Runtime comes before OpenVINO, because it is what the export proved the graphs with; MNN before both,
+# because it serves those bundles only that somebody built an engine for.
 ENGINES = (
     Engine("tensorrt", "cuda", "tensorrt:TensorRtBackend"),
     Engine("tensorrt_rtx", "cuda", "tensorrt:TensorRtRtxBackend"),
     Engine("onnxruntime", "cuda", "onnxruntime_cuda:OnnxRuntimeCudaBackend"),
+    Engine("mnn", "cpu", "mnn:MnnBackend"),
     Engine("onnxruntime", "cpu", "onnxruntime:OnnxRuntimeBackend"),
     Engine("openvino", "cpu", "openvino:OpenVinoBackend"),
 )

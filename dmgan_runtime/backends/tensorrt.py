@@ -47,6 +47,7 @@ class TensorRtBackend:
         version = str(self._module.__version__)
         capability = find_gpu(index).compute_capability
         found = find_engine(bundle, self.name, version, capability, precision, host_code=named)
+        assert found.manifest.profile is not None  # of every engine for GPUs
         self._log = _new_log(self._module)
         cuda = Cuda(import_runtime(), index)
         cuda.enter_thread()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from dmgan_runtime.backends.driver import Gpu, find_gpu
 from dmgan_runtime.engine_manifest import EngineManifest, EngineName
 from dmgan_runtime.errors import BackendError, SettingsError
 
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+ENGINES: tuple[EngineName, ...] = ("tensorrt", "tensorrt_rtx")
 _EXTRAS: dict[EngineName, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 _OLDEST_TENSORRT = 10
 _STRONGLY_TYPED_ALWAYS = 11

@@ -92,6 +92,7 @@ class PlanBuilder:
         config = self._bindings.create_config(self._builder, self.engine)
         profile = self._builder.create_optimization_profile()
         batches = self.engine.profile
+        assert batches is not None  # of every TensorRT engine
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
             rest = tuple(tensor.shape)[1:]

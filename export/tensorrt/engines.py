@@ -1,26 +1,20 @@
-"""A bundle's graphs to a folder of TensorRT plans, whole or not at all, and never silently stale."""
+"""A bundle's graphs to a folder of TensorRT plans."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import (
-    ENGINE_MANIFEST_NAME,
-    ENGINES_FOLDER,
     SCHEMA_VERSION,
     BatchProfile,
     EngineManifest,
     HardwareCompatibility,
-    PlanEntry,
-    parse_engine_manifest,
 )
 from dmgan_runtime.errors import BackendError, BundleError
-from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, FileEntry, GraphEntry, Manifest, Precision
-from export.staging import put_in_place, workshop
+from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, GraphEntry, Manifest, Precision
+from export.engine_folder import Blueprint, EngineFolder, Report, make_engine_folder
 from export.tensorrt.bindings import Bindings
 from export.tensorrt.builder import PlanBuilder
 
@@ -50,21 +44,6 @@ class EngineSettings:
     timing_cache: Path | None = None
 
 
-@dataclass(frozen=True)
-class EngineFolder:
-    """A finished engine.
-
-    Attributes:
-        path: Its folder.
-        manifest: Its engine.json.
-        is_new: Whether it was built just now; else it was there, and every hash was right.
-    """
-
-    path: Path
-    manifest: EngineManifest
-    is_new: bool
-
-
 def engine_precisions(manifest: Manifest) -> tuple[Precision, ...]:
     """The precisions that a bundle has all generators in, the one that `auto` means first."""
     present = [
@@ -76,11 +55,7 @@ def engine_precisions(manifest: Manifest) -> tuple[Precision, ...]:
 
 
 def build_engine(
-    bundle: Path,
-    bindings: Bindings,
-    settings: EngineSettings,
-    output: Path | None,
-    report: Callable[[str], None],
+    bundle: Path, bindings: Bindings, settings: EngineSettings, output: Path | None, report: Report
 ) -> EngineFolder:
     """Builds every graph of a bundle in one precision.
 
@@ -101,25 +76,26 @@ def build_engine(
         EngineError: if TensorRT cannot parse or build a graph; nothing is left behind.
         SettingsError: if the engine cannot do what was asked.
     """
+    builders: list[PlanBuilder] = []
+
+    def new_builder() -> PlanBuilder:
+        builders.append(PlanBuilder(bindings, wanted, _read_cache(settings.timing_cache)))
+        return builders[0]
+
     with Bundle(bundle) as source:
         graphs = _graphs(source, settings.precision)
-        if output is None and not bundle.is_dir():
-            raise BundleError(
-                f"{bundle}: engines are put into a bundle's folder, and this is a .zip; unpack it, or pass --output"
-            )
         wanted = _wanted(bindings, settings)
-        folder = (output or bundle / ENGINES_FOLDER) / wanted.folder
-        if folder.exists():
-            return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
-        with workshop(folder) as unfinished:
-            if folder.exists():  # another process built it until the lock was had
-                return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
-            builder = PlanBuilder(bindings, wanted, _read_cache(settings.timing_cache))
-            manifest = _fill(unfinished, source, graphs, builder, report)
-            put_in_place(unfinished, folder)
-        if settings.timing_cache is not None:
-            _write_cache(settings.timing_cache, builder.timing_cache())
-    return EngineFolder(folder, manifest, is_new=True)
+        blueprint = Blueprint(
+            wanted=wanted,
+            graphs=graphs,
+            suffix="plan",
+            new_builder=new_builder,
+            read=lambda graph: _content(source, graph),
+        )
+        made = make_engine_folder(source, blueprint, output, report)
+    if builders and settings.timing_cache is not None:
+        _write_cache(settings.timing_cache, builders[0].timing_cache())
+    return made
 
 
 def _wanted(bindings: Bindings, settings: EngineSettings) -> EngineManifest:
@@ -156,26 +132,6 @@ def _graphs(bundle: Bundle, precision: Precision) -> list[GraphEntry]:
     return found
 
 
-def _fill(
-    unfinished: Path, bundle: Bundle, graphs: list[GraphEntry], builder: PlanBuilder, report: Callable[[str], None]
-) -> EngineManifest:
-    # All are proven before the first is built: building takes minutes.
-    contents = [_content(bundle, graph) for graph in graphs]
-    plans = []
-    for graph, content in zip(graphs, contents, strict=True):
-        report(f"building {graph.role} in {graph.precision} ...")
-        begin = time.perf_counter()
-        name = f"{graph.role}.plan"
-        plan = builder.build(content, f"{bundle.path}/{graph.file.path}")
-        (unfinished / name).write_bytes(plan)
-        report(f"{name}: {plan.nbytes / 1e6:,.1f} MB in {time.perf_counter() - begin:.1f} s")
-        file = FileEntry.of(unfinished, name)
-        plans.append(PlanEntry(role=graph.role, precision=graph.precision, file=file, onnx_sha256=graph.file.sha256))
-    manifest = builder.engine.__replace__(plans=tuple(plans))
-    (unfinished / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
-    return manifest
-
-
 def _content(bundle: Bundle, graph: GraphEntry) -> bytes:
     content = bundle.read(graph.file)
     if graph.precision != "int8":
@@ -188,25 +144,6 @@ def _content(bundle: Bundle, graph: GraphEntry) -> bytes:
             f'an int8 engine needs onnx ({error}); install it with: pip install "dmgan[export]"'
         ) from error
     return signed_graph(content)
-
-
-def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> EngineManifest:
-    """The manifest of an engine that is there already, if it is in every respect what would be built."""
-    remedy = "remove that folder to build it again"
-    file = folder / ENGINE_MANIFEST_NAME
-    if not file.is_file():
-        raise BundleError(f"{folder}: exists and has no {ENGINE_MANIFEST_NAME}; {remedy}")
-    found = parse_engine_manifest(file.read_bytes(), str(file))
-    if found.__replace__(plans=()) != wanted:
-        raise BundleError(f"{folder}: exists and was built with other settings or on another GPU; {remedy}")
-    if not found.is_of(bundle):
-        raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
-    if [plan.role for plan in found.plans] != list(ROLES):
-        raise BundleError(f"{folder}: has not one plan for each graph; {remedy}")
-    for plan in found.plans:
-        if not (folder / plan.file.path).is_file() or FileEntry.of(folder, plan.file.path) != plan.file:
-            raise BundleError(f"{folder / plan.file.path}: missing, damaged or replaced; {remedy}")
-    return found
 
 
 def _read_cache(file: Path | None) -> bytes | None:

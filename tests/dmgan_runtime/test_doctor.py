@@ -66,7 +66,7 @@ def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Gene
     assert report["bundle"]["self_test"]["difference"] == 0
     assert report["bundle"]["chosen"].startswith("onnxruntime ")
     assert report["faults"] == []
-    assert [each["state"] for each in report["engines"]] == ["missing"] * 3 + ["chosen", "untried"]
+    assert [each["state"] for each in report["engines"]] == ["missing"] * 4 + ["chosen", "untried"]
 
 
 def test_another_image_is_a_fault(own_bundle: Path, generator: Generator) -> None:

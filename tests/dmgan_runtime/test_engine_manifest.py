@@ -14,6 +14,7 @@ from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import ROLES, FileEntry, parse_manifest
 
 SHA = "0" * 64
+MNN = {"engine": "mnn", "version": "3.6.1", "precision": "fp32", "compute_capabilities": (), "profile": None}
 
 
 def engine(**changes) -> EngineManifest:
@@ -56,6 +57,7 @@ def test_a_plan_is_found_by_its_graph() -> None:
         ({"hardware_compatibility": "ampere_plus"}, "sm89plus-tensorrt11.4.0.106-fp16-b1-4-16"),
         ({"hardware_compatibility": "same_compute_capability"}, "sm89same-tensorrt11.4.0.106-fp16-b1-4-16"),
         ({"engine": "tensorrt_rtx", "compute_capabilities": (86, 120)}, "sm86_120-tensorrt_rtx11.4.0.106-fp16-b1-4-16"),
+        (MNN, "cpu-mnn3.6.1-fp32"),
     ],
 )
 def test_a_folder_name_tells_engines_apart(changes, name) -> None:
@@ -69,6 +71,9 @@ def test_a_folder_name_tells_engines_apart(changes, name) -> None:
         ({}, ("tensorrt_rtx", "11.4.0.106", 89), "built by tensorrt, and tensorrt_rtx is at hand"),
         ({}, ("tensorrt", "11.5.0.1", 89), "built by tensorrt 11.4.0.106, and 11.5.0.1 is at hand"),
         ({}, ("tensorrt", "11.4.0.106", 90), "built for sm_89, and this GPU is sm_90"),
+        (MNN, ("mnn", "3.6.1", None), None),
+        (MNN, ("mnn", "3.7.0", None), "built by mnn 3.6.1, and 3.7.0 is at hand"),
+        (MNN, ("tensorrt", "3.6.1", 89), "built by mnn, and tensorrt is at hand"),
         ({"version_compatible": True}, ("tensorrt", "11.5.0.1", 89), None),
         ({"version_compatible": True}, ("tensorrt", "11.3.0.1", 89), "11.3.0.1 is at hand"),
         ({"version_compatible": True}, ("tensorrt", "12.0.0.1", 89), "12.0.0.1 is at hand"),
@@ -119,6 +124,8 @@ def test_batches_are_in_order_or_refused(batches) -> None:
         ("compute_capabilities", []),
         ("compute_capabilities", [8.9]),
         ("precision", "fp8"),
+        ("engine", "mnn"),
+        ("profile", None),
         ("profile", {"min": 4, "opt": 2, "max": 1}),
         ("profile", {"min": 0, "opt": 2, "max": 4}),
         ("hardware_compatibility", "all"),

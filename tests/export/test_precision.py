@@ -12,8 +12,9 @@ from dmgan_train.models import Generator, TextEncoder
 from export import precision
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
-from export.parity import psnr, random_captions, reference_case
+from export.parity import random_captions, reference_case
 from export.precision import HalfGraph, RoundedProducts
+from export.quality import psnr
 from export.reparameterize import reparameterize
 from tests.export.conftest import SPEC
 

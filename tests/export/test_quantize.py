@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from export import quantize
-from export.parity import psnr
+from export.quality import psnr
 from export.quantize import Int8Stage, write_int8
 
 

@@ -61,6 +61,7 @@ def test_auto_takes_the_first_and_says_so(opens: Opens, missing: dict[Any, Excep
         "tensorrt cuda:0 chosen: the best that can be had here",
         "tensorrt_rtx cuda:0 untried: tensorrt comes first",
         "onnxruntime cuda:0 untried: tensorrt comes first",
+        "mnn cpu untried: tensorrt comes first",
         "onnxruntime cpu untried: tensorrt comes first",
         "openvino cpu untried: tensorrt comes first",
     ]
@@ -108,7 +109,7 @@ def test_asking_for_a_gpu_never_gives_the_cpu(opens: Opens, missing: dict[Any, E
 @pytest.mark.parametrize(
     ("arguments", "backend", "device"),
     [
-        ({"device": "cpu"}, "onnxruntime", "cpu"),
+        ({"device": "cpu"}, "mnn", "cpu"),
         ({"device": "cuda"}, "tensorrt", "cuda:0"),
         ({"device": "cuda:2"}, "tensorrt", "cuda:2"),
         ({"backend": "openvino"}, "openvino", "cpu"),
@@ -151,6 +152,7 @@ def test_every_engine_has_a_home() -> None:
         "TensorRtBackend",
         "TensorRtRtxBackend",
         "OnnxRuntimeCudaBackend",
+        "MnnBackend",
         "OnnxRuntimeBackend",
         "OpenVinoBackend",
     ]

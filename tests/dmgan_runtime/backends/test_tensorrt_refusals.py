@@ -32,7 +32,7 @@ class TestWhatCannotBeHad:
             active = generator.active
         assert (active.backend, active.device) == ("onnxruntime", "cpu")
         assert "not tensorrt on cuda:0: " in active.reason
-        assert [each.state for each in active.considered] == ["missing"] * 3 + ["chosen", "untried"]
+        assert [each.state for each in active.considered] == ["missing"] * 4 + ["chosen", "untried"]
 
     @pytest.mark.parametrize(
         ("changes", "message"),

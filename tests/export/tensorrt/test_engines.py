@@ -14,6 +14,7 @@ from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.engine_manifest import BatchProfile, EngineManifest, parse_engine_manifest
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.manifest import MANIFEST_NAME, ROLES, FileEntry, parse_manifest
+from export import engine_folder
 from export.staging import workshop
 from export.tensorrt import bindings as bindings_module
 from export.tensorrt import engines
@@ -225,12 +226,12 @@ def test_an_engine_that_came_before_the_lock_was_had_is_kept(small, monkeypatch)
 
     @contextmanager
     def late(destination: Path) -> Iterator[Path]:
-        monkeypatch.setattr(engines, "workshop", workshop)
+        monkeypatch.setattr(engine_folder, "workshop", workshop)
         built.append(build(small))
         with workshop(destination) as folder:
             yield folder
 
-    monkeypatch.setattr(engines, "workshop", late)
+    monkeypatch.setattr(engine_folder, "workshop", late)
     engine = build(small)
     assert (engine.path, engine.is_new) == (built[0].path, False)
     assert list((small / "engines").iterdir()) == [engine.path]

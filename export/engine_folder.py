@@ -1,0 +1,150 @@
+"""An engine's folder: one plan for each graph and what they are, whole or not at all, and never silently stale."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.engine_manifest import (
+    ENGINE_MANIFEST_NAME,
+    ENGINES_FOLDER,
+    PLANNED_ROLES,
+    EngineManifest,
+    PlanEntry,
+    parse_engine_manifest,
+)
+from dmgan_runtime.errors import BundleError
+from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest
+from export.staging import put_in_place, workshop
+
+Report = Callable[[str], None]
+"""Told each step as it begins or ends."""
+
+
+class Builder(Protocol):
+    """Makes plans."""
+
+    def build(self, graph: bytes, where: str) -> bytes | memoryview:
+        """One graph's plan.
+
+        Args:
+            graph: The ONNX file's content.
+            where: Names it in messages.
+
+        Raises:
+            EngineError: if it cannot be built.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineFolder:
+    """A finished engine.
+
+    Attributes:
+        path: Its folder.
+        manifest: Its engine.json.
+        is_new: Whether it was built just now; else it was there, and every hash was right.
+    """
+
+    path: Path
+    manifest: EngineManifest
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How an engine is made.
+
+    Attributes:
+        wanted: What to build, without its plans.
+        graphs: What each plan is built from, in the order of the engine's `PLANNED_ROLES`.
+        suffix: Of the plans' files.
+        new_builder: Starts the builder, if one is needed.
+        read: A graph as the builder takes it.
+        check: Proves that the plans in a folder compute what the graphs do, or raises an `EngineError`.
+    """
+
+    wanted: EngineManifest
+    graphs: Sequence[GraphEntry]
+    suffix: str
+    new_builder: Callable[[], Builder]
+    read: Callable[[GraphEntry], bytes]
+    check: Callable[[EngineManifest, Path], None] | None = None
+
+
+def make_engine_folder(source: Bundle, blueprint: Blueprint, output: Path | None, report: Report) -> EngineFolder:
+    """Builds an engine, or finds it.
+
+    Args:
+        source: An open bundle.
+        blueprint: What to build, and how.
+        output: Where to put the engine's folder; None is `engines` in the bundle.
+        report: See `Report`.
+
+    Returns:
+        The folder. If the same engine is there already, it is checked and kept.
+
+    Raises:
+        BundleError: if a graph is not the one that was exported, the bundle is a .zip and there is no `output`, or
+            another engine lies under the same name.
+        EngineError: if a graph cannot be built; nothing is left behind.
+    """
+    if output is None and not source.path.is_dir():
+        raise BundleError(
+            f"{source.path}: engines are put into a bundle's folder, and this is a .zip; unpack it, or pass --output"
+        )
+    wanted = blueprint.wanted
+    folder = (output or source.path / ENGINES_FOLDER) / wanted.folder
+    if folder.exists():
+        return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
+    with workshop(folder) as unfinished:
+        if folder.exists():  # another process built it until the lock was had
+            return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
+        manifest = _fill(unfinished, source, blueprint, report)
+        put_in_place(unfinished, folder)
+    return EngineFolder(folder, manifest, is_new=True)
+
+
+def _fill(unfinished: Path, source: Bundle, blueprint: Blueprint, report: Report) -> EngineManifest:
+    # All are proven before the first is built: building takes minutes.
+    contents = [blueprint.read(graph) for graph in blueprint.graphs]
+    builder = blueprint.new_builder()
+    plans = []
+    for graph, content in zip(blueprint.graphs, contents, strict=True):
+        report(f"building {graph.role} in {graph.precision} ...")
+        begin = time.perf_counter()
+        name = f"{graph.role}.{blueprint.suffix}"
+        plan = memoryview(builder.build(content, f"{source.path}/{graph.file.path}"))
+        (unfinished / name).write_bytes(plan)
+        report(f"{name}: {plan.nbytes / 1e6:,.1f} MB in {time.perf_counter() - begin:.1f} s")
+        file = FileEntry.of(unfinished, name)
+        plans.append(PlanEntry(role=graph.role, precision=graph.precision, file=file, onnx_sha256=graph.file.sha256))
+    manifest = blueprint.wanted.__replace__(plans=tuple(plans))
+    if blueprint.check is not None:
+        blueprint.check(manifest, unfinished)
+    (unfinished / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
+    return manifest
+
+
+def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> EngineManifest:
+    """The manifest of an engine that is there already, if it is in every respect what would be built."""
+    remedy = "remove that folder to build it again"
+    file = folder / ENGINE_MANIFEST_NAME
+    if not file.is_file():
+        raise BundleError(f"{folder}: exists and has no {ENGINE_MANIFEST_NAME}; {remedy}")
+    found = parse_engine_manifest(file.read_bytes(), str(file))
+    if found.__replace__(plans=()) != wanted:
+        raise BundleError(f"{folder}: exists and was built with other settings or on another GPU; {remedy}")
+    if not found.is_of(bundle):
+        raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
+    if tuple(plan.role for plan in found.plans) != PLANNED_ROLES[wanted.engine]:
+        raise BundleError(f"{folder}: has not one plan for each graph; {remedy}")
+    for plan in found.plans:
+        if not (folder / plan.file.path).is_file() or FileEntry.of(folder, plan.file.path) != plan.file:
+            raise BundleError(f"{folder / plan.file.path}: missing, damaged or replaced; {remedy}")
+    return found
