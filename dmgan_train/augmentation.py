@@ -1,7 +1,7 @@
 """Differentiable augmentation (Zhao et al., DiffAugment, NeurIPS 2020): colour and translation.
 
-What the discriminators and the image encoder see is varied, the same way for every kind of image and with a
-gradient, so that few training images suffice.
+What the discriminators see is varied, the same way for every kind of image and with a gradient, so that few training
+images suffice. The perceptual loss sees both of its images so too.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ class DamsmPhase:
             broken,
             self._share,
             by_class=not own.mask_class,
+            pin=self.device.type == "cuda",
         )
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
@@ -133,6 +134,10 @@ class DamsmPhase:
 
     def look(self, done: int, journal: Journal) -> None:
         """See `Phase.look`."""
+
+    def has_looked(self, done: int) -> bool:
+        """See `Phase.has_looked`."""
+        return True
 
     def state(self) -> dict[str, Any]:
         """See `Phase.state`."""

@@ -36,6 +36,10 @@ def choose_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if device.type == "cuda" and device.index != processes.local_rank() and processes.local_count() > 1:
+        raise BackendError(
+            f"--device {name}: {processes.local_count()} processes cannot share one GPU; use cuda or auto"
+        )
     return device
 
 

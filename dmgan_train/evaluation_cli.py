@@ -18,6 +18,7 @@ from dmgan_train.run import RunFolder
 
 if TYPE_CHECKING:
     from dmgan_train.metrics.evaluate import Plan
+    from dmgan_train.metrics.features import FeatureNetwork
     from dmgan_train.metrics.protocol import Evaluation
 
 METRIC_NAMES = ("fid", "is", "r_precision", "diversity", "retrieval")
@@ -143,6 +144,7 @@ def measure(
         network.name,
         *plan.metrics,
         *_unusual(plan, source.truncation, encoders),
+        *_elsewhere(plan, evaluation, network if options["feature_weights"] else None),
     ]
     path = output or folder / ("-".join(parts) + ".json")
     evaluation.write(path)
@@ -156,6 +158,14 @@ def _unusual(plan: Plan, truncation: float, encoders: Path | None) -> list[str]:
     named = [f"{name}-{value}" for name, value in own.items() if value != getattr(usual, name)]
     named += [f"truncation-{truncation}"] if truncation != 1 else []
     return named + ([f"by-{encoders.resolve().name}"] if encoders else [])
+
+
+def _elsewhere(plan: Plan, evaluation: Evaluation, network: FeatureNetwork | None) -> list[str]:
+    """Other data than the model was trained on, and weights that were named, so that these too are other files."""
+    data = plan.data.resolve().name
+    trained_on = evaluation.protocol["model"]["trained_on"].get("name", data)
+    named = [] if data == trained_on else [f"on-{data}"]
+    return named + ([f"weights-{network.sha256[:8]}"] if network else [])
 
 
 @click.command(cls=DmganCommand)

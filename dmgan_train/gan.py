@@ -39,7 +39,7 @@ from dmgan_train.models import (
     build_discriminators,
 )
 from dmgan_train.models.batch_norm import synchronise_batch_norms
-from dmgan_train.schedule import learning_rates, stages_warming_up
+from dmgan_train.schedule import check_schedule, learning_rates, stages_warming_up
 from dmgan_train.settings import Settings
 from dmgan_train.update import Updates
 from dmgan_train.watch import Watch, gate_means
@@ -88,6 +88,7 @@ class GanPhase:
         self._share = processes.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
+        check_schedule(self.steps, own)
         self.checkpoint_every = own.checkpoint_every
         self.headlines = (
             *(f"{who}_{settings.model.resolutions[-1]}" for who in ("discriminator", "generator")),
@@ -129,7 +130,16 @@ class GanPhase:
             cache=self.settings.data.cache,
         )
         broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
-        return make_loader(dataset, self.batch_size, self.settings.seed, start_step, self._workers, broken, self._share)
+        return make_loader(
+            dataset,
+            self.batch_size,
+            self.settings.seed,
+            start_step,
+            self._workers,
+            broken,
+            self._share,
+            pin=self.device.type == "cuda",
+        )
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See `Phase.step`."""
@@ -138,17 +148,17 @@ class GanPhase:
         self._set_learning_rates(step)
         reals = [images.to(self.device, non_blocking=True) for images in batch.images]
         captions = processes.gather_captions(batch)
-        lengths = captions.lengths.to(self.device)
-        class_ids = captions.class_ids.to(self.device) if self.settings.damsm.mask_class else None
+        tokens, lengths, class_ids = (values.to(self.device, non_blocking=True) for values in captions)
         with torch.no_grad():
-            text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
+            text = self.text_encoder(tokens, captions.lengths)
         warming_up = stages_warming_up(step, self.settings.gan)
         fakes = self._draw(text, lengths, warming_up or STAGES)
         if warming_up:
             losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
         else:
             losses = self._train_discriminators(reals, fakes, text, step)
-            losses |= self._train_generator(fakes, reals, text, lengths, class_ids)
+            masked = class_ids if self.settings.damsm.mask_class else None
+            losses |= self._train_generator(fakes, reals, text, lengths, masked)
         self.generator_ema.update_parameters(self.generator)
         return losses | gate_means(fakes.memories, processes.share(lengths))
 
@@ -158,10 +168,15 @@ class GanPhase:
 
     def look(self, done: int, journal: Journal) -> None:
         """Looks at the averaged generator, and keeps a copy of it."""
-        if self._samples_after(done):
-            self._watch.look(self._settle_average(), self.text_encoder, done, journal)
         if self._keeps_after(done):
             self._watch.keep(self.state(), done)
+        if self._samples_after(done):
+            self._watch.look(self._settle_average(), self.text_encoder, done, journal)
+
+    def has_looked(self, done: int) -> bool:
+        """See `Phase.has_looked`."""
+        kept = not self._keeps_after(done) or self._watch.has_kept(done)
+        return kept and (not self._samples_after(done) or self._watch.has_looked(done))
 
     def _samples_after(self, done: int) -> bool:
         return done % self.settings.gan.sample_every == 0 or done == self.steps
@@ -229,7 +244,7 @@ class GanPhase:
             return self.generator(*own, stages=stages)
 
     def _see(self, *batches: Tensor) -> tuple[Tensor, ...]:
-        """What discriminators and image encoder see of batches of images, each [N, 3, R, R]."""
+        """What is seen of batches of images, each [N, 3, R, R], where they are augmented."""
         images = [batch.float() for batch in batches]
         return augment(*images) if self.settings.gan.augmentation else tuple(images)
 
@@ -279,10 +294,11 @@ class GanPhase:
         self, fake: Tensor, real: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor | None
     ) -> dict[str, Tensor]:
         """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness."""
-        gammas, perceptual = self.settings.damsm, self.settings.gan.perceptual_weight > 0
+        gammas = self.settings.damsm
         with self._autocast():
-            seen = self._see(fake, real) if perceptual else self._see(fake)
-            features = self.image_encoder.extract_features(seen[0])
+            # As it is, whatever the discriminators see: a frozen network learns no picture by heart, and captions
+            # name colours (docs/training.md).
+            features = self.image_encoder.extract_features(fake.float())
             image = self.image_encoder.project(*features)
         word = damsm_word_loss(
             image.regions,
@@ -295,11 +311,19 @@ class GanPhase:
         )
         sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=gammas.gamma3)
         losses = {"damsm": word.total + sentence.total}
-        if perceptual:
-            with torch.no_grad(), self._autocast():
-                targets = self.image_encoder.extract_features(seen[1])
-            losses["perceptual"] = perceptual_loss(features, targets)
+        if self.settings.gan.perceptual_weight:
+            losses["perceptual"] = self._perceptual_loss(fake, real, features)
         return losses
+
+    def _perceptual_loss(self, fake: Tensor, real: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+        """Both images augmented alike, if they are: then the image's own features will not do."""
+        with self._autocast():
+            seen_fake, seen_real = self._see(fake, real)
+            if self.settings.gan.augmentation:
+                features = self.image_encoder.extract_features(seen_fake)
+            with torch.no_grad():
+                targets = self.image_encoder.extract_features(seen_real)
+        return perceptual_loss(features, targets)
 
     def _update_generator(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         own = self.settings.gan

@@ -60,6 +60,9 @@ class Phase(Protocol):
     def look(self, done: int, journal: Journal) -> None:
         """Looks at it, in the main process, after any checkpoint."""
 
+    def has_looked(self, done: int) -> bool:
+        """Whether `look` came to its end when `done` steps were done."""
+
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, but the step."""
 
@@ -107,15 +110,19 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
     """
     path = run.checkpoint(phase.name)
     start = _resume(phase, path)
-    if start >= phase.steps:
+    main = processes.is_main()
+    # A run may end between a checkpoint and what was to be looked at then.
+    missed = main and start > 0 and phase.looks_after(start) and not phase.has_looked(start)
+    if start >= phase.steps and not missed:
         return
     batches = phase.batches(start)
-    main = processes.is_main()
     with (
         Interruption() as interruption,
         Journal(run, phase.name, start) if main else nullcontext() as journal,
         Progress(phase.steps, phase.name, "step", initial=start, quiet=not main) as bar,
     ):
+        if missed and journal:
+            phase.look(start, journal)
         meter = _Meter(phase)
         for step in range(start, phase.steps):
             torch.manual_seed(seed * 1_000_003 + step)

@@ -40,13 +40,13 @@ def joined(device: torch.device) -> Iterator[None]:
 
     A process that has joined ends with this context, if that ends without an error.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else what names no device takes the first, in every process
     if not dist.is_torchelastic_launched():
         yield
         return
     # Both: gradients travel between GPUs, captions and the wish to stop between CPUs.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # else what names no device takes the first, in every process
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     try:
         yield

@@ -5,7 +5,26 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
+from dmgan_runtime.errors import SettingsError
 from dmgan_train.settings import GanSettings
+
+
+def check_schedule(steps: int, settings: GanSettings) -> None:
+    """Refuses a phase that would end before all of its losses have joined.
+
+    Args:
+        steps: Of the whole phase.
+        settings: Of the phase.
+
+    Raises:
+        SettingsError: naming what to change.
+    """
+    taken = sum(settings.warm_up_steps) + settings.decay_steps
+    if taken > steps:
+        raise SettingsError(
+            f"gan.epochs is {settings.epochs:,}, which is {steps:,} steps of these data, and warm_up_steps and"
+            f" decay_steps take {taken:,}; shorten them, or set more epochs"
+        )
 
 
 class Rates(NamedTuple):

@@ -125,8 +125,8 @@ class GanSettings(_Section, frozen=True):
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, then all three
             (Karras et al., Progressive Growing of GANs, ICLR 2018).
         warm_up_learning_rate: The generator's in these steps; None takes generator_learning_rate.
-        augmentation: Differentiable augmentation of what discriminators and image encoder see (Zhao et al.,
-            DiffAugment, NeurIPS 2020), for small data sets; the paper has none.
+        augmentation: Differentiable augmentation of what the discriminators see (Zhao et al., DiffAugment, NeurIPS
+            2020), and of both images of the perceptual loss, for small data sets; the paper has none.
         r1_weight: gamma of the R1 penalty on the discriminators (Mescheder et al., ICML 2018); the paper has none.
         r1_every: Steps between two R1 penalties, each then so many times as heavy (lazy regularisation, Karras et al.,
             StyleGAN2, CVPR 2020).

@@ -9,11 +9,16 @@ from dmgan_train.data import steps_per_epoch
 from dmgan_train.fit import TrainingData
 from dmgan_train.loop import phase_steps
 from dmgan_train.models import Generator, build_discriminators
+from dmgan_train.schedule import check_schedule
 from dmgan_train.settings import Settings
 
 
 def describe_plan(settings: Settings, data: TrainingData, device: torch.device) -> str:
-    """Data, networks and lengths of both phases, for a person to read."""
+    """Data, networks and lengths of both phases, for a person to read.
+
+    Raises:
+        SettingsError: if the data are too few for the settings' schedule.
+    """
     with torch.device("meta"):
         generator = _parameters(Generator(settings.model))
         discriminators = _parameters(build_discriminators(settings.model, settings.gan.discriminator_channels))
@@ -27,6 +32,8 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
     ]
     for name, own in (("damsm", settings.damsm), ("gan", settings.gan)):
         steps = phase_steps(own.epochs, own.steps, steps_per_epoch(len(data.train), own.batch_size))
+        if own is settings.gan:
+            check_schedule(steps, settings.gan)
         lines.append(f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most)")
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ from dmgan_train.metrics.orders import random_orders
 from dmgan_train.metrics.r_precision import MISMATCHED, Encoders, RPrecision
 from dmgan_train.models import Generator, MemoryOutput, TextEncoder
 from dmgan_train.run import RunFolder
-from dmgan_train.samples import SampleSheet, generate
+from dmgan_train.samples import SampleSheet, generate, sample_name
 
 EXAMPLES = IMAGES = 200
 _AT_ONCE = 16
@@ -100,9 +100,17 @@ class Watch:
 
     def look(self, generator: Generator, text_encoder: TextEncoder, done: int, journal: Journal) -> None:
         """Draws and judges it after so many steps. It is left in evaluation mode."""
-        journal.picture(done, "samples", self._sheet.draw(generator, text_encoder, done))
         if self._held_out:
             journal.record(done, {"r_precision": self._held_out.r_precision(generator)})
+        journal.picture(done, "samples", self._sheet.draw(generator, text_encoder, done))
+
+    def has_looked(self, done: int) -> bool:
+        """Whether `look` came to its end: the sheet is the last that it makes."""
+        return (self._run.samples / sample_name(done)).exists()
+
+    def has_kept(self, done: int) -> bool:
+        """Whether there is a snapshot of so many steps."""
+        return self._run.snapshot(done).exists()
 
     def keep(self, state: Mapping[str, Any], done: int) -> None:
         """Writes a snapshot: of a phase's state what `load_model` reads."""

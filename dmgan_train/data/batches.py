@@ -257,6 +257,7 @@ def make_loader(
     broken: BrokenFiles | None = None,
     share: range | None = None,
     by_class: bool = False,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches, from any step on exactly as an uninterrupted run would have them.
 
@@ -269,6 +270,7 @@ def make_loader(
         broken: Counts the files that cannot be used; by default it stops at 1% of the split, at least 10.
         share: The rows of each batch that are wanted, where several processes share it; None is all.
         by_class: Draw each epoch class by class, so that the examples of a class share a batch.
+        pin: Keep batches in memory that a GPU can copy from while it works.
 
     Returns:
         An iterator that never ends. Close or drop it to stop its workers.
@@ -283,7 +285,7 @@ def make_loader(
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
         # Without a generator of its own a loader draws from the global one, and so changes what comes after.
         generator=torch.Generator(),
     )

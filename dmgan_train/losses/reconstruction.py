@@ -29,11 +29,13 @@ def perceptual_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
     minus their cosine.
 
     Args:
-        features: Of the drawn images, one [N, C, ...] a layer.
+        features: Of the drawn images, one [N, C, ...] a layer; compared in fp32 whatever they are.
         targets: Of the described pictures, of the same shapes.
 
     Returns:
         A scalar in [0, 2], the mean over layers, images and positions.
     """
-    distances = [1 - F.cosine_similarity(ours, theirs).mean() for ours, theirs in zip(features, targets, strict=True)]
-    return torch.stack(distances).mean()
+    likenesses = [
+        F.cosine_similarity(ours.float(), theirs.float()).mean() for ours, theirs in zip(features, targets, strict=True)
+    ]
+    return 1 - torch.stack(likenesses).mean()

@@ -57,6 +57,17 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch) -> None:
         choose_device("cuda")
 
 
+def test_processes_do_not_share_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(BackendError, match="--device cuda:0: 2 processes cannot share one GPU; use cuda or auto"):
+        choose_device("cuda:0")
+
+
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 8, 1), (4, 4, 0)])
 def test_processes_share_the_cores_for_their_workers(cores, processes, workers, monkeypatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))

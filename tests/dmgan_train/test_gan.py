@@ -36,7 +36,9 @@ def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -
 
 
 def test_reconstruction_goes_down(run, images) -> None:
-    phase = phase_of(run, images, "gan.reconstruction_weight=10", "gan.warm_up_steps=[60, 0, 0]", "gan.steps=60")
+    phase = phase_of(
+        run, images, "gan.reconstruction_weight=10", "gan.warm_up_steps=[60, 0, 0]", "gan.steps=60", "gan.epochs=30"
+    )
     batches = phase.batches(0)
     losses = [phase.step(next(batches), step)["reconstruction"].item() for step in range(60)]
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
@@ -48,9 +50,30 @@ def test_each_loss_is_there_only_if_it_has_a_weight(run, images) -> None:
     assert names[1] - names[0] == {"reconstruction", "perceptual"}
 
 
+def test_the_encoder_sees_images_as_they_are(run, images) -> None:
+    """Recoloured, a bird would be judged by colours that its caption does not name."""
+    losses = []
+    for augmented in ("false", "true"):
+        phase = phase_of(run, images, f"gan.augmentation={augmented}", "gan.perceptual_weight=1")
+        batch = next(phase.batches(0))
+        phase._train_discriminators = lambda *_: {}
+        torch.manual_seed(0)
+        losses.append({name: value.item() for name, value in phase.step(batch, 0).items()})
+    assert losses[0]["damsm"] == pytest.approx(losses[1]["damsm"], rel=1e-6)
+    assert losses[0]["perceptual"] != pytest.approx(losses[1]["perceptual"], rel=1e-3)
+    assert losses[0]["generator_32"] != pytest.approx(losses[1]["generator_32"], rel=1e-3)
+
+
 def test_a_run_that_ends_in_its_warm_up_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"steps is 6, and warm_up_steps and decay_steps take 7"):
         small_settings(*WARM_UP, "gan.decay_steps=3", "gan.steps=6")
+
+
+def test_data_that_are_too_few_for_the_warm_up_are_refused(run, images) -> None:
+    with pytest.raises(
+        SettingsError, match=r"gan.epochs is 3, which is 6 steps of these data, and .* take 7; .*epochs"
+    ):
+        phase_of(run, images, *WARM_UP, "gan.decay_steps=3", "gan.steps=null", "gan.epochs=3")
 
 
 def test_a_warm_up_without_reconstruction_is_refused() -> None:

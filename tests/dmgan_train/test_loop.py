@@ -38,6 +38,9 @@ class Idle:
         self.looked.append(done)
         self.now += 100
 
+    def has_looked(self, done):
+        return done in self.looked
+
     def state(self):
         self.now += 10
         return {"value": 1}
@@ -61,6 +64,27 @@ def test_images_a_second_are_those_of_the_steps_alone(phase, tmp_path) -> None:
     assert [entry["images_per_second"] for entry in entries] == [pytest.approx(8 / 1.25)] * 2
     assert [entry["data_wait"] for entry in entries] == [pytest.approx(0.2)] * 2
     assert phase.looked == [7, 14, 21, 28, 35]
+
+
+@pytest.mark.parametrize("ended", [35, 40])
+def test_what_a_killed_run_did_not_look_at_is_looked_at_first(phase, tmp_path, ended) -> None:
+    phase.looks_after = lambda done: done % 7 == 0 or done == phase.steps
+    look, whole = phase.look, [*range(7, 40, 7), 40]
+
+    def die(done, journal):
+        if done == ended:
+            raise KeyboardInterrupt
+        look(done, journal)
+
+    phase.look = die
+    run = RunFolder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(phase, run, seed=0)
+    assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == ended
+    phase.look = look
+    for _ in range(2):
+        loop.train(phase, run, seed=0)
+        assert phase.looked == whole
 
 
 def test_nothing_is_looked_at_or_saved_after_a_loss_that_is_no_number(phase, tmp_path) -> None:

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -7,9 +8,10 @@ from click.testing import CliRunner
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_train.cli import main
+from dmgan_train.evaluation_cli import _elsewhere
 from dmgan_train.image_source import RunSource
 from dmgan_train.metrics.evaluate import Plan, evaluate
-from dmgan_train.metrics.protocol import read_evaluation, table
+from dmgan_train.metrics.protocol import Evaluation, read_evaluation, table
 from dmgan_train.served import BundleSource, open_source
 from tests.dmgan_train.metrics.network import flat_network
 
@@ -110,6 +112,18 @@ def test_results_lie_beside_the_run_unless_told_otherwise(run, images, quick) ->
         for file in (run.root / "metrics").glob("*"):
             file.unlink()
         (run.root / "metrics").rmdir()
+
+
+def test_other_data_and_named_weights_are_other_files(tmp_path) -> None:
+    network = SimpleNamespace(sha256="0123456789abcdef")
+
+    def parts(data: str, network=None) -> list[str]:
+        protocol = {"model": {"trained_on": {"name": "birds"}}}
+        return _elsewhere(Plan(("is",), tmp_path / data), Evaluation(results={}, protocol=protocol), network)
+
+    assert parts("birds") == []
+    assert parts("cub") == ["on-cub"]
+    assert parts("cub", network) == ["on-cub", "weights-01234567"]
 
 
 def test_only_captions_that_training_used_are_painted(run, images) -> None:
