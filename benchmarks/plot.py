@@ -18,7 +18,6 @@ _GREY, _BLUE, _ORANGE, _INK = "#9aa5b1", "#2563a8", "#d97706", "#1f2933"
 _DPI = 160
 _COLUMNS = 2
 _TEXT = 10.5
-_LATENCY_AXIS = "milliseconds; line: 95th percentile; orange: the machine's floor"
 
 
 class Bar(NamedTuple):
@@ -74,14 +73,16 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
     colours = [_GREY if bar.entry.engine in (TORCH, "plain") else _BLUE for bar in panel.bars]
     axis.barh(places, [bar.value for bar in panel.bars], height=0.66, color=colours)
     reach = max(max(bar.value, bar.far or 0) for bar in panel.bars)
+    gap = reach * 0.015
     for place, bar in zip(places, panel.bars, strict=True):
         if bar.far is not None:
             axis.plot([bar.value, bar.far], [place, place], color=_INK, linewidth=1.2, solid_capstyle="butt")
         if bar.floor is not None:
             axis.plot([bar.floor] * 2, [place - 0.38, place + 0.38], color=_ORANGE, linewidth=2.4)
-        axis.text(
-            max(bar.value, bar.far or 0) + reach * 0.015, place, bar.text, va="center", fontsize=_TEXT - 1, color=_INK
-        )
+        end = max(bar.value, bar.far or 0) + gap
+        if bar.floor is not None and bar.floor + gap > end:  # else the floor's line would run through the words
+            end = bar.floor + gap
+        axis.text(end, place, bar.text, va="center", fontsize=_TEXT - 1, color=_INK)
     axis.set_yticks(places, names, fontsize=_TEXT)
     axis.invert_yaxis()
     axis.set_xlim(0, reach * 1.62)
@@ -104,7 +105,8 @@ def _latency(result: Result) -> list[Panel]:
             floor = series.floor.seconds * 1e3 if series.floor else None
             text = f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} ms{speed}{quality}"
             bars.append(Bar(entry, value, text, far and far * 1e3, floor))
-        panels.append(Panel(f"{batch} at once", _LATENCY_AXIS, bars))
+        line = "line: 95th percentile; " if any(bar.far is not None for bar in bars) else ""
+        panels.append(Panel(f"{batch} at once", f"milliseconds; {line}orange: the machine's floor", bars))
     return panels
 
 
