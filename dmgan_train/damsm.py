@@ -13,7 +13,7 @@ from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_optimizer
 from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
-from dmgan_train.devices import place
+from dmgan_train.devices import autocast_type, place
 from dmgan_train.journal import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
@@ -53,6 +53,7 @@ class DamsmPhase:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.device = device
+        self._half = autocast_type(own.precision, device, "damsm.precision")
         self.text_encoder, self.image_encoder = build_encoders(settings, len(tokenizer))
         self.text_encoder.to(device)
         place(self.image_encoder, device)
@@ -110,9 +111,9 @@ class DamsmPhase:
         self.image_encoder.train()
         self._set_learning_rate(step // self.steps_per_epoch)
         image, captions = self._encode_images(batch), processes.gather_captions(batch)
-        text = self.text_encoder(captions.tokens.to(self.device), captions.lengths)
-        class_ids = captions.class_ids.to(self.device) if own.mask_class else None
-        lengths = captions.lengths.to(self.device)
+        tokens, lengths, all_ids = (values.to(self.device, non_blocking=True) for values in captions)
+        text = self.text_encoder(tokens, captions.lengths)
+        class_ids = all_ids if own.mask_class else None
         word = damsm_word_loss(
             image.regions, text.words, lengths, class_ids, gamma1=own.gamma1, gamma2=own.gamma2, gamma3=own.gamma3
         )
@@ -160,9 +161,15 @@ class DamsmPhase:
 
     def _encode_images(self, batch: Batch) -> ImageFeatures:
         if self._cache is None:
-            return self.image_encoder(batch.images[0].to(self.device, non_blocking=True))
-        regions, pooled = (features[batch.indices].to(self.device).float() for features in self._cache)
+            features = self._extract_features(batch.images[0].to(self.device, non_blocking=True))
+        else:
+            features = tuple(part[batch.indices].to(self.device) for part in self._cache)
+        regions, pooled = (part.float() for part in features)
         return self.image_encoder.project(regions, pooled)
+
+    def _extract_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
+            return self.image_encoder.extract_features(images)
 
     @torch.inference_mode()
     def _cache_features(self) -> tuple[Tensor, Tensor]:
@@ -180,7 +187,7 @@ class DamsmPhase:
                 items = [dataset[0, index] for index in range(start, min(start + own.batch_size, len(dataset)))]
                 broken.add(reason for item in items for reason in item.broken)
                 images = torch.stack([torch.from_numpy(item.images[0]) for item in items])
-                seen = self.image_encoder.extract_features(images.to(self.device))
+                seen = self._extract_features(images.to(self.device))
                 regions.append(seen[0].half().cpu())
                 pooled.append(seen[1].half().cpu())
                 examples += [item.example for item in items]

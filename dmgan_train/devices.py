@@ -48,8 +48,13 @@ def place(network: nn.Module, device: torch.device, layout: torch.memory_format 
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
-def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+def autocast_type(precision: Precision, device: torch.device, name: str = "gan.precision") -> torch.dtype | None:
     """What the networks run in under autocast; None runs them in fp32.
+
+    Args:
+        precision: What was asked for.
+        device: Where they run.
+        name: What an error calls the setting.
 
     Raises:
         BackendError: if it was asked for and the processor has no instructions for it.
@@ -58,7 +63,7 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | N
         return None
     if precision == "fp16":
         if device.type != "cuda":
-            raise BackendError("gan.precision is fp16, which is for GPUs; use auto or fp32")
+            raise BackendError(f"{name} is fp16, which is for GPUs; use auto or fp32")
         return torch.float16
     # Without these instructions PyTorch falls back to convolutions that are some twenty times slower.
     if device.type == "cuda":
@@ -67,7 +72,7 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | N
         able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if precision == "bf16" and not able:
         raise BackendError(
-            f"gan.precision is bf16, and the {device.type} here has no bf16 instructions; use"
+            f"{name} is bf16, and the {device.type} here has no bf16 instructions; use"
             f" {'auto, fp16 or fp32' if device.type == 'cuda' else 'auto or fp32'}"
         )
     return torch.bfloat16 if able else None
@@ -80,8 +85,11 @@ def resolve_precision(settings: Settings, device: torch.device) -> Settings:
         BackendError: if bf16 or fp16 was asked for and cannot be had.
     """
     names: dict[torch.dtype | None, Precision] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    precision = names[autocast_type(settings.gan.precision, device)]
-    return settings.__replace__(gan=settings.gan.__replace__(precision=precision))
+    damsm = names[autocast_type(settings.damsm.precision, device, "damsm.precision")]
+    gan = names[autocast_type(settings.gan.precision, device)]
+    return settings.__replace__(
+        damsm=settings.damsm.__replace__(precision=damsm), gan=settings.gan.__replace__(precision=gan)
+    )
 
 
 def default_workers() -> int:

@@ -69,6 +69,7 @@ class DamsmSettings(_Section, frozen=True):
         gamma1: Sharpness of a word's attention over the regions.
         gamma2: How much the best-matching words count.
         gamma3: Sharpness of the softmax over the batch.
+        precision: What the trunk is computed in, as `gan.precision`; `fp16` only if it is frozen. The rest is fp32.
         checkpoint_every: Steps between checkpoints.
     """
 
@@ -91,11 +92,14 @@ class DamsmSettings(_Section, frozen=True):
     gamma1: Weight = 4.0
     gamma2: Weight = 5.0
     gamma3: Weight = 10.0
+    precision: Precision = "fp32"
     checkpoint_every: PositiveInt = 500
 
     def __post_init__(self) -> None:
         if self.cache_trunk and not self.freeze_trunk:
             raise ValueError("cache_trunk needs freeze_trunk: the features of a trunk that learns change")
+        if self.precision == "fp16" and not self.freeze_trunk:
+            raise ValueError("damsm.precision fp16 needs freeze_trunk: gradients of a trunk that learns would be lost")
         if self.trunk == "small" and self.freeze_trunk:
             raise ValueError("the small trunk has no pretrained weights; set freeze_trunk to false")
 

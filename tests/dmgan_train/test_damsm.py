@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dmgan_runtime.errors import SettingsError
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import read_data
 from tests.training import phase_of, small_settings
@@ -45,3 +46,22 @@ def test_batches_are_drawn_class_by_class_if_classes_are_not_masked(images) -> N
     phase = DamsmPhase(settings, pairs, data.tokenizer, torch.device("cpu"), workers=0)
     classes = next(phase.batches(0)).class_ids
     assert len(classes.unique()) == -(-4 // (len(pairs) // 4))
+
+
+def test_the_trunk_alone_is_computed_in_half_precision(images, monkeypatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    losses, seen = [], []
+    for precision in ("fp32", "bf16"):
+        phase = damsm_phase(images, "damsm.mask_class=false", f"damsm.precision={precision}", "damsm.dropout=0")
+        extract, project = phase.image_encoder.extract_features, phase.image_encoder.project
+        phase.image_encoder.extract_features = lambda images, extract=extract: seen.append(extract(images)) or seen[-1]
+        phase.image_encoder.project = lambda *parts, project=project: seen.append(parts) or project(*parts)
+        losses.append(phase.step(next(phase.batches(0)), 0)["word_loss"].item())
+    assert [part[0].dtype for part in seen] == [torch.float32] * 2 + [torch.bfloat16, torch.float32]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+
+
+def test_a_trunk_that_learns_is_not_computed_in_fp16() -> None:
+    with pytest.raises(SettingsError, match=r"damsm\.precision fp16 needs freeze_trunk"):
+        small_settings("damsm.precision=fp16")

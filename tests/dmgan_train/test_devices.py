@@ -38,6 +38,11 @@ def test_a_run_keeps_to_what_auto_came_to(has_bf16) -> None:
     settings = resolve_precision(small_settings("gan.precision=auto"), CPU)
     assert settings.gan.precision == ("bf16" if has_bf16 else "fp32")
     assert resolve_precision(small_settings("gan.precision=fp16"), CUDA).gan.precision == "fp16"
+    own = ("damsm.precision=auto", "damsm.trunk=efficientnet_lite0", "damsm.freeze_trunk=true")
+    assert resolve_precision(small_settings(*own), CPU).damsm.precision == ("bf16" if has_bf16 else "fp32")
+    if not has_bf16:
+        with pytest.raises(BackendError, match=r"^damsm.precision is bf16, and the cpu here"):
+            resolve_precision(small_settings("damsm.precision=bf16"), CPU)
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("gpu9", "use auto, cpu or cuda"), ("meta", "only the CPU and CUDA")])
