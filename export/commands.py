@@ -10,7 +10,7 @@ DEFAULT_COMMAND = "bundle"
 # Building an engine needs no PyTorch, so a server that has none can do it.
 _COMMANDS = {
     "bundle": ("export.cli", "export,cpu", "Export a trained RUN, or the authors' weights, as a bundle."),
-    "build-engine": ("export.engine_cli", "tensorrt", "Build TensorRT engines from the graphs of a BUNDLE."),
+    "build-engine": ("export.engine_cli", "tensorrt", "Build engines of TensorRT or MNN from the graphs of a BUNDLE."),
 }
 
 
@@ -41,8 +41,8 @@ class _ExportGroup(DmganGroup):
 @click.group(cls=_ExportGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="dmgan")
 def main() -> None:
-    """Turn a trained model into a bundle that dmgan_runtime serves, and a bundle into TensorRT engines.
+    """Turn a trained model into a bundle that dmgan_runtime serves, and a bundle into engines.
 
     `dmgan-export RUN -o BUNDLE` is short for `dmgan-export bundle RUN -o BUNDLE`; `dmgan-export build-engine BUNDLE`
-    then builds engines, on any machine that has TensorRT. Each command has its own --help.
+    then builds engines, on any machine that has TensorRT or MNN. Each command has its own --help.
     """

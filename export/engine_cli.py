@@ -47,7 +47,7 @@ class _ComputeCapability(click.ParamType[int]):
     "--precision",
     type=click.Choice(["auto", *get_args(Precision)]),
     default="auto",
-    help="Of the generators. auto is fp16 if BUNDLE has it, else fp32.",
+    help="Of the generators. auto is fp16 if BUNDLE has it, else fp32; mnn has fp32 only.",
 )
 @click.option(
     "--min-batch", type=click.IntRange(1, 2**16), default=DEFAULT_PROFILE.min, help="The smallest batch that it takes."
@@ -112,7 +112,7 @@ def main(
     """
     bindings = _bindings(engine)
     if bindings is None:
-        _refuse_switches()
+        _refuse_switches("mnn" if engine == "mnn" else "mnn, which auto took because there is no TensorRT here")
         _tell(build_mnn_engine(bundle, output, _report))
         return
     try:
@@ -153,15 +153,15 @@ def _bindings(asked: str) -> Bindings | None:
     return None
 
 
-def _refuse_switches() -> None:
-    """Raises a `SettingsError` for switches that MNN would ignore."""
+def _refuse_switches(taken: str) -> None:
+    """Raises a `SettingsError` for switches that MNN would ignore; `taken` says why it was taken."""
     context = click.get_current_context()
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if context.params["precision"] in ("auto", "fp32"):
         given.discard("precision")
     if refused := sorted(given - {"bundle", "engine", "output"}):
         switches = ", ".join("--" + name.removesuffix("s").replace("_", "-") for name in refused)
-        raise SettingsError(f"{switches}: not with mnn, whose engine is fp32 and takes every batch; leave it out")
+        raise SettingsError(f"{switches}: not with {taken}; its engine is fp32 and takes every batch: leave it out")
 
 
 def expect_engine(bundle: Path) -> Bindings:

@@ -139,7 +139,7 @@ def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> E
         raise BundleError(f"{folder}: exists and has no {ENGINE_MANIFEST_NAME}; {remedy}")
     found = parse_engine_manifest(file.read_bytes(), str(file))
     if found.__replace__(plans=()) != wanted:
-        raise BundleError(f"{folder}: exists and was built with other settings or on another GPU; {remedy}")
+        raise BundleError(f"{folder}: exists and was built with other settings or for another device; {remedy}")
     if not found.is_of(bundle):
         raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
     if tuple(plan.role for plan in found.plans) != PLANNED_ROLES[wanted.engine]:

@@ -128,7 +128,7 @@ def _obstacle(manifest: EngineManifest, bundle: Bundle, precision: str) -> str |
     if precision not in ("auto", manifest.precision):
         return f"built in {manifest.precision}, and {precision} is asked for"
     if not manifest.is_of(bundle.manifest):
-        return "stale: its plans come from other ONNX files than those in the bundle"
+        return "stale, remove it: its plans come from other ONNX files than those in the bundle"
     if missing := [role for role in PLANNED_ROLES[manifest.engine] if manifest.plan(role) is None]:
         return f"not whole: it has no plan for {', '.join(missing)}"
     if manifest.profile is not None and manifest.profile.min > 1:

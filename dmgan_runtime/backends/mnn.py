@@ -160,8 +160,7 @@ def _claim_threads(threads: int) -> None:
         return
     if _pool_owner not in (None, os.getpid()):
         raise BackendError(
-            "mnn has no threads in a process that was forked from one that used it; start processes with spawn, not"
-            " fork, or pass threads=1"
+            "mnn's threads stayed in the process that this one was forked from; pass threads=1, which needs none"
         )
     _pool_owner = os.getpid()
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, cast
 
 from dmgan_runtime.backends.base import Backend, Candidate, check_precision, check_threads
 from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.engine_manifest import PLANNED_ROLES
 from dmgan_runtime.errors import BackendError, EngineError
 
 _LOG = logging.getLogger(__name__)
@@ -103,8 +104,9 @@ def open_backend(bundle: Bundle, *, backend: str, device: str, precision: str, t
         except BackendError as error:
             refused.append(Candidate(engine.backend, name, "missing", str(error)))
         except EngineError as error:
-            # On a CPU there is no reason but a broken graph; on a GPU there are many, from cuDNN to its memory.
-            if engine.device == "cpu" or len(engines) == 1:
+            # Over the bundle's own graphs there is no reason on a CPU but that they are broken, and then so they are
+            # for the next engine. On a GPU there are many, from cuDNN to its memory; what lies in `engines/` may break.
+            if (engine.device == "cpu" and engine.backend not in PLANNED_ROLES) or len(engines) == 1:
                 raise
             _LOG.warning("%s on %s is here but does not work, so another is taken: %s", engine.backend, name, error)
             refused.append(Candidate(engine.backend, name, "broken", str(error)))

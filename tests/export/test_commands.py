@@ -18,7 +18,7 @@ def test_help_shows_the_commands() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
     assert "`dmgan-export RUN -o BUNDLE` is short for" in result.output
-    for line in ("bundle        Export a trained RUN", "build-engine  Build TensorRT engines"):
+    for line in ("bundle        Export a trained RUN", "build-engine  Build engines of TensorRT or MNN"):
         assert line in result.output
 
 

@@ -102,7 +102,7 @@ def test_an_engine_that_paints_other_images_is_never_kept(small: Path, monkeypat
 def test_switches_that_mnn_would_ignore_are_refused(small: Path) -> None:
     result = run(small, "--engine", "mnn", "--max-batch", 4, "--target", "sm89", "--precision", "int8")
     assert result.exit_code == 2
-    assert "--max-batch, --precision, --target: not with mnn, whose engine is fp32" in result.stderr
+    assert "--max-batch, --precision, --target: not with mnn; its engine is fp32 and takes every batch" in result.stderr
     assert run(small, "--engine", "mnn", "--precision", "fp32").exit_code == 0
 
 
@@ -111,6 +111,8 @@ def test_auto_takes_it_where_there_is_no_tensorrt(small: Path, monkeypatch: pyte
         monkeypatch.setitem(sys.modules, name, None)
     assert run(small).exit_code == 0
     assert [path.name[:7] for path in (small / "engines").iterdir()] == ["cpu-mnn"]
+    refused = run(small, "--max-batch", 4)
+    assert "--max-batch: not with mnn, which auto took because there is no TensorRT here; its engine" in refused.stderr
 
     def gone(name: str) -> str:
         raise backend.PackageNotFoundError(name)

@@ -114,6 +114,11 @@ def test_neighbours_change_no_image(generator: Generator, batch_size: int) -> No
     assert np.abs(difference).max() <= 1
 
 
+def test_the_number_of_threads_changes_a_level_at_most(emoji: Path, generator: Generator) -> None:
+    with Generator.open(emoji, backend="mnn", threads=1) as alone:
+        assert np.abs(images(alone).astype(int) - images(generator)).max() <= 1
+
+
 def test_threads_get_what_one_gets(generator: Generator) -> None:
     expected = images(generator)
     with ThreadPoolExecutor(4) as pool:
@@ -141,7 +146,7 @@ def test_a_forked_process_is_told_and_never_hangs(emoji: Path, threads: int, ans
     made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert made.stdout.startswith(answer)
     if threads > 1:
-        assert "was forked from one that used it; start processes with spawn" in made.stdout
+        assert "pass threads=1, which needs none); start processes with spawn, not fork" in made.stdout
 
 
 def test_another_version_is_no_engine(emoji: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +189,16 @@ def test_a_plan_that_was_tampered_with_never_reaches_the_engine(
     with pytest.raises(EngineError, match=rf"{role}.mnn: damaged or replaced.* remove engines/.*build it again"):
         load(own)
     assert role not in seen
+
+
+def test_auto_passes_over_a_damaged_engine_and_says_so(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (engine_of(own) / "generator_2.mnn").write_bytes(b"damaged")
+    with Generator.open(own, threads=1) as served:
+        assert served.active.backend == "onnxruntime"
+        assert [each.state for each in served.active.considered if each.backend == "mnn"] == ["broken"]
+    assert "mnn on cpu is here but does not work, so another is taken" in caplog.text
+    with pytest.raises(EngineError, match=r"generator_2\.mnn: damaged or replaced"):
+        Generator.open(own, backend="mnn")
 
 
 def test_a_plan_that_mnn_cannot_read_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class TestWhatCannotBeHad:
             graph = bundle.manifest.graph("generator_1", "fp32")
         assert graph is not None
         manifest.write_text(text.replace(f'"onnx_sha256": "{graph.file.sha256}"', f'"onnx_sha256": "{"0" * 64}"'))
-        with pytest.raises(BackendError, match=r"is stale: .* dmgan-export build-engine"):
+        with pytest.raises(BackendError, match=r"is stale, remove it: .* dmgan-export build-engine"):
             Generator.open(engine_bundle, backend="tensorrt")
 
     def test_a_changed_plan_never_reaches_the_engine(self, cuda: FakeCuda, engine_bundle: Path) -> None:

@@ -123,7 +123,7 @@ def test_other_settings_under_the_same_name_are_an_error(small) -> None:
     engine = build(small)
     other = engine.manifest.__replace__(device="NVIDIA L40S")
     (engine.path / "engine.json").write_bytes(other.to_json())
-    with pytest.raises(BundleError, match="other settings or on another GPU"):
+    with pytest.raises(BundleError, match="other settings or for another device"):
         build(small)
 
 
