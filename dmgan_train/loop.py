@@ -111,8 +111,9 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
     path = run.checkpoint(phase.name)
     start = _resume(phase, path)
     main = processes.is_main()
-    # A run may end between a checkpoint and what was to be looked at then.
-    missed = main and start > 0 and phase.looks_after(start) and not phase.has_looked(start)
+    # A run may end between a checkpoint and what was to be looked at then. The main process alone can tell, and the
+    # others must not leave before it.
+    missed = processes.any_process(main and start > 0 and phase.looks_after(start) and not phase.has_looked(start))
     if start >= phase.steps and not missed:
         return
     batches = phase.batches(start)

@@ -87,6 +87,19 @@ def test_what_a_killed_run_did_not_look_at_is_looked_at_first(phase, tmp_path, e
         assert phase.looked == whole
 
 
+def test_other_processes_stay_while_the_main_one_looks(phase, tmp_path, monkeypatch) -> None:
+    run = RunFolder(tmp_path)
+    loop.train(phase, run, seed=0)
+    waited, flags = [], iter([False, True])  # all see the same checkpoint; the main process has not looked
+    monkeypatch.setattr(loop.processes, "any_process", lambda _: next(flags))
+    monkeypatch.setattr(loop.processes, "is_main", lambda: False)
+    monkeypatch.setattr(loop.processes, "wait", lambda: waited.append(True))
+    phase.looked.clear()
+    loop.train(phase, run, seed=0)
+    assert waited == [True]
+    assert phase.looked == []
+
+
 def test_nothing_is_looked_at_or_saved_after_a_loss_that_is_no_number(phase, tmp_path) -> None:
     phase.breaks_at = 12
     run = RunFolder(tmp_path)
