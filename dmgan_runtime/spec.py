@@ -13,15 +13,17 @@ Width = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 MemoryWriting = Literal["gated", "words", "none"]
 MemoryResponse = Literal["gated", "concatenation"]
 
-STAGES = 3
+STAGES = 3  # of the paper
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Widths, pyramid and memory of a DM-GAN. The defaults are the paper's (Zhu et al., CVPR 2019) on CUB.
 
     Attributes:
-        base_resolution: Side of the first stage's image in pixels, a power of two from 8 to 128. Each of
-            the two refinement stages doubles it.
+        stages: Images of the pyramid: the initial stage and `stages - 1` refinement stages. The paper has three, and
+            says of its refinement that it "can be repeated multiple times".
+        base_resolution: Side of the first stage's image in pixels, a power of two from 8 to 128. Each
+            refinement stage doubles it.
         generator_channels: Channels of the image features, N_r in the paper and Ng in its code.
         text_features: Channels of a word feature and of the sentence feature, N_w; even, because one half
             comes from each direction of the LSTM.
@@ -35,6 +37,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         memory_response: `gated` is eq. 9; `concatenation` is eq. 6, the table's rows without "RG".
     """
 
+    stages: Annotated[int, msgspec.Meta(ge=1, le=6)] = STAGES
     base_resolution: Annotated[int, msgspec.Meta(ge=8, le=128)] = 64
     generator_channels: Width = 64
     text_features: Width = 256
@@ -56,5 +59,5 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """The sides of the three images in pixels, smallest first, for example (64, 128, 256)."""
-        return tuple(self.base_resolution << stage for stage in range(STAGES))
+        """The sides of the images in pixels, smallest first, for example (64, 128, 256)."""
+        return tuple(self.base_resolution << stage for stage in range(self.stages))
