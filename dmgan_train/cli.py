@@ -33,7 +33,7 @@ CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"], "max_con
 @click.group(cls=DmganGroup, context_settings=CONTEXT)
 @click.version_option(__version__, package_name="dmgan")
 def main() -> None:
-    """Train DM-GAN, a three-stage text-to-image GAN with a dynamic memory (Zhu et al., CVPR 2019)."""
+    """Train DM-GAN, a text-to-image GAN in stages with a dynamic memory (Zhu et al., CVPR 2019)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 

@@ -1,4 +1,4 @@
-"""The second phase: the generator against its three discriminators, with the encoders frozen (eq. 10 to 13)."""
+"""The second phase: the generator against its discriminators, with the encoders frozen (eq. 10 to 13)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dmgan_runtime.spec import STAGES
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.augmentation import augment
@@ -79,7 +78,7 @@ class GanPhase:
             encoder.eval().requires_grad_(False)
         self._build_networks()
         self._generator_updates = self._updates(self.generator, own.generator_learning_rate)
-        # One optimizer for the three: Adam treats every parameter on its own.
+        # One optimizer for all: Adam treats every parameter on its own.
         self._discriminator_updates = self._updates(self.discriminators, own.discriminator_learning_rate)
         self._captions = Captions(split, tokenizer, self.text_encoder)
         self._watch, self._workers = watch, workers
@@ -152,7 +151,7 @@ class GanPhase:
         with torch.no_grad():
             text = self.text_encoder(tokens, captions.lengths)
         warming_up = stages_warming_up(step, self.settings.gan)
-        fakes = self._draw(text, lengths, warming_up or STAGES)
+        fakes = self._draw(text, lengths, warming_up or self.settings.model.stages)
         if warming_up:
             losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
         else:

@@ -126,8 +126,8 @@ class GanSettings(_Section, frozen=True):
         perceptual_weight: Of the distance between the two in the image encoder's trunk (Zhang et al., LPIPS, CVPR
             2018), for the same data.
         warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
-            (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, then all three
-            (Karras et al., Progressive Growing of GANs, ICLR 2018).
+            (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, and so on to all
+            (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
         warm_up_learning_rate: The generator's in these steps; None takes generator_learning_rate.
         augmentation: Differentiable augmentation of what the discriminators see (Zhao et al., DiffAugment, NeurIPS
             2020), and of both images of the perceptual loss, for small data sets; the paper has none.
@@ -156,7 +156,7 @@ class GanSettings(_Section, frozen=True):
     damsm_weight: Weight = 5.0
     reconstruction_weight: Weight = 0.0
     perceptual_weight: Weight = 0.0
-    warm_up_steps: tuple[Steps, Steps, Steps] = (0, 0, 0)
+    warm_up_steps: tuple[Steps, ...] = ()
     warm_up_learning_rate: Rate | None = None
     augmentation: bool = False
     r1_weight: Weight = 0.0
@@ -199,6 +199,15 @@ class Settings(_Section, frozen=True):
     gan: GanSettings = GanSettings()
 
     def __post_init__(self) -> None:
+        warm_up, stages = self.gan.warm_up_steps, self.model.stages
+        if warm_up and len(warm_up) != stages:
+            raise ValueError(
+                f"gan.warm_up_steps has {len(warm_up)} entries and model.stages is {stages};"
+                f" give gan.warm_up_steps {stages} entries, or none: []"
+            )
+        if not any(warm_up):
+            # Runs that are older than `model.stages` say [0, 0, 0] where they have no warm-up.
+            msgspec.structs.force_setattr(self, "gan", msgspec.structs.replace(self.gan, warm_up_steps=()))
         if self.damsm.cache_trunk and self.data.augment != "none":
             raise ValueError("damsm.cache_trunk needs data.augment none: a cached image is always seen the same way")
 

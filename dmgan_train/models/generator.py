@@ -1,4 +1,4 @@
-"""The generator: conditioning augmentation, the initial stage and two refinement stages with a memory each."""
+"""The generator: conditioning augmentation, the initial stage, and refinement stages with a memory each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dmgan_runtime.spec import STAGES, ModelSpec
+from dmgan_runtime.spec import ModelSpec
 from dmgan_train.models.conditioning import Condition, ConditioningAugmentation
 from dmgan_train.models.dynamic_memory import DynamicMemory, MemoryOutput
 from dmgan_train.models.layers import ResidualBlock, UpBlock, image_head, initialise
@@ -19,9 +19,9 @@ class GeneratorOutput(NamedTuple):
     """The images of every stage and what the memories did.
 
     Attributes:
-        images: One [N, 3, R, R] in [-1, 1] a stage, smallest first.
+        images: One [N, 3, R, R] in [-1, 1] a stage that ran, smallest first.
         condition: The condition and its Gaussian.
-        memories: The memory's output of each refinement stage.
+        memories: The memory's output of each refinement stage that ran.
     """
 
     images: tuple[Tensor, ...]
@@ -60,7 +60,7 @@ class InitialStage(nn.Module):
 
 
 class RefinementStage(nn.Module):
-    """G1 or G2: the memory, residual blocks over its 2 Ng channels, and one up block."""
+    """G1, G2, ...: the memory, residual blocks over its 2 Ng channels, and one up block."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -86,14 +86,14 @@ class RefinementStage(nn.Module):
 
 
 class Generator(nn.Module):
-    """The three-stage generator."""
+    """The generator of `spec.stages` stages: the initial one and, beyond one stage, refinements."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
         self.conditioning = ConditioningAugmentation(spec)
         self.initial = InitialStage(spec)
-        self.refinements = nn.ModuleList(RefinementStage(spec) for _ in range(STAGES - 1))
+        self.refinements = nn.ModuleList(RefinementStage(spec) for _ in range(spec.stages - 1))
         self.apply(initialise)
 
     def forward(
@@ -103,7 +103,7 @@ class Generator(nn.Module):
         lengths: Tensor,
         noise: Tensor,
         condition_noise: Tensor,
-        stages: int = STAGES,
+        stages: int | None = None,
     ) -> GeneratorOutput:
         """Draws the images of a batch of captions.
 
@@ -113,13 +113,14 @@ class Generator(nn.Module):
             lengths: [N] int64, words of each caption, from 1 to T.
             noise: z, [N, noise_features], from N(0, 1).
             condition_noise: eps of the conditioning augmentation, [N, condition_features], from N(0, 1).
-            stages: How many stages run, from 1.
+            stages: How many stages run, from 1 to `spec.stages`; None runs all.
         """
+        refinements = (self.spec.stages if stages is None else stages) - 1
         valid = valid_words(lengths, word_features.shape[2])
         condition = self.conditioning(sentence_feature, condition_noise)
         features = self.initial(condition.sample, noise)
         images, memories = [self.initial.to_image(features)], []
-        for stage in self.refinements[: stages - 1]:
+        for stage in self.refinements[:refinements]:
             features, memory = stage(features, word_features, valid)
             images.append(stage.to_image(features))  # type: ignore[operator]
             memories.append(memory)

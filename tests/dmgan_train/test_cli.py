@@ -61,6 +61,10 @@ def test_the_whole_command_trains(images, tmp_path) -> None:
         (["--device", "tpu9"], "use auto, cpu or cuda"),
         (["--source", "coco"], "annotations"),
         (["--config", "missing.yaml"], "missing.yaml"),
+        (
+            ["--dry-run", "--set", "model.stages=5", "--set", "gan.warm_up_steps=[0, 0, 0]"],
+            "gan.warm_up_steps has 3 entries and model.stages is 5",
+        ),
     ],
 )
 def test_a_users_mistake_is_a_message_and_exit_code_2(images, tmp_path, arguments, message) -> None:

@@ -56,6 +56,9 @@ def test_a_number_may_be_written_as_people_write_it() -> None:
         ("gan.epochs=[", "not valid YAML"),
         ("model.base_resolution=48", "power of two"),
         ("model.memory_writing=none", "concatenation"),
+        ("model.stages=0", r">= 1.*model\.stages"),
+        ("model.stages=7", r"<= 6.*model\.stages"),
+        ("gan.warm_up_steps=[0, 0]", r"2 entries and model\.stages is 3; give gan\.warm_up_steps 3 entries"),
         ("damsm.freeze_trunk=true", "small trunk"),
         ("damsm.cache_trunk=true", "freeze_trunk"),
     ],
@@ -63,6 +66,20 @@ def test_a_number_may_be_written_as_people_write_it() -> None:
 def test_a_mistake_is_named_with_its_remedy(override, message) -> None:
     with pytest.raises(SettingsError, match=message):
         resolve_settings("tiny", overrides=[override])
+
+
+def test_a_warm_up_has_as_many_entries_as_there_are_stages() -> None:
+    warm = ("gan.reconstruction_weight=1", "gan.warm_up_steps=[1, 1, 1]")
+    for stages in (1, 2, 5):
+        assert resolve_settings("tiny", overrides=[f"model.stages={stages}"]).gan.warm_up_steps == ()
+        with pytest.raises(SettingsError, match=rf"has 3 entries and model\.stages is {stages}; give .* {stages} entr"):
+            resolve_settings("tiny", overrides=[f"model.stages={stages}", *warm])
+    assert resolve_settings("tiny", overrides=warm).gan.warm_up_steps == (1, 1, 1)
+    assert resolve_settings("emoji", recipe="paper", overrides=["model.stages=5"]).model.stages == 5
+
+
+def test_a_warm_up_of_no_steps_is_none() -> None:
+    assert resolve_settings("tiny", overrides=["gan.warm_up_steps=[0, 0, 0]"]) == resolve_settings("tiny")
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

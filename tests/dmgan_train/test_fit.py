@@ -294,6 +294,19 @@ def test_other_settings_are_refused_by_name(run, images) -> None:
         train_small(images, run.root, "gan.ema=0.5")
 
 
+def test_a_run_that_is_older_than_the_number_of_stages_goes_on(run, images, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    kept = folder.settings_file.read_text()
+    older = kept.replace("  stages: 3\n", "").replace("warm_up_steps: []", "warm_up_steps: [0, 0, 0]")
+    assert len(older) != len(kept)
+    folder.settings_file.write_text(older)
+    with pytest.raises(SettingsError, match=r"\(model\.stages was 3 and is now 5\); choose another --run"):
+        train_small(images, folder.root, "model.stages=5")
+    resumed = train_small(images, folder.root, "gan.steps=5")
+    assert load_checkpoint(resumed.checkpoint("gan"), "gan")["step"] == 5
+    assert resumed.settings_file.read_text() == kept.replace("steps: 4\n  batch_size: 4", "steps: 5\n  batch_size: 4")
+
+
 def test_other_words_are_refused(run, tmp_path) -> None:
     data = write_images(tmp_path / "data")
     (data / "metadata.jsonl").write_text((data / "metadata.jsonl").read_text().replace("square", "box"))

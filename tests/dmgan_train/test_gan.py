@@ -1,5 +1,7 @@
 """The second phase's step: what trains when."""
 
+import re
+
 import pytest
 import torch
 
@@ -15,8 +17,7 @@ def changed(phase: GanPhase, step: int) -> set[str]:
     """The parts whose weights a step changes."""
     parts = {
         "initial": phase.generator.initial,
-        "second": phase.generator.refinements[0],
-        "third": phase.generator.refinements[1],
+        **{f"refinement {number}": stage for number, stage in enumerate(phase.generator.refinements, start=1)},
         "discriminators": phase.discriminators,
     }
     before = {name: [value.clone() for value in part.parameters()] for name, part in parts.items()}
@@ -30,9 +31,30 @@ def changed(phase: GanPhase, step: int) -> set[str]:
 
 def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -> None:
     phase = phase_of(run, images, *WARM_UP)
-    everything = {"initial", "second", "third", "discriminators"}
-    expected = [{"initial"}, {"initial"}, {"initial", "second"}, everything - {"discriminators"}, everything]
+    two, three = {"initial", "refinement 1"}, {"initial", "refinement 1", "refinement 2"}
+    expected = [{"initial"}, {"initial"}, two, three, three | {"discriminators"}]
     assert [changed(phase, step) for step in range(5)] == expected
+
+
+@pytest.mark.parametrize(("stages", "warm_up"), [(1, (2,)), (5, (1, 0, 1, 0, 1))])
+def test_every_number_of_stages_warms_up_and_trains(run, images, stages, warm_up) -> None:
+    phase = phase_of(run, images, f"model.stages={stages}", *WARM_UP, f"gan.warm_up_steps={list(warm_up)}")
+    running = [1, 1] if stages == 1 else [1, 3, 5]
+    parts = ["initial", *(f"refinement {number}" for number in range(1, stages))]
+    expected = [set(parts[:count]) for count in running] + [{*parts, "discriminators"}]
+    assert [changed(phase, step) for step in range(len(expected))] == expected
+
+
+@pytest.mark.parametrize(("stages", "largest"), [(1, 8), (5, 128)])
+def test_the_losses_and_gates_follow_the_stages(run, images, stages, largest) -> None:
+    phase = phase_of(run, images, f"model.stages={stages}")
+    losses = phase.step(next(phase.batches(0)), 0)
+    sides = [8 << stage for stage in range(stages)]
+    for name in ("discriminator", "generator", "real_accuracy", "mismatched_accuracy"):
+        assert {key for key in losses if re.fullmatch(rf"{name}_\d+", key)} == {f"{name}_{side}" for side in sides}
+    for name in ("writing_gate", "response_gate"):
+        assert {key for key in losses if key.startswith(name)} == {f"{name}_{side}" for side in sides[1:]}
+    assert phase.headlines == (f"discriminator_{largest}", f"generator_{largest}", "damsm")
 
 
 def test_reconstruction_goes_down(run, images) -> None:

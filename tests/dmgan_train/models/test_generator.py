@@ -25,11 +25,22 @@ def test_paper_size_has_the_papers_parameters() -> None:
     assert sum(parameter.numel() for parameter in generator.parameters()) == 21_449_042
 
 
-@pytest.mark.parametrize("base", [8, 16, 64])
-def test_every_pyramid_ends_at_four_times_its_base(base) -> None:
-    output = run(Generator(ModelSpec(base_resolution=base, **SMALL)))
-    assert [image.shape[-1] for image in output.images] == [base, 2 * base, 4 * base]
+@pytest.mark.parametrize(("base", "stages"), [(8, 3), (16, 3), (64, 3), (32, 1), (16, 2), (8, 6)])
+def test_every_stage_doubles_the_image(base, stages) -> None:
+    output = run(Generator(ModelSpec(base_resolution=base, stages=stages, **SMALL)))
+    assert [image.shape[-1] for image in output.images] == [base << stage for stage in range(stages)]
+    assert [2 * memory.features.shape[-1] for memory in output.memories] == [
+        base << stage for stage in range(1, stages)
+    ]
     assert all(image.abs().max() <= 1 for image in output.images)
+
+
+def test_without_refinement_the_noise_and_the_sentence_alone_make_the_image() -> None:
+    generator = Generator(ModelSpec(base_resolution=8, stages=1, **SMALL))
+    output = run(generator)
+    (output.images[-1].square().mean() + output.condition.mean.sum()).backward()
+    assert all(parameter.grad is not None for parameter in generator.parameters())
+    assert output.memories == ()
 
 
 @pytest.mark.parametrize(("writing", "response"), ABLATIONS)
