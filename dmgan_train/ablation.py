@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 import torch
 
+from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.spec import MemoryResponse, MemoryWriting
 from dmgan_train.fit import TrainingData, begin, fit, pretrain
 from dmgan_train.image_source import RunSource
@@ -48,7 +49,15 @@ ENCODERS = "encoders"
 
 
 def row_settings(settings: Settings, row: Row) -> Settings:
-    """The settings of one row: all the same but the memory."""
+    """The settings of one row: all the same but the memory.
+
+    Raises:
+        SettingsError: if the model has no refinement stage.
+    """
+    if settings.model.stages == 1:
+        raise SettingsError(
+            "model.stages is 1, and the rows differ in the memory of refinement stages; set model.stages to 2 or more"
+        )
     model = msgspec.structs.replace(settings.model, memory_writing=row.writing, memory_response=row.response)
     return msgspec.structs.replace(settings, model=model)
 
@@ -80,7 +89,7 @@ def ablate(
 
     Raises:
         TrainingError: if a loss is not a number, or the run was asked to stop.
-        SettingsError: if `out` holds runs of other settings or data.
+        SettingsError: if `out` holds runs of other settings or data, or the model has no refinement stage.
         CheckpointError: if a row was begun with other encoders.
     """
     for row in ROWS:  # before the encoders that they share are trained on

@@ -45,11 +45,12 @@ def adopt(files: OfficialFiles, settings: Settings, run: RunFolder) -> None:
 
     Args:
         files: The authors'.
-        settings: The run's; its model must be of the published widths.
+        settings: The run's; its model must be of the published generator's shape, if there is one: three stages,
+            and its widths.
         run: A new folder.
 
     Raises:
-        SettingsError: if the run exists, or its model has other widths.
+        SettingsError: if the run exists, or its model is of another shape than the published generator.
         CheckpointError: if a file is not what it should be, or they do not belong together.
     """
     if run.settings_file.exists():
@@ -59,7 +60,7 @@ def adopt(files: OfficialFiles, settings: Settings, run: RunFolder) -> None:
     tokenizer, _ = load_official_captions(files.captions)
     generator = None if files.generator is None else load_official_generator(files.generator)
     if generator is not None:
-        _check_widths(settings, generator.spec.__replace__(embedding_features=settings.model.embedding_features))
+        _check_shape(settings, generator.spec.__replace__(embedding_features=settings.model.embedding_features))
     text_encoder = load_official_text_encoder(files.text_encoder, settings.model)
     image_encoder = load_official_image_encoder(files.image_encoder)
     if text_encoder.embedding.num_embeddings != len(tokenizer):
@@ -83,8 +84,8 @@ def adopt(files: OfficialFiles, settings: Settings, run: RunFolder) -> None:
     write_whole(run.settings_file, settings.to_yaml().encode())  # last: with it, the folder is a run
 
 
-def _check_widths(settings: Settings, published: msgspec.Struct) -> None:
+def _check_shape(settings: Settings, published: msgspec.Struct) -> None:
     ours, theirs = msgspec.to_builtins(settings.model), msgspec.to_builtins(published)
     different = [f"--set model.{name}={theirs[name]}" for name in ours if ours[name] != theirs[name]]
     if different:
-        raise SettingsError(f"the published generator has other widths than the settings; add {' '.join(different)}")
+        raise SettingsError(f"the published generator has another shape than the settings; add {' '.join(different)}")

@@ -45,7 +45,7 @@ _TEXT_ENCODER_NAMES = ((r"encoder\.", "embedding."), (r"rnn\.", "lstm."))
 
 
 def load_official_generator(path: Path) -> Generator:
-    """Reads a published generator; its widths are inferred from the shapes.
+    """Reads a published generator: three stages; its widths are inferred from the shapes.
 
     Args:
         path: A `netG*.pth` file.
@@ -152,6 +152,7 @@ def _infer_spec(state: dict[str, Tensor]) -> ModelSpec:
     condition = state["conditioning.linear.weight"].shape[0] // 4
     blocks = {key.split(".")[3] for key in state if key.startswith("refinements.0.residual.")}
     return ModelSpec(
+        stages=3,
         base_resolution=64,
         generator_channels=state["initial.to_image.0.weight"].shape[1],
         text_features=state["conditioning.linear.weight"].shape[1],

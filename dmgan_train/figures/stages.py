@@ -9,7 +9,8 @@ from PIL import Image
 from dmgan_train.figures.sheet import legible, sheet
 from dmgan_train.image_source import ImageSource
 
-_NAMES = ("initial stage", "first refinement", "second refinement")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+_NAMES = ("initial stage", *(f"{ordinal} refinement" for ordinal in _ORDINALS))
 
 
 def draw_stages(source: ImageSource, captions: Sequence[str], seed: int) -> Image.Image:
@@ -26,5 +27,5 @@ def draw_stages(source: ImageSource, captions: Sequence[str], seed: int) -> Imag
     generations = source.explain(captions, [seed] * len(captions))
     sides = list(generations[0].stages)
     rows = [[legible(generation.stages[side]) for generation in generations] for side in sides]
-    headings = [f"{name}\n{side}x{side}" for name, side in zip(_NAMES, sides, strict=True)]
+    headings = [f"{name}\n{side}x{side}" for name, side in zip(_NAMES, sides, strict=False)]
     return sheet(rows, headings, captions)

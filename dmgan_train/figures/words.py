@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.results import FloatArray, Gates, Generation
 from dmgan_train.figures.sheet import legible, sheet, stack
 from dmgan_train.image_source import ImageSource
@@ -29,9 +30,15 @@ def draw_words(source: ImageSource, caption: str, seed: int) -> Image.Image:
 
     Raises:
         CaptionError: if the caption has no known word.
+        SettingsError: if the model has no refinement stage.
     """
     (generation,) = source.explain([caption], [seed])
     sides = list(generation.stages)
+    if len(sides) == 1:
+        raise SettingsError(
+            "this model has one stage, and only refinement stages look words up; pass a model of more, or draw its"
+            " image with `figure stages`"
+        )
     parts = [_stage(generation, before, after) for before, after in pairwise(sides)]
     return stack(parts, f"{caption} (seed {seed})")
 

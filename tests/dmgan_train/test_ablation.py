@@ -120,6 +120,15 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_without_refinement_has_no_rows(images, tmp_path) -> None:
+    flags = [flag for override in (*SMALL, "model.stages=1") for flag in ("--set", override)]
+    arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--out", str(tmp_path / "out"), "--dry-run"]
+    result = CliRunner().invoke(main, [*arguments, *flags])
+    assert result.exit_code == 2, result.output
+    assert "set model.stages to 2 or more" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_trains_and_prints_the_table(images, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("dmgan_train.metrics.features.load_features", lambda *_: flat_network())
     steps = ("gan.steps=1", "damsm.steps=1")

@@ -83,10 +83,13 @@ def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> N
     assert json.loads(run.provenance_file.read_bytes())["adopted"]["generator"] == "netG.pth"
 
 
-def test_other_widths_name_the_settings(image_encoder, tmp_path) -> None:
-    result = adopt(tmp_path / "run", image_encoder, settings=settings_of(**{"model.residual_blocks": 3}))
+@pytest.mark.parametrize(
+    ("key", "other", "published"), [("residual_blocks", 3, WIDTHS.residual_blocks), ("stages", 5, 3), ("stages", 1, 3)]
+)
+def test_another_shape_names_the_settings(image_encoder, tmp_path, key, other, published) -> None:
+    result = adopt(tmp_path / "run", image_encoder, settings=settings_of(**{f"model.{key}": other}))
     assert result.exit_code == 2
-    assert f"add --set model.residual_blocks={WIDTHS.residual_blocks}" in result.output
+    assert f"another shape than the settings; add --set model.{key}={published}" in result.output
     assert not (tmp_path / "run").exists()
 
 
