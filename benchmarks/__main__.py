@@ -1,6 +1,6 @@
 """`python -m benchmarks`."""
 
-from dmgan_runtime.commands import launch
+from dmgan_runtime.cli.common import launch
 
 if __name__ == "__main__":
     launch("benchmarks.cli", "benchmark", "python -m benchmarks")

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks.subject import SUBJECT_NAME, Source, Subject
+from dmgan_runtime.backends.built_engines import BatchProfile
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.engine_manifest import BatchProfile
 from dmgan_runtime.errors import DmganError, ExportError
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.tokenizer import PAD, Tokenizer
@@ -27,7 +27,7 @@ from export.onnx_file import quiet_exporter, write_onnx
 from export.operations import count_operations
 from export.sources import read_model
 from export.tensorrt.bindings import ENGINES, open_bindings
-from export.tensorrt.engines import EngineSettings, build_engine, engine_precisions
+from export.tensorrt.engines import BuildSettings, build_engine, engine_precisions
 
 VOCABULARY = 5450  # CUB's
 _CAPTIONS = 32
@@ -141,7 +141,7 @@ def add_engines(bundle: Path, kind: str) -> None:
     with Bundle(bundle) as opened:
         precisions = engine_precisions(opened.manifest)
     settings = [
-        EngineSettings(precision=precision, profile=BatchProfile(min=1, opt=1, max=_LARGEST_BATCH))
+        BuildSettings(precision=precision, profile=BatchProfile(min=1, opt=1, max=_LARGEST_BATCH))
         for precision in precisions
     ]
     for name in ENGINES:

@@ -6,6 +6,7 @@ import click
 
 from benchmarks.latency import latency
 from benchmarks.memory import memory
+from benchmarks.outputs import outputs
 from benchmarks.report import plot, table
 from benchmarks.size import size
 from benchmarks.startup import startup
@@ -20,5 +21,5 @@ def main() -> None:
     """Measure dmgan against what a user would pick instead, and write JSON, a table and a plot."""
 
 
-for command in (latency, throughput, startup, memory, size, training, table, plot):
+for command in (latency, throughput, startup, memory, size, training, outputs, table, plot):
     main.add_command(command)

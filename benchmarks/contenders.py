@@ -8,19 +8,12 @@ from typing import Literal, Protocol, TypeVar, get_args
 import msgspec
 
 from dmgan_runtime.backends.base import Arithmetic
-from dmgan_runtime.backends.selection import ENGINES
+from dmgan_runtime.backends.registry import ENGINES, find_engine_row
 from dmgan_runtime.errors import SettingsError
 
 Form = Literal["", "eager", "channels_last", "compile"]
 TORCH = "torch"
 
-_LABELS = {
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "mnn": "MNN",
-    "tensorrt": "TensorRT",
-    "tensorrt_rtx": "TensorRT for RTX",
-}
 _FORMS = {"eager": "PyTorch eager", "channels_last": "PyTorch channels-last", "compile": "torch.compile"}
 # On a GPU PyTorch rounds the inputs of convolutions to TF32 unless it is told not to: "fp32" here tells it.
 _TORCH_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16")}
@@ -51,7 +44,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """Names it for people."""
-        return _FORMS[self.form] if self.form else _LABELS.get(self.engine, self.engine)
+        return _FORMS[self.form] if self.form else find_engine_row(self.engine).label
 
 
 class _Named(Protocol):

@@ -14,22 +14,11 @@ from pathlib import Path
 
 from benchmarks.results import Environment
 from dmgan_runtime.backends.base import check_threads
-from dmgan_runtime.backends.driver import find_gpu
-from dmgan_runtime.backends.selection import device_index
+from dmgan_runtime.backends.gpus import find_gpu
+from dmgan_runtime.backends.registry import ENGINES, device_index
 
-_PACKAGES = (
-    "dmgan",
-    "mnn",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
-    "torch",
-    "triton",
-)
+ENGINE_PACKAGES = frozenset(name for engine in ENGINES for name in engine.distributions)
+_PACKAGES = sorted(ENGINE_PACKAGES | {"dmgan", "numpy", "onnx", "torch", "triton"})
 _ROOT = Path(__file__).parent.parent
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.contenders import Contender
-from benchmarks.painters import first_picture
+from benchmarks.samplers import first_picture
 from benchmarks.subject import Subject
 
 DONE = "done"

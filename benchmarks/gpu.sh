@@ -12,7 +12,7 @@ python=${PYTHON:-python3}
 output=${1:-benchmarks/results}
 (($#)) && shift
 measures=("$@")
-((${#measures[@]})) || measures=(latency throughput startup memory size training)
+((${#measures[@]})) || measures=(latency throughput startup memory size training outputs)
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 "$python" - <<'PY'
@@ -54,3 +54,4 @@ run startup --rounds 5
 run memory --batches 1,16,64 --rounds 3
 run size
 run training --batch 16 --rounds 20
+run outputs birds --batches 1,4,16

@@ -17,7 +17,7 @@ from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
 from benchmarks.subject import Subject
 from benchmarks.turns import Calls, Limits, calls_per_turn, take_turns
 from benchmarks.worker import Worker
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 
 _WARM_UPS = 3
 
@@ -45,7 +45,7 @@ def measure_latency(
 
     Args:
         environment: Where this is.
-        subject: What is painted.
+        subject: What is generated.
         contenders: Those to try, the reference first.
         batches: Images at once.
         limits: Of each batch size.
@@ -55,7 +55,7 @@ def measure_latency(
         rates = measure_rates_of(lineup)
         for batch in batches:
             series += _measure_batch(lineup, rates, batch, limits)
-            lineup.each(lambda _, worker: worker.call("rest"), batch)
+            lineup.each(lambda _, worker: worker.call("release"), batch)
     return Result(
         schema_version=SCHEMA_VERSION,
         measure="latency",

@@ -13,12 +13,12 @@ import numpy as np
 
 from benchmarks.contenders import REFERENCE, TORCH, Contender
 from benchmarks.floor import Floor, Rates, Work, floor_of, total
-from benchmarks.performer import Performer
 from benchmarks.results import Absence, Entry
 from benchmarks.subject import Subject
+from benchmarks.timed_sampler import TimedSampler
 from benchmarks.worker import Worker, call_in_worker
 from dmgan_runtime.errors import DmganError, EngineError
-from dmgan_runtime.results import FloatArray
+from dmgan_runtime.request import FloatArray
 from export.quality import psnr
 
 END_TO_END = "end_to_end"
@@ -31,9 +31,9 @@ class Lineup:
     """Who takes part.
 
     Attributes:
-        subject: What they paint.
+        subject: What they generate.
         contenders: By name, the reference first.
-        workers: A `Performer` each.
+        workers: A `TimedSampler` each.
         entries: What a result says of each.
         absences: Who could not be had, or failed later.
     """
@@ -58,13 +58,10 @@ class Lineup:
 
     def note(self, name: str, reason: str, batch: int | None) -> None:
         """Says that somebody failed, once: a process that died gives the same reason to everything asked of it."""
-        # A result is published; where files lay on the machine is nobody's business.
-        bundle = Path(self.subject.bundle)
-        reason = reason.replace(str(bundle.resolve()), bundle.name).replace(str(bundle), bundle.name)
-        absence = Absence(contender=name, reason=reason, batch=batch)
+        absence = Absence(contender=name, reason=hide_path(reason, Path(self.subject.bundle)), batch=batch)
         if absence in self.absences:
             return
-        click.echo(f"without {name}{f' at batch {batch}' if batch else ''}: {reason}", err=True)
+        click.echo(f"without {name}{f' at batch {batch}' if batch else ''}: {absence.reason}", err=True)
         self.absences.append(absence)
 
     def floors(self, name: str, batch: int, rates: Rates) -> dict[str, Floor | None]:
@@ -78,12 +75,17 @@ class Lineup:
         return {measure: floor_of(part, contender.precision, rates) for measure, part in work.items()}
 
 
+def hide_path(reason: str, bundle: Path) -> str:
+    """A message without the path of a bundle: a result is published, and does not say where files lay."""
+    return reason.replace(str(bundle.resolve()), bundle.name).replace(str(bundle), bundle.name)
+
+
 @contextmanager
 def open_lineup(subject: Subject, contenders: Sequence[Contender]) -> Iterator[Lineup]:
     """Opens everybody, and compares their images with the reference's.
 
     Args:
-        subject: What they paint.
+        subject: What they generate.
         contenders: Those to try, the reference first.
 
     Raises:
@@ -99,7 +101,7 @@ def open_lineup(subject: Subject, contenders: Sequence[Contender]) -> Iterator[L
                 continue
             click.echo(f"opening {contender.name} ...", err=True)
             try:
-                worker = stack.enter_context(Worker(Performer, subject, contender))
+                worker = stack.enter_context(Worker(TimedSampler, subject, contender))
                 images: FloatArray = worker.call("synthesize", captions)
                 reference = images if contender.name == REFERENCE else reference
                 assert reference is not None
@@ -134,7 +136,7 @@ def _quality(images: FloatArray, reference: FloatArray) -> float | None:
     quality = psnr(images, reference)
     if not np.isfinite(images).all() or quality < _LEAST_PSNR:
         raise EngineError(
-            f"paints other images than PyTorch ({quality:.0f} dB), so its speed says nothing; if you passed --bundle,"
+            f"makes other images than PyTorch ({quality:.0f} dB), so its speed says nothing; if you passed --bundle,"
             " pass the one that was exported from this run"
         )
     return quality if np.isfinite(quality) else None

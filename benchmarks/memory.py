@@ -1,4 +1,4 @@
-"""`memory`: the most that a process holds while it opens a model and paints."""
+"""`memory`: the most that a process holds while it opens a model and generates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import click
 from benchmarks.contenders import Contender
 from benchmarks.lineup import open_lineup
 from benchmarks.options import SubjectOptions, batches_option, limits_options, subject_options
-from benchmarks.performer import Performer
 from benchmarks.report import publish
 from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
 from benchmarks.subject import Subject
+from benchmarks.timed_sampler import TimedSampler
 from benchmarks.turns import Limits, take_turns
 from benchmarks.worker import Worker
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 
 PEAK_MEMORY, PEAK_DEVICE_MEMORY = "peak_memory", "peak_device_memory"
 _CALLS = 3
@@ -45,11 +45,11 @@ def measure_memory(
     batches: Sequence[int],
     limits: Limits,
 ) -> Result:
-    """Everybody in turn, a new process each time that opens the model and paints three times.
+    """Everybody in turn, a new process each time that opens the model and generates three times.
 
     Args:
         environment: Where this is.
-        subject: What is painted.
+        subject: What is generated.
         contenders: Those to try, the reference first.
         batches: Images at once.
         limits: Of each batch size.
@@ -79,7 +79,7 @@ def measure_memory(
 
 
 def _turn(subject: Subject, contender: Contender, batch: int, samples: Samples) -> None:
-    with _watching(contender.device) as peak, Worker(Performer, subject, contender) as worker:
+    with _watching(contender.device) as peak, Worker(TimedSampler, subject, contender) as worker:
         worker.call("warm_up", subject.take_captions(batch), _CALLS)
         held = worker.call("peak_memory")
     samples[contender.name, PEAK_MEMORY, batch].append(held)

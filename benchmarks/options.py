@@ -15,11 +15,12 @@ from benchmarks.results import Environment, Measure
 from benchmarks.subject import Source, Subject, prepare_subject
 from benchmarks.turns import Limits
 from dmgan_runtime.backends.base import check_threads
-from dmgan_runtime.backends.driver import find_gpus
+from dmgan_runtime.backends.gpus import find_gpus
 from dmgan_runtime.errors import BackendError
 
 CACHE = Path(".cache") / "benchmarks"
 RESULTS = Path("benchmarks") / "results"
+PRESETS = ("birds", "coco", "emoji", "tiny")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -130,7 +131,7 @@ def subject_options(measure: Measure) -> Callable[[Callable[..., Any]], Callable
     declare = _options(
         click.option(
             "--preset",
-            type=click.Choice(("birds", "coco", "emoji", "tiny")),
+            type=click.Choice(PRESETS),
             default="birds",
             help="Random weights of this shape, exported once and kept. birds is the paper's.",
         ),

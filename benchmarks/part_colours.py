@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from dmgan_runtime import Generator
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_train.data.synthetic import PARTS, Bird, cropped_points, nearest_colour
 from dmgan_train.data.synthetic.species import draw_species
 

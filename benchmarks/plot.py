@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.contenders import TORCH
+from benchmarks.environment import ENGINE_PACKAGES
 from benchmarks.results import Entry, Measure, Result, Series
 from benchmarks.statistics import median, paired_ratio, percentile
 
@@ -177,6 +178,18 @@ def _training(result: Result) -> list[Panel]:
     return [Panel(f"whole GAN steps, batch {batch}", "images a second", bars)]
 
 
+def _outputs(result: Result) -> list[Panel]:
+    panels = []
+    for batch in result.batches():
+        bars = []
+        for entry, series in _found(result, "images", batch):
+            value = median(series.samples) * 1e3
+            times = _ratio(result.find(entry.name, "everything", batch), series)
+            bars.append(Bar(entry, value, f"{value:,.3g} ms, everything {times:.3f}x"))
+        panels.append(Panel(f"{batch} at once", "milliseconds, images alone", bars))
+    return panels
+
+
 def _found(result: Result, measure: str, batch: int) -> list[tuple[Entry, Series]]:
     pairs = [(entry, result.find(entry.name, measure, batch)) for entry in result.entries]
     return [(entry, series) for entry, series in pairs if series is not None]
@@ -194,12 +207,11 @@ def _title(result: Result) -> str:
 def _footer(result: Result) -> str:
     place = result.environment
     parts = [f"{result.subject.name}, {result.subject.weights} weights"]
-    parts += [f"{name} {number}" for name, number in place.packages.items() if name in _NAMED]
+    parts += [f"{name} {number}" for name, number in place.packages.items() if name in ENGINE_PACKAGES | {TORCH}]
     busy = "  MEASURED ON A BUSY MACHINE" if result.was_disturbed else ""
     return f"{'; '.join(parts)}; {place.time[:10]}{busy}"
 
 
-_NAMED = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "mnn", "tensorrt")
 _PANELS: dict[Measure, Callable[[Result], list[Panel]]] = {
     "latency": _latency,
     "throughput": _throughput,
@@ -207,6 +219,7 @@ _PANELS: dict[Measure, Callable[[Result], list[Panel]]] = {
     "memory": _memory,
     "size": _size,
     "training": _training,
+    "outputs": _outputs,
 }
 _TITLES: dict[Measure, str] = {
     "latency": "From caption to pixels",
@@ -215,4 +228,5 @@ _TITLES: dict[Measure, str] = {
     "memory": "Peak memory",
     "size": "Size on disk",
     "training": "Training",
+    "outputs": "What fetching costs",
 }

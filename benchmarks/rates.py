@@ -11,7 +11,7 @@ import torch
 from onnx import parser
 
 from benchmarks.floor import Rates
-from dmgan_runtime.backends.onnxruntime import session_options
+from dmgan_runtime.backends.ort_cpu import session_options
 from dmgan_train.devices import autocast_type
 
 _TRIALS = 8
@@ -65,7 +65,7 @@ def _int8_product(threads: int) -> Callable[[], object]:
     graph = f"g (uint8{square} a, int8{square} b) => (int32{square} c) {{ c = MatMulInteger(a, b) }}"
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> {graph}')
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), session_options(onnxruntime, threads, {}), providers=["CPUExecutionProvider"]
     )
     random = np.random.default_rng(0)
     feeds = {

@@ -17,7 +17,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import CaptionedImages, Example, Split, make_loader

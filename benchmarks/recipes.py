@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision

@@ -11,7 +11,7 @@ from benchmarks.environment import measure_others
 from benchmarks.plot import draw
 from benchmarks.results import Result, read_result
 from benchmarks.table import summary, tables
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import DataError
 
 _BLOCK = re.compile(

@@ -12,7 +12,7 @@ from dmgan_runtime.errors import DataError
 
 SCHEMA_VERSION = "1.0"
 
-Measure = Literal["latency", "throughput", "startup", "memory", "size", "training"]
+Measure = Literal["latency", "throughput", "startup", "memory", "size", "training", "outputs"]
 Unit = Literal["s", "bytes", "images/s"]
 
 
@@ -124,7 +124,7 @@ class Series(_Part, frozen=True):
 
     Attributes:
         contender: Whose.
-        measure: What: `end_to_end`, a graph, `images_per_second`, `first_image`, `peak_memory` and so on.
+        measure: What: `end_to_end`, a graph, `images_per_second`, `first_image`, `peak_memory`, `everything` and so on.
         unit: Of the samples.
         samples: In the order in which they were taken.
         per_turn: Samples that were taken in one turn; sample i belongs to round i // per_turn.

@@ -17,19 +17,13 @@ from benchmarks.report import publish
 from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
 from benchmarks.subject import Subject
 from dmgan_runtime.backends.base import graphs_of
+from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 
 MODEL, INSTALLED = "model", "installed"
 _COMMON = ("numpy", "pillow", "click", "msgspec")
-_DISTRIBUTIONS = {
-    TORCH: ("torch",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu[cuda,cudnn]"),
-    "openvino": ("openvino",),
-    "mnn": ("mnn", "onnxruntime", "onnxruntime-gpu[cuda,cudnn]"),
-    "tensorrt": ("tensorrt", "cuda-bindings"),
-    "tensorrt_rtx": ("tensorrt-rtx", "cuda-bindings"),
-}
+_EXTRAS = {"onnxruntime-gpu": "[cuda,cudnn]"}  # with which pip installs them, since they are of no use without
 
 
 @click.command(cls=DmganCommand)
@@ -44,15 +38,15 @@ def measure_size(environment: Environment, subject: Subject, contenders: Sequenc
 
     Args:
         environment: Where this is.
-        subject: What is painted.
+        subject: What is generated.
         contenders: Those to try.
     """
     with open_lineup(subject, contenders) as lineup:
         pass  # shows who can be had
     series = []
     for name, contender in lineup.contenders.items():
-        packages = (*_COMMON, *_DISTRIBUTIONS[contender.engine])
-        for measure, value in ((MODEL, model_bytes(subject, contender)), (INSTALLED, installed_bytes(packages))):
+        sizes = {MODEL: model_bytes(subject, contender), INSTALLED: installed_bytes(packages(contender.engine))}
+        for measure, value in sizes.items():
             series.append(Series(contender=name, measure=measure, unit="bytes", samples=(float(value),)))
     return Result(
         schema_version=SCHEMA_VERSION,
@@ -74,6 +68,12 @@ def model_bytes(subject: Subject, contender: Contender) -> int:
             return words + Path(subject.weights).stat().st_size
         graphs = graphs_of(bundle, contender.precision)  # type: ignore[arg-type]
     return words + sum(graph.file.bytes for graph in graphs.values())
+
+
+def packages(engine: str) -> list[str]:
+    """What serving with `torch` or a backend needs, as pip takes it; what does not belong here is not installed."""
+    own = [name for row in ENGINES if row.backend == engine for name in row.distributions] or [TORCH]
+    return [*_COMMON, *(name + _EXTRAS.get(name, "") for name in own)]
 
 
 def installed_bytes(requirements: Iterable[str]) -> int:

@@ -22,7 +22,7 @@ from benchmarks.report import publish
 from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
 from benchmarks.subject import Subject
 from benchmarks.turns import Limits, take_turns
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import EngineError
 
 FIRST_IMAGE = "first_image"
@@ -43,7 +43,7 @@ def measure_startup(
 
     Args:
         environment: Where this is.
-        subject: What is painted.
+        subject: What is generated.
         contenders: Those to try, the reference first.
         limits: How often.
     """

@@ -16,8 +16,7 @@ from benchmarks.worker import call_in_worker
 from dmgan_runtime.backends.base import Arithmetic, graphs_of
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import DataError, DmganError
-from dmgan_runtime.manifest import MANIFEST_NAME
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import MANIFEST_NAME, ModelSpec
 
 SUBJECT_NAME = "subject.json"
 _ROOT = Path(__file__).parent.parent
@@ -26,8 +25,8 @@ _SOURCES = (
     "dmgan_train.models",
     "dmgan_train.config",
     "dmgan_train.settings",
-    "dmgan_runtime.interface",
-    "dmgan_runtime.spec",
+    "dmgan_runtime.graphs",
+    "dmgan_runtime.manifest",
     "benchmarks.building",
 )
 

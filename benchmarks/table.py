@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import get_args
 
 from benchmarks.results import Entry, Measure, Result, Series
 from benchmarks.statistics import median, paired_ratio, percentile
-from dmgan_runtime.manifest import ROLES
+from dmgan_runtime.manifest import Role
 
 _NONE = "-"
 
@@ -42,8 +43,9 @@ def _latency(result: Result) -> Iterable[str]:
     for batch in result.batches():
         yield _end_to_end(result, batch)
     for batch in result.batches():
-        if any(result.find(entry.name, role, batch) for entry in result.entries for role in ROLES):
-            yield _by_graph(result, batch)
+        measured = {series.measure for series in result.series if series.batch == batch}
+        if roles := [role for role in get_args(Role) if role in measured]:
+            yield _by_graph(result, batch, roles)
 
 
 def _end_to_end(result: Result, batch: int) -> str:
@@ -78,11 +80,11 @@ def _end_to_end(result: Result, batch: int) -> str:
     return _table(head, rows)
 
 
-def _by_graph(result: Result, batch: int) -> str:
-    head = (f"p50, ms (floor), batch {batch}", "precision", *(role.replace("_", " ") for role in ROLES))
+def _by_graph(result: Result, batch: int, roles: Sequence[str]) -> str:
+    head = (f"p50, ms (floor), batch {batch}", "precision", *(role.replace("_", " ") for role in roles))
     rows = []
     for entry in result.entries:
-        found = [result.find(entry.name, role, batch) for role in ROLES]
+        found = [result.find(entry.name, role, batch) for role in roles]
         if any(found):
             rows.append((entry.label, entry.precision, *map(_with_floor, found)))
     return _table(head, rows)
@@ -166,6 +168,20 @@ def _training(result: Result) -> Iterable[str]:
     yield _table((f"a whole step, batch {batch}", "precision", "images/s", "speed"), rows)
 
 
+def _outputs(result: Result) -> Iterable[str]:
+    for batch in result.batches():
+        head = (f"ms, batch {batch}", "precision", "images alone", "everything", "everything / images alone")
+        rows = []
+        for entry, images in _found(result, "images", batch):
+            everything = result.find(entry.name, "everything", batch)
+            assert everything is not None
+            times = [_ms(median(series.samples)) for series in (images, everything)]
+            ratio = paired_ratio(everything, images)
+            spread = f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+            rows.append((entry.label, entry.precision, *times, spread))
+        yield _table(head, rows)
+
+
 def _found(result: Result, measure: str, batch: int) -> Iterable[tuple[Entry, Series]]:
     for entry in result.entries:
         series = result.find(entry.name, measure, batch)
@@ -229,6 +245,7 @@ _TABLES: dict[Measure, Callable[[Result], Iterable[str]]] = {
     "memory": _memory,
     "size": _size,
     "training": _training,
+    "outputs": _outputs,
 }
 _TITLES: dict[Measure, str] = {
     "latency": "### Latency: from caption to pixels",
@@ -237,4 +254,5 @@ _TITLES: dict[Measure, str] = {
     "memory": "### Memory",
     "size": "### Size",
     "training": "### Training",
+    "outputs": "### What fetching costs",
 }

@@ -12,13 +12,13 @@ from benchmarks.contenders import Contender
 from benchmarks.floor import Rates
 from benchmarks.lineup import END_TO_END, Lineup, measure_rates_of, open_lineup
 from benchmarks.options import NUMBERS, SubjectOptions, batches_option, limits_options, subject_options
-from benchmarks.performer import Rush
 from benchmarks.report import publish
 from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
 from benchmarks.subject import Subject
+from benchmarks.timed_sampler import Served
 from benchmarks.turns import Limits, take_turns
 from benchmarks.worker import Worker
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 
 IMAGES_PER_SECOND = "images_per_second"
 _WARM_UPS = 3
@@ -51,7 +51,7 @@ def measure_throughput(
 
     Args:
         environment: Where this is.
-        subject: What is painted.
+        subject: What is generated.
         contenders: Those to try, the reference first.
         batches: Images that each client asks for at once.
         clients: Threads that ask at once.
@@ -66,7 +66,7 @@ def measure_throughput(
             able = lineup.each(lambda _, worker: worker.call("warm_up", captions, _WARM_UPS), batch)  # noqa: B023
             for count in clients:
                 series += _measure(lineup, able, rates, batch, count, turn_s, limits)
-            lineup.each(lambda _, worker: worker.call("rest"), batch)
+            lineup.each(lambda _, worker: worker.call("release"), batch)
     return Result(
         schema_version=SCHEMA_VERSION,
         measure="throughput",
@@ -93,8 +93,8 @@ def _measure(
     samples: dict[str, list[float]] = defaultdict(list)
 
     def turn(name: str, worker: Worker) -> None:
-        rush: Rush = worker.call("rush", captions, clients, turn_s)
-        samples[name].append(rush.images / rush.seconds)
+        served: Served = worker.call("serve_clients", captions, clients, turn_s)
+        samples[name].append(served.images / served.seconds)
 
     turns = {name: partial(turn, name, lineup.workers[name]) for name in able}
     click.echo(f"batch {batch}, clients: {clients} ...", err=True)

@@ -25,7 +25,6 @@ _PUBLISHED = (
     "gan.augmentation=false",
     "gan.reconstruction_weight=0",
     "gan.perceptual_weight=0",
-    "gan.warm_up_steps=[0, 0, 0]",
     "gan.r1_weight=0",
 )
 
@@ -75,7 +74,9 @@ class Trainer:
 
 def published_settings(preset: str, loop: Loop, batch: int | None = None, overrides: Sequence[str] = ()) -> Settings:
     """A preset's networks with the published objective, whatever it adds to that for its own data."""
+    stages = resolve_settings(preset, overrides=overrides).model.stages
     own = [
+        f"gan.warm_up_steps={[0] * stages}",
         f"gan.compile={str(loop.compiled).lower()}",
         f"gan.precision={'bf16' if loop.precision == 'bf16' else 'fp32'}",
         *([f"gan.batch_size={batch}"] if batch else []),

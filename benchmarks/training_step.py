@@ -13,13 +13,13 @@ import click
 import msgspec
 
 from benchmarks.contenders import select
-from benchmarks.options import choose_device, default_output, device_options, limits_options, look_around
+from benchmarks.options import PRESETS, choose_device, default_output, device_options, limits_options, look_around
 from benchmarks.report import publish
 from benchmarks.results import SCHEMA_VERSION, Absence, Entry, Environment, Measure, Result, Series, SubjectEntry
 from benchmarks.turns import Limits, take_turns
 from benchmarks.worker import Worker
 from dmgan_runtime.backends.base import check_threads
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import DmganError
 
 IMAGES_PER_SECOND = "images_per_second"
@@ -63,9 +63,7 @@ def loops(device: str) -> list[Loop]:
 
 
 @click.command(cls=DmganCommand)
-@click.option(
-    "--preset", type=click.Choice(("birds", "coco", "emoji", "tiny")), default="birds", help="The networks' shape."
-)
+@click.option("--preset", type=click.Choice(PRESETS), default="birds", help="The networks' shape.")
 @click.option("--batch", type=click.IntRange(2), show_default="the preset's", help="Images a step.")
 @click.option("--only", metavar="NAME,...", show_default="all", help="Only these loops, and the plain one in fp32.")
 @device_options(_MEASURE)

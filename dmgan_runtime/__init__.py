@@ -24,8 +24,8 @@ from dmgan_runtime.errors import (
 
 if TYPE_CHECKING:
     from dmgan_runtime.generator import Generator
+    from dmgan_runtime.manifest import ModelSpec
     from dmgan_runtime.results import Gates, Generation, Synthesis
-    from dmgan_runtime.spec import ModelSpec
     from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
     __version__: str
@@ -56,7 +56,7 @@ _HOMES = {
     "Gates": "dmgan_runtime.results",
     "Generation": "dmgan_runtime.results",
     "Generator": "dmgan_runtime.generator",
-    "ModelSpec": "dmgan_runtime.spec",
+    "ModelSpec": "dmgan_runtime.manifest",
     "Synthesis": "dmgan_runtime.results",
     "Tokenizer": "dmgan_runtime.tokenizer",
 }

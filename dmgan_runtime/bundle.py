@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import IO, Protocol, Self
 
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.interface import check_interfaces
+from dmgan_runtime.graphs import check_interfaces
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, stays_inside
 from dmgan_runtime.tokenizer import Tokenizer
 
+PACKAGED_MODEL = "emoji-64"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_VOCABULARY_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2 * 2**30  # what one ONNX file can hold at most
 MAX_INFLATION = 100  # weights hardly shrink, JSON by ten; deflate reaches 1,000 on zeros
 _ZIP_FLAG_ENCRYPTED = 0x1
+
+
+def packaged_bundle() -> Path:
+    """The folder of the model that comes with the package; its card says what it is."""
+    return Path(__file__).parent / "models" / PACKAGED_MODEL
 
 
 class Bundle:

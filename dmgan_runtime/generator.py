@@ -1,32 +1,48 @@
-"""The facade: captions to pictures."""
+"""What users hold: an open model that makes images of captions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dmgan_runtime.backends.base import Backend
-from dmgan_runtime.errors import CaptionError, SettingsError
-from dmgan_runtime.images import to_pil
+from dmgan_runtime.backends.registry import open_backend
+from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.engine_handle import EngineHandle
+from dmgan_runtime.errors import BackendError, BundleError, CaptionError, EngineError, SettingsError
+from dmgan_runtime.interpolation import blend_texts, slerp
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed
-from dmgan_runtime.orders import Order
-from dmgan_runtime.painter import BATCH_SIZE, Painter, check_at_least
-from dmgan_runtime.pipeline import Batch, check_batch
-from dmgan_runtime.results import FloatArray, Generation, Synthesis
-from dmgan_runtime.session import Session
-from dmgan_runtime.tokenizer import Encoding, Tokenizer
+from dmgan_runtime.request import (
+    Batch,
+    FloatArray,
+    GenerationOptions,
+    ImageRequest,
+    check_at_least,
+    check_batch,
+    check_options,
+    in_batches,
+    to_batch,
+)
+from dmgan_runtime.results import Generation, StageOutput, Synthesis, to_pil
+from dmgan_runtime.tokenizer import Encoding, Tokenizer, Tokens
+
+BATCH_SIZE = 4
 
 Progress = Callable[[int, int], None]
 """Called with how many images are done and how many there will be."""
 
 
-class Generator(Session):
-    """A DM-GAN that is ready to paint; `open` makes one, and `Session` says how it lives.
+class Generator:
+    """A DM-GAN that is ready to make images; `open` makes one.
 
     One generator serves many threads. A forked process opens the bundle again when it first uses the generator, and
     so does a process to which it was pickled: the bundle must still be where it was.
@@ -34,14 +50,76 @@ class Generator(Session):
         with Generator.open("birds.zip") as generator:
             for generation in generator.generate("a small red bird", seed=7, images_per_caption=4):
                 generation.image.save(f"{generation.seed}.png")
+
+    Attributes:
+        manifest: What the bundle says of itself.
+        tokenizer: The words that the model knows.
+        active: The backend, device, precision and threads that were chosen, and why.
     """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, open_again: Callable[[], Session]
+        self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, path: Path, asked: Mapping[str, Any]
     ) -> None:
-        """Use `Generator.open`; see `Session`."""
-        super().__init__(manifest, tokenizer, backend, open_again)
-        self._painter = Painter(manifest, tokenizer, self._engine, self.active.max_batch)
+        """Use `open`; this takes parts that have been loaded, and what opens them again in another process."""
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.active = backend.active
+        self._path = path
+        self._asked = asked
+        self._engine = EngineHandle(backend, self._reopen)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Checks a bundle and loads its graphs.
+
+        What was asked for and cannot be had is an error; `active` says what "auto" took, and why not the others.
+
+        Args:
+            bundle: A folder or .zip that `dmgan-export` wrote; None is the model that comes with dmgan.
+            backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "mnn", "tensorrt"
+                or "tensorrt_rtx".
+            device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
+            precision: "auto" is fp16 on a GPU if the bundle has it, and fp32 elsewhere; or "fp32", "fp16" (GPU),
+                "int8" (CPU, TensorRT) or "bf16" (OpenVINO, on a CPU that has it).
+            threads: CPU threads for one operator, from 1 to 1024; None takes every CPU that the process may use.
+            engine_options: The named engine's own options, passed on unchecked: session configuration entries
+                (onnxruntime on a CPU), provider options (onnxruntime on a GPU), properties (openvino).
+
+        Raises:
+            BundleError: if the bundle is missing, damaged or unsafe.
+            BackendError: if the backend, device or precision that was asked for cannot be had here.
+            EngineError: if the engine cannot load a graph.
+            SettingsError: if the number of threads is out of range.
+        """
+        if not isinstance(bundle, str | os.PathLike | None):
+            raise BundleError(
+                f"bundle is {bundle!r}; pass the path of a folder or .zip, or None for the model that comes with dmgan"
+            )
+        path = packaged_bundle() if bundle is None else Path(bundle).absolute()
+        asked: dict[str, Any] = {
+            "backend": backend,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+            "engine_options": engine_options,
+        }
+        with Bundle(path) as opened:
+            tokenizer = opened.tokenizer()
+            return cls(opened.manifest, tokenizer, open_backend(opened, **asked), path, asked)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The sides of the stages' images in pixels, smallest first, for example (64, 128, 256)."""
+        return self.manifest.model.resolutions
 
     def generate(
         self,
@@ -55,7 +133,7 @@ class Generator(Session):
         batch_size: int = BATCH_SIZE,
         progress: Progress | None = None,
     ) -> list[Generation]:
-        """Paints captions.
+        """Makes images of captions.
 
         Image j of every caption has the seed `seed + j`, so a caption and a seed name one picture, whatever
         else is asked for beside it: to the last bit in batches of one size on one engine and machine. Elsewhere engines
@@ -81,13 +159,20 @@ class Generator(Session):
             SettingsError: if another argument is out of its range.
             EngineError: if the engine fails, or the generator is closed.
         """
-        how = self._painter.check(resolution, seed, images_per_caption, attention, truncation, batch_size)
-        orders = list(self._painter.orders(captions, how))
+        options = self._options(
+            seed=seed,
+            resolution=resolution,
+            attention=attention,
+            truncation=truncation,
+            images_per_caption=images_per_caption,
+            batch_size=batch_size,
+        )
+        requests = list(self._requests(captions, options))
         generations: list[Generation] = []
-        for part in self._painter.paint(orders, how):
+        for part in self._generate(requests, options):
             generations += part
             if progress is not None:
-                progress(len(generations), len(orders))
+                progress(len(generations), len(requests))
         return generations
 
     def generate_iter(
@@ -101,19 +186,10 @@ class Generator(Session):
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Generation]:
-        """Paints captions as `generate` does, but reads them and hands out images as it goes.
+        """Makes images as `generate` does, with its options, but reads captions and hands out images as it goes.
 
         Memory holds one batch, whatever the number of captions: they may come from a file of millions, or never end.
         The next batch is read and computed when the last image of the one before has been taken.
-
-        Args:
-            captions: One caption, or any iterable of them.
-            seed: As in `generate`, like all that follow.
-            images_per_caption: See there.
-            resolution: See there.
-            attention: See there.
-            truncation: See there.
-            batch_size: See there.
 
         Returns:
             An iterator over the images, in the order of `generate`.
@@ -123,8 +199,15 @@ class Generator(Session):
             CaptionError: at the call, if these are no captions; for a caption that cannot be read while iterating, once
                 the images before it have been taken. To leave such captions out, ask `encode` first.
         """
-        how = self._painter.check(resolution, seed, images_per_caption, attention, truncation, batch_size)
-        return chain.from_iterable(self._painter.paint(self._painter.orders(captions, how), how))
+        options = self._options(
+            seed=seed,
+            resolution=resolution,
+            attention=attention,
+            truncation=truncation,
+            images_per_caption=images_per_caption,
+            batch_size=batch_size,
+        )
+        return chain.from_iterable(self._generate(self._requests(captions, options), options))
 
     def stream(
         self,
@@ -135,27 +218,20 @@ class Generator(Session):
         attention: bool = False,
         truncation: float = 1.0,
     ) -> Iterator[Generation]:
-        """Paints one caption and shows each stage as soon as it is there.
+        """Makes one image with the options of `generate`, and hands out each stage as soon as it is there.
 
         A stage is computed when it is asked for: leave the loop, and the rest is never computed.
 
-        Args:
-            caption: As in `generate`, like the other arguments.
-            seed: From 0 to 2**64 - 1, or None for a random one.
-            resolution: The last stage to compute; None for the largest.
-            attention: Also return the attention and gates of the stages so far.
-            truncation: Over 0 and at most 1.
-
         Returns:
-            An iterator over one `Generation` for each stage, smallest first. Its `image` is that stage's and its
-            `stages` are those so far.
+            An iterator over one `Generation` for each stage, smallest first. Its `image` is that stage's, and its
+            `stages`, attention and gates are those so far.
 
         Raises:
             CaptionError, SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
         """
-        how = self._painter.check(resolution=resolution, seed=seed, attention=attention, truncation=truncation)
-        (order,) = self._painter.orders([caption], how)
-        return self._painter.previews(order, how)
+        options = self._options(seed=seed, resolution=resolution, attention=attention, truncation=truncation)
+        (request,) = self._requests([caption], options)
+        return self._stream(request, options)
 
     def interpolate(
         self,
@@ -167,7 +243,7 @@ class Generator(Session):
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
     ) -> list[Image.Image]:
-        """Paints the way from one picture to another: from caption to caption, from seed to seed, or both at once.
+        """Makes the images between two: from caption to caption, from seed to seed, or both at once.
 
         Noise moves along a great circle (`interpolation.slerp`); captions in the text encoder's features, word by
         aligned word (`interpolation.blend_texts`).
@@ -181,7 +257,7 @@ class Generator(Session):
             batch_size: How many images are computed together.
 
         Returns:
-            `steps` pictures; the first and the last are those that `generate` paints.
+            `steps` pictures; the first and the last are those that `generate` makes.
 
         Raises:
             CaptionError, SettingsError, EngineError: as `generate`.
@@ -193,33 +269,10 @@ class Generator(Session):
         first, last = (captions, captions) if isinstance(captions, str) else captions
         seed, end_seed = seeds if isinstance(seeds, tuple) else (seeds, seeds)
         steps = check_at_least("steps", steps, 2)
-        how = self._painter.check(resolution=resolution, seed=seed, truncation=truncation, batch_size=batch_size)
-        start = Order(first, self.encode(first), how.seed)
-        end = Order(last, self.encode(last), how.seed if end_seed is None else check_seed(end_seed))
-        return [to_pil(image) for image in self._painter.interpolate(start, end, steps, how)]
-
-    def warm_up(self, batch_sizes: Iterable[int] = (1, BATCH_SIZE)) -> None:
-        """Runs every graph once for each batch size, so that the first user does not wait for what engines do once.
-
-        Args:
-            batch_sizes: Those that will be asked for.
-
-        Raises:
-            SettingsError: if one is no whole number, or less than 1.
-            EngineError: if the engine fails, or the generator is closed.
-        """
-        if not isinstance(batch_sizes, Iterable):
-            raise SettingsError(f"batch_sizes is {batch_sizes!r}; pass one or more in a list, such as [{BATCH_SIZE}]")
-        for batch_size in batch_sizes:
-            self._painter.warm_up(batch_size)
-
-    def encode(self, caption: str) -> Encoding:
-        """What the model reads of a caption: its tokens for `synthesize`, and the words unknown and cut.
-
-        Raises:
-            CaptionError: if the caption is no text, longer than 10,000 characters, or has no known word.
-        """
-        return self._painter.encode(caption)
+        options = self._options(seed=seed, resolution=resolution, truncation=truncation, batch_size=batch_size)
+        start = ImageRequest(first, self.encode(first), options.seed)
+        end = ImageRequest(last, self.encode(last), options.seed if end_seed is None else check_seed(end_seed))
+        return [to_pil(image) for image in self._interpolate(start, end, steps, options)]
 
     def synthesize(
         self,
@@ -235,8 +288,8 @@ class Generator(Session):
         Runs as one batch, or as few as the engine takes.
 
         Args:
-            tokens: [N, T] int64, from 0 to the vocabulary's size - 1; T is `manifest.tokenizer.max_words`.
-            lengths: [N] int64, from 1 to T: how many of a row's tokens count.
+            tokens: [N, W] int64, from 0 to the vocabulary's size - 1; W is at most `manifest.tokenizer.max_words`.
+            lengths: [N] int64, from 1 to W: how many of a row's tokens count.
             noise: [N, z] float32, z being `manifest.model.noise_features`.
             condition_noise: [N, c] float32, c being `manifest.model.condition_features`.
             resolution: Stop at this one of `resolutions`; None goes to the largest.
@@ -248,14 +301,154 @@ class Generator(Session):
             SettingsError: if a type, a shape or a value is not as above.
             EngineError: if the engine fails, or the generator is closed.
         """
-        how = self._painter.check(resolution=resolution)
-        batch = check_batch(
-            Batch(tokens, lengths, noise, condition_noise),
-            self.manifest.model,
-            self.manifest.tokenizer.max_words,
-            len(self.tokenizer),
+        options = self._options(resolution=resolution, attention=True)
+        model, max_words = self.manifest.model, self.manifest.tokenizer.max_words
+        batch = check_batch(tokens, lengths, noise, condition_noise, model, max_words, len(self.tokenizer))
+        size = self.active.max_batch or batch.size
+        parts = (batch.rows(first, size) for first in range(0, batch.size, size))
+        return Synthesis.of([self._run(part, options) for part in parts])
+
+    def encode(self, caption: str) -> Encoding:
+        """What the model reads of a caption: its tokens for `synthesize`, and the words unknown and cut.
+
+        Raises:
+            CaptionError: if the caption is no text, longer than 10,000 characters, or has no known word.
+        """
+        return self.tokenizer.encode(caption, self.manifest.tokenizer.max_words)
+
+    def warm_up(self, batch_sizes: Iterable[int] = (1, BATCH_SIZE)) -> None:
+        """Makes images of each batch size, so that the first user does not wait for what engines do once.
+
+        Args:
+            batch_sizes: Those that will be asked for.
+
+        Raises:
+            SettingsError: if one is no whole number, or less than 1.
+            EngineError: if the engine fails, or the generator is closed.
+        """
+        if not isinstance(batch_sizes, Iterable):
+            raise SettingsError(f"batch_sizes is {batch_sizes!r}; pass one or more in a list, such as [{BATCH_SIZE}]")
+        padding = Encoding(np.zeros(self.manifest.tokenizer.max_words, dtype=np.int64), 1, (), (), ())
+        for batch_size in batch_sizes:
+            options = self._options(seed=0, batch_size=batch_size)
+            # Engines on a GPU record a CUDA graph in the second run.
+            runs = 1 if self.active.device == "cpu" else 2
+            list(self._generate([ImageRequest("", padding, options.seed)] * (runs * options.batch_size), options))
+
+    def close(self) -> None:
+        """Frees the engine once the batches that run in other threads are done; closing twice is fine.
+
+        A call that comes later, or has batches left to do, ends with an `EngineError`.
+        """
+        self._engine.close()
+
+    def __repr__(self) -> str:
+        sides = ", ".join(map(str, self.resolutions))
+        state = ", closed" if self._engine.closed else ""
+        active = self.active
+        engine = f"{active.backend} {active.version} on {active.device} in {active.precision}"
+        return f"<{type(self).__name__} {self.manifest.name!r} of {sides} pixels on {engine}{state}>"
+
+    def __reduce__(self) -> tuple[Callable[[], Generator], tuple[()]]:
+        """Pickled, it is its bundle's path and what was asked of `open`; unpickled, it is opened again."""
+        self._engine.check_open()
+        return partial(type(self).open, self._path, **self._asked), ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _options(self, **options: Any) -> GenerationOptions:
+        """Checks what calls take, before anything is computed."""
+        self._engine.check_open()
+        return check_options(self.resolutions, self.active.max_batch, **options)
+
+    def _requests(self, captions: str | Iterable[str], options: GenerationOptions) -> Iterator[ImageRequest]:
+        """Every image that is to be made, each when it is asked for."""
+        if isinstance(captions, bytes) or not isinstance(captions, Iterable):
+            raise CaptionError(f"captions are one str or several, not {type(captions).__name__}; pass text")
+        texts = [captions] if isinstance(captions, str) else captions
+        return (
+            ImageRequest(caption, encoding, options.seed + image)
+            for caption in texts
+            for encoding in (self.encode(caption),)
+            for image in range(options.images_per_caption)
         )
-        return Synthesis.of(self._painter.synthesize(batch, how))
+
+    def _generate(self, requests: Iterable[ImageRequest], options: GenerationOptions) -> Iterator[list[Generation]]:
+        """Makes the images of requests, a batch at a time."""
+        for part in in_batches(requests, options.batch_size):
+            batch = to_batch(part, self.manifest.model, options.truncation)
+            with self._engine.use() as backend:
+                outputs = list(backend.generate(batch, options.stages, options.wanted))
+            self._check_finite(outputs)
+            yield [
+                Generation.of(request, outputs, row, attention=options.attention) for row, request in enumerate(part)
+            ]
+
+    def _stream(self, request: ImageRequest, options: GenerationOptions) -> Iterator[Generation]:
+        batch = to_batch([request], self.manifest.model, options.truncation)
+        stages: Iterator[StageOutput] | None = None
+        outputs: list[StageOutput] = []
+        while len(outputs) < options.stages:
+            # Lent for one stage at a time, so that the generator can be closed while nobody asks for the next.
+            with self._engine.use() as backend:
+                stages = stages or iter(backend.generate(batch, options.stages, options.wanted))
+                outputs.append(next(stages))
+            self._check_finite(outputs[-1:])
+            yield Generation.of(request, outputs, 0, attention=options.attention)
+
+    def _interpolate(
+        self, start: ImageRequest, end: ImageRequest, steps: int, options: GenerationOptions
+    ) -> Iterator[FloatArray]:
+        """`steps` images [3, R, R] float32 in [-1, 1]."""
+        ends = to_batch([start, end], self.manifest.model, options.truncation)
+        with self._engine.use() as backend:
+            first_text, last_text = (backend.encode(Tokens.of([request.encoding])) for request in (start, end))
+        positions = np.linspace(0, 1, steps).tolist()
+        for first in range(0, steps, options.batch_size):
+            part = positions[first : first + options.batch_size]
+            noise, condition_noise = (slerp(rows[0], rows[1], part) for rows in (ends.noise, ends.condition_noise))
+            batch = Batch(blend_texts(first_text, last_text, part), noise, condition_noise)
+            yield from self._run(batch, options)[-1].image
+
+    def _run(self, batch: Batch, options: GenerationOptions) -> list[StageOutput]:
+        with self._engine.use() as backend:
+            outputs = list(backend.generate(batch, options.stages, options.wanted))
+        self._check_finite(outputs)
+        return outputs
+
+    def _check_finite(self, outputs: Iterable[StageOutput]) -> None:
+        for output in outputs:
+            if not np.isfinite(output.image).all():
+                raise EngineError(
+                    f"{self.active.backend} returned an image of {output.resolution} pixels with values that are no"
+                    " numbers; try another precision or backend"
+                )
+
+    def _reopen(self) -> Backend:
+        """Loads the engine again in a forked process: the same one of the same bundle, or one seed would be two images.
+
+        Raises:
+            EngineError: if it cannot be had there.
+            BundleError: if the bundle was replaced.
+        """
+        active, remedy = self.active, "start processes with spawn, not fork"
+        if active.device != "cpu":
+            raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
+        same = {"backend": active.backend, "device": active.device, "precision": active.precision}
+        with Bundle(self._path) as bundle:
+            if bundle.manifest != self.manifest:
+                raise BundleError(
+                    f"the bundle {self.manifest.name!r} was replaced after it was opened, and this forked process needs"
+                    " it again; open the new one here with Generator.open"
+                )
+            try:
+                return open_backend(bundle, **{**self._asked, **same})
+            except (BackendError, EngineError) as error:
+                raise EngineError(f"no engine for this forked process ({error}); {remedy}") from error
 
 
 def _is_pair(value: object) -> bool:

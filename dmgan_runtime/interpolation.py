@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.pipeline import Text
-from dmgan_runtime.results import FloatArray
+from dmgan_runtime.request import FloatArray, TextFeatures
 
 _PARALLEL = 1e-6
 _Path = npt.NDArray[np.float64]
@@ -18,7 +17,7 @@ def slerp(start: FloatArray, end: FloatArray, positions: Sequence[float]) -> Flo
     """Interpolates between two noises along a great circle (White, "Sampling Generative Networks", 2016).
 
     Gaussian noise of many dimensions lies close to a sphere. The middle of a straight line is well inside it, where
-    the generator saw no noise while it was trained, and paints paler pictures; an arc stays where it was trained.
+    the generator saw no noise while it was trained, and makes paler pictures; an arc stays where it was trained.
 
     Args:
         start: [z] float32.
@@ -38,7 +37,7 @@ def slerp(start: FloatArray, end: FloatArray, positions: Sequence[float]) -> Flo
     return _with_exact_ends(path, start, end, along)
 
 
-def blend_texts(start: Text, end: Text, positions: Sequence[float]) -> Text:
+def blend_texts(start: TextFeatures, end: TextFeatures, positions: Sequence[float]) -> TextFeatures:
     """Interpolates between the features of two captions.
 
     Sentence features are interpolated linearly: what lies between the features of two captions is close to what
@@ -51,7 +50,7 @@ def blend_texts(start: Text, end: Text, positions: Sequence[float]) -> Text:
     counts as often; only the two ends, which are the captions themselves, are free of that.
 
     Args:
-        start: The features of one caption, [1, D, T], [1, D] and [1], as arrays.
+        start: The features of one caption, [1, D, T], [1, D] and [1].
         end: Those of the other.
         positions: P numbers from 0 (start) to 1 (end).
 
@@ -72,7 +71,7 @@ def blend_texts(start: Text, end: Text, positions: Sequence[float]) -> Text:
     along = np.asarray(positions, dtype=np.float64)[:, None]
     path = (1 - along) * start.sentence_feature + along * end.sentence_feature
     sentences = _with_exact_ends(path, start.sentence_feature[0], end.sentence_feature[0], along)
-    return Text(words, sentences, lengths)
+    return TextFeatures(words, sentences, lengths)
 
 
 def align_words(start: FloatArray, end: FloatArray) -> list[tuple[int, int]]:

@@ -1,25 +1,98 @@
-"""What a bundle says of itself: the schema of `manifest.json`."""
+"""What a bundle says of itself: the schema of `manifest.json`, the model's shape in it, and how versions are read."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
+from msgspec import inspect
 
+from dmgan_runtime.errors import BundleError
 from dmgan_runtime.noise import MAX_SEED
-from dmgan_runtime.schema import read_versioned
-from dmgan_runtime.spec import ModelSpec
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "manifest.json"
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
+_Schema = TypeVar("_Schema", bound=msgspec.Struct)
 
-Role = Literal["text_encoder", "generator_0", "generator_1", "generator_2"]
+Role = Literal["text_encoder", "generator_0", "generator_1", "generator_2", "generator_3", "generator_4", "generator_5"]
+"""A graph of a bundle; a model of N stages has the first N generators."""
+
 Precision = Literal["fp32", "fp16", "int8"]
-GENERATOR_ROLES: tuple[Role, ...] = ("generator_0", "generator_1", "generator_2")
-ROLES: tuple[Role, ...] = ("text_encoder", *GENERATOR_ROLES)
+_GENERATOR_ROLES: tuple[Role, ...] = get_args(Role)[1:]
+MAX_STAGES = len(_GENERATOR_ROLES)
+
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+Width = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+"""Channels, or layers. Bounded far above any real model, so that no manifest of unknown origin asks for all memory."""
+
+UpBlocks = Literal["phases", "transposed"]
+"""How a generator's graph doubles the resolution: by four small convolutions (for CPUs), or a transposed one (GPUs)."""
+
+MemoryWriting = Literal["gated", "words", "none"]
+MemoryResponse = Literal["gated", "concatenation"]
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Widths, pyramid and memory of a DM-GAN. The defaults are the paper's (Zhu et al., CVPR 2019) on CUB.
+
+    Attributes:
+        stages: Images of the pyramid: the initial stage and `stages - 1` refinement stages. The paper has three, and
+            says of its refinement that it "can be repeated multiple times".
+        base_resolution: Side of the first stage's image in pixels, a power of two from 8 to 128. Each
+            refinement stage doubles it.
+        generator_channels: Channels of the image features, N_r in the paper and Ng in its code.
+        text_features: Channels of a word feature and of the sentence feature, N_w; even, because one half
+            comes from each direction of the LSTM.
+        embedding_features: Width of a word's embedding, the LSTM's input.
+        noise_features: Width of the noise z.
+        condition_features: Width of the conditioning augmentation's sample c.
+        memory_features: Channels of a memory slot, N_m.
+        residual_blocks: Residual blocks in each refinement stage: 2 for CUB, 3 for COCO.
+        memory_writing: `gated` is the paper's eq. 7 and 8; `words` writes the words alone (eq. 3, "+M" in
+            table 3); `none` attends to the words themselves (the table's baseline, AttnGAN).
+        memory_response: `gated` is eq. 9; `concatenation` is eq. 6, the table's rows without "RG".
+    """
+
+    stages: Annotated[int, msgspec.Meta(ge=1, le=MAX_STAGES)] = 3
+    base_resolution: Annotated[int, msgspec.Meta(ge=8, le=128)] = 64
+    generator_channels: Width = 64
+    text_features: Width = 256
+    embedding_features: Width = 300
+    noise_features: Width = 100
+    condition_features: Width = 100
+    memory_features: Width = 128
+    residual_blocks: Width = 2
+    memory_writing: MemoryWriting = "gated"
+    memory_response: MemoryResponse = "gated"
+
+    def __post_init__(self) -> None:
+        if self.base_resolution & (self.base_resolution - 1):
+            raise ValueError(f"base_resolution is {self.base_resolution}; use a power of two, such as 16 or 64")
+        if self.text_features % 2:
+            raise ValueError(f"text_features is {self.text_features}; use an even number (two LSTM directions)")
+        if self.memory_writing == "none" and self.memory_response == "gated":
+            raise ValueError("memory_response 'gated' needs a memory; with memory_writing 'none' use 'concatenation'")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The sides of the images in pixels, smallest first, for example (64, 128, 256)."""
+        return tuple(self.base_resolution << stage for stage in range(self.stages))
+
+    @property
+    def generator_roles(self) -> tuple[Role, ...]:
+        """The graph of each stage, in the order in which they run."""
+        return _GENERATOR_ROLES[: self.stages]
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Every graph, in the order in which they run."""
+        return ("text_encoder", *self.generator_roles)
 
 
 def stays_inside(path: str) -> bool:
@@ -73,7 +146,17 @@ class TensorEntry(_Part, frozen=True):
 
 
 class GraphEntry(_Part, frozen=True):
-    """One ONNX graph: which network it is, in which precision, and what goes in and out."""
+    """One ONNX graph: which network it is, in which precision and form, and what goes in and out.
+
+    Attributes:
+        role: The network.
+        precision: What it computes in.
+        file: The ONNX file.
+        opset: Its version of ONNX's operators.
+        inputs: What goes in.
+        outputs: What comes out.
+        up_blocks: The form of a generator's up blocks; None for the text encoder, which has none.
+    """
 
     role: Role
     precision: Precision
@@ -81,6 +164,7 @@ class GraphEntry(_Part, frozen=True):
     opset: int
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
+    up_blocks: UpBlocks | None = None
 
 
 class TokenizerEntry(_Part, frozen=True):
@@ -116,10 +200,10 @@ class ParityEntry(_Part, frozen=True):
 
 
 class SelfTestEntry(_Part, frozen=True):
-    """What the bundle painted when it was exported, small, so that any machine can see whether it paints the same.
+    """What the bundle generated when it was exported, small, so that any machine can see whether it generates the same.
 
     Attributes:
-        caption: What was painted.
+        caption: What was generated.
         seed: With this seed, from 0 to 2**64 - 1.
         thumbnails: By resolution, every one of the model's, that stage's picture averaged to 8x8 RGB pixels, row by
             row, three bytes each (base64 in the file).
@@ -149,7 +233,7 @@ class Manifest(_Part, frozen=True):
         parity: Measured at export.
         metrics: Each with the protocol that produced it; empty if none was measured.
         provenance: Where the weights came from: software versions, data, steps, settings.
-        self_test: What the fp32 graphs painted at export; None before schema 1.1.
+        self_test: What the fp32 graphs generated at export, or None.
     """
 
     schema_version: str
@@ -165,13 +249,15 @@ class Manifest(_Part, frozen=True):
     self_test: SelfTestEntry | None = None
 
     def __post_init__(self) -> None:
+        if strangers := [graph.role for graph in self.graphs if graph.role not in self.model.roles]:
+            raise ValueError(f"there is a graph {strangers[0]}, and a model of {self.model.stages} stages has none")
         kinds = Counter((graph.role, graph.precision) for graph in self.graphs)
         for (role, precision), count in kinds.items():
             if count > 1:
                 raise ValueError(f"there are {count} {role} graphs in {precision}; a bundle has one of a kind")
         if self.self_test is not None and set(self.self_test.thumbnails) != set(self.model.resolutions):
             raise ValueError(
-                f"self_test has thumbnails of {sorted(self.self_test.thumbnails)}, and the model paints"
+                f"self_test has thumbnails of {sorted(self.self_test.thumbnails)}, and the model generates"
                 f" {list(self.model.resolutions)}"
             )
 
@@ -202,3 +288,69 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
     return read_versioned(
         content, Manifest, SCHEMA_VERSION, what="manifest", source=source, remedy="export the bundle again"
     )
+
+
+class _Version(msgspec.Struct):
+    schema_version: str = "missing"
+
+
+def read_versioned(
+    content: bytes, schema: type[_Schema], version: str, *, what: str, source: str, remedy: str
+) -> _Schema:
+    """Decodes JSON that has a `schema_version` of the form `major.minor`.
+
+    Args:
+        content: The JSON text.
+        schema: What it must hold; unknown keys are refused.
+        version: The schema's. A higher minor version may have more keys, which are left out.
+        what: The kind of file, for messages.
+        source: Where it came from, for messages.
+        remedy: What to do about a file that is not valid.
+
+    Raises:
+        BundleError: if it is not JSON, is of another major version, or breaks the schema.
+    """
+    try:
+        found = msgspec.json.decode(content, type=_Version).schema_version
+        newer = _is_newer(found, version)
+        if newer is None:
+            raise BundleError(
+                f"{source}: schema version {found}, and this dmgan reads {version}; upgrade dmgan or {remedy}"
+            )
+        if not newer:
+            return msgspec.json.decode(content, type=schema)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"{source}: not a valid {what} ({error}); {remedy}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(
+            f"{source}: not a valid {what} ({error}); copy the bundle again from where it came, or {remedy}"
+        ) from error
+    try:
+        known = _known_part(msgspec.json.decode(content), inspect.type_info(schema))
+        return msgspec.convert(known, schema, str_keys=True)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(
+            f"{source}: schema version {found} is newer than {version}, which this dmgan reads, and it cannot make do"
+            f" with what it knows of it ({error}); upgrade dmgan"
+        ) from error
+
+
+def _is_newer(found: str, version: str) -> bool | None:
+    """Whether a minor version is higher than ours; None if the major version is another."""
+    numbers = _VERSION.fullmatch(found)
+    major, minor = map(int, version.split("."))
+    if numbers is None or int(numbers[1]) != major:
+        return None
+    return int(numbers[2]) > minor
+
+
+def _known_part(value: Any, kind: inspect.Type) -> Any:
+    """A decoded value without the keys that its schema lacks."""
+    if isinstance(kind, inspect.UnionType):
+        kind = next((each for each in kind.types if isinstance(each, inspect.StructType)), kind)
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        fields = {field.encode_name: field.type for field in kind.fields}
+        return {name: _known_part(inner, fields[name]) for name, inner in value.items() if name in fields}
+    if isinstance(kind, inspect.VarTupleType) and isinstance(value, list):
+        return [_known_part(inner, kind.item_type) for inner in value]
+    return value

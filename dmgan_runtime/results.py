@@ -1,4 +1,4 @@
-"""What a generator hands back, and the stages that it is put together from."""
+"""What a generator hands back: arrays of a stage, pictures of a caption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-FloatArray = npt.NDArray[np.float32]
+from dmgan_runtime.request import FloatArray, ImageRequest
+
+# Now, though only saving needs it: a process that is forked in the middle of a lazy import never gets past it.
+Image.preinit()
+
+
+class StageOutput(NamedTuple):
+    """The outputs of one stage for N images; the last three are None where they were not wanted or there are none.
+
+    Attributes:
+        resolution: R, the image's side.
+        image: [N, 3, R, R] float32 in [-1, 1].
+        attention: [N, T, r, r] float32, r = R / 2.
+        writing_gate: [N, T] float32.
+        response_gate: [N, 1, r, r] float32.
+    """
+
+    resolution: int
+    image: FloatArray
+    attention: FloatArray | None = None
+    writing_gate: FloatArray | None = None
+    response_gate: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,23 +77,40 @@ class Generation:
     attention: dict[int, FloatArray] | None = field(default=None, repr=False)
     gates: dict[int, Gates] | None = field(default=None, repr=False)
 
+    @classmethod
+    def of(cls, request: ImageRequest, outputs: Sequence[StageOutput], row: int, *, attention: bool) -> Generation:
+        """The picture of one request.
 
-class Stage(NamedTuple):
-    """The outputs of one stage for N images; the last three are None where the stage or the model has none.
-
-    Attributes:
-        resolution: R, the image's side.
-        image: [N, 3, R, R] float32 in [-1, 1].
-        attention: [N, T, r, r] float32, r = R / 2.
-        writing_gate: [N, T] float32.
-        response_gate: [N, 1, r, r] float32.
-    """
-
-    resolution: int
-    image: FloatArray
-    attention: FloatArray | None = None
-    writing_gate: FloatArray | None = None
-    response_gate: FloatArray | None = None
+        Args:
+            request: What was asked for.
+            outputs: Of each computed stage, of the batch that the request was in.
+            row: The request's place in that batch.
+            attention: Whether attention and gates were asked for.
+        """
+        pictures = {output.resolution: to_pil(output.image[row]) for output in outputs}
+        words = request.encoding.length
+        maps: dict[int, FloatArray] = {}
+        gates: dict[int, Gates] = {}
+        for output in outputs:
+            if attention and output.attention is not None:
+                # Copies, so that one kept image does not keep the arrays of its whole batch.
+                maps[output.resolution] = output.attention[row, :words].copy()
+                writing, response = output.writing_gate, output.response_gate
+                gates[output.resolution] = Gates(
+                    writing=None if writing is None else writing[row, :words].copy(),
+                    response=None if response is None else response[row, 0].copy(),
+                )
+        return cls(
+            caption=request.caption,
+            seed=request.seed,
+            image=pictures[outputs[-1].resolution],
+            stages=pictures,
+            words=request.encoding.used,
+            unknown_words=request.encoding.unknown,
+            cut_words=request.encoding.cut,
+            attention=maps if attention else None,
+            gates=gates if attention else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +130,45 @@ class Synthesis:
     response_gates: dict[int, FloatArray]
 
     @classmethod
-    def of(cls, stages: Sequence[Stage]) -> Synthesis:
-        """The arrays of some stages, by name and resolution."""
+    def of(cls, parts: Sequence[Sequence[StageOutput]]) -> Synthesis:
+        """The stages of a batch that was computed in parts, one after the other."""
+        stages = [_joined(stage) for stage in zip(*parts, strict=True)]
         return cls(
             images={stage.resolution: stage.image for stage in stages},
             attention={s.resolution: s.attention for s in stages if s.attention is not None},
             writing_gates={s.resolution: s.writing_gate for s in stages if s.writing_gate is not None},
             response_gates={s.resolution: s.response_gate for s in stages if s.response_gate is not None},
         )
+
+
+def to_levels(images: FloatArray) -> npt.NDArray[np.uint8]:
+    """Turns images of the generator into pixels.
+
+    Args:
+        images: [..., 3, H, W] float32; -1 is black and 1 is white, and what lies beyond is clipped.
+
+    Returns:
+        [..., H, W, 3] uint8, RGB, each value rounded to the nearest of 0..255.
+    """
+    levels = np.rint((images.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(levels, -3, -1))
+
+
+def to_pil(image: FloatArray) -> Image.Image:
+    """Turns an image of the generator into a picture.
+
+    Args:
+        image: [3, H, W] float32, as in `to_levels`.
+
+    Raises:
+        ValueError: if the shape is another.
+    """
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"the image has the shape {list(image.shape)}; pass [3, H, W]")
+    return Image.fromarray(to_levels(image))
+
+
+def _joined(parts: Sequence[StageOutput]) -> StageOutput:
+    resolution, *columns = zip(*parts, strict=True)
+    joined = (None if column[0] is None else np.concatenate(column) for column in columns)
+    return StageOutput._make([resolution[0], *joined])

@@ -56,6 +56,24 @@ class Encoding(NamedTuple):
     cut: tuple[str, ...]
 
 
+class Tokens(NamedTuple):
+    """N captions as the text encoder takes them.
+
+    Attributes:
+        tokens: [N, T] int64, indices of the vocabulary, padded with 0.
+        lengths: [N] int64, from 1 to T: how many of a row's tokens count.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, encodings: Iterable[Encoding]) -> Tokens:
+        """Captions that were encoded one by one, as a batch of at least one."""
+        rows = list(encodings)
+        return cls(np.stack([row.tokens for row in rows]), np.array([row.length for row in rows], dtype=np.int64))
+
+
 class Tokenizer:
     """Words to the indices of a vocabulary and back. Index 0 is padding."""
 
@@ -172,3 +190,11 @@ class Tokenizer:
         tokens = np.zeros(max_words, dtype=np.int64)
         tokens[: len(used)] = [self._index[word] for word in used]
         return Encoding(tokens, len(used), used, unknown, cut)
+
+    def encode_batch(self, captions: Iterable[str], max_words: int) -> Tokens:
+        """Turns at least one caption into the arrays that the text encoder takes.
+
+        Raises:
+            CaptionError: as `encode`.
+        """
+        return Tokens.of(self.encode(caption, max_words) for caption in captions)

@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_runtime.spec import MemoryResponse, MemoryWriting
+from dmgan_runtime.manifest import MemoryResponse, MemoryWriting
 from dmgan_train.fit import TrainingData, begin, fit, pretrain
 from dmgan_train.image_source import RunSource
 from dmgan_train.metrics.evaluate import Plan, evaluate

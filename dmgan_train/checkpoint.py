@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import CheckpointError
 
 
@@ -22,16 +22,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         path: Where to; its folder is made.
         state: What `load_checkpoint` shall return.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, durable=True, locked=True) as scratch:
+        torch.save(state, scratch)
 
 
 def load_checkpoint(path: Path, phase: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dmgan_runtime.commands import DmganGroup
+from dmgan_runtime.cli.common import DmganGroup
 from dmgan_train import __version__, processes
 from dmgan_train.ablation_cli import ablate
 from dmgan_train.adoption import OfficialFiles, adopt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmgan_runtime.commands import DmganCommand
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import BackendError
 from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dmgan_runtime.images import to_pil
 from dmgan_runtime.manifest import MANIFEST_NAME
-from dmgan_runtime.results import Gates, Generation
-from dmgan_runtime.tokenizer import Encoding
+from dmgan_runtime.request import FloatArray, ImageRequest
+from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint
 from dmgan_train.loading import load_model
 from dmgan_train.models import GeneratorOutput
@@ -82,16 +80,16 @@ class RunSource:
 
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """See `ImageSource.paint`."""
-        _, output = self._generate(captions, seeds)
-        return to_levels(output.images[-1]).cpu()
+        return to_levels(self._generate(captions, seeds).images[-1]).cpu()
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
         """See `ImageSource.explain`."""
-        encodings, output = self._generate(captions, seeds)
-        return [
-            _generation(caption, seed, encoding, output, row)
-            for row, (caption, seed, encoding) in enumerate(zip(captions, seeds, encodings, strict=True))
+        requests = [
+            ImageRequest(caption, self._tokenizer.encode(caption, self._max_words), seed)
+            for caption, seed in zip(captions, seeds, strict=True)
         ]
+        outputs = _stage_outputs(self._generate(captions, seeds))
+        return [Generation.of(request, outputs, row, attention=True) for row, request in enumerate(requests)]
 
     def describe(self) -> dict[str, Any]:
         """See `ImageSource.describe`."""
@@ -105,11 +103,9 @@ class RunSource:
             "trained_on": self._run.provenance().get("data", {}),
         }
 
-    def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> tuple[list[Encoding], GeneratorOutput]:
-        encodings = [self._tokenizer.encode(caption, self._max_words) for caption in captions]
-        tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
-        lengths = torch.tensor([encoding.length for encoding in encodings])
-        return encodings, generate(self._generator, self._text_encoder, tokens, lengths, seeds, self.truncation)
+    def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
+        tokens = self._tokenizer.encode_batch(captions, self._max_words)
+        return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation)
 
 
 def to_levels(images: Tensor) -> Tensor:
@@ -127,29 +123,16 @@ def is_bundle(path: Path) -> bool:
     return path.is_file() or (path / MANIFEST_NAME).is_file()
 
 
-def _generation(caption: str, seed: int, encoding: Encoding, output: GeneratorOutput, row: int) -> Generation:
-    stages = {image.shape[-1]: to_pil(image[row].float().cpu().numpy()) for image in output.images}
-    words = encoding.length
-    refined = list(stages)[1:]
-    attention = {
-        side: memory.attention[row, :words].float().cpu().numpy()
-        for side, memory in zip(refined, output.memories, strict=True)
-    }
-    gates = {}
-    for side, memory in zip(refined, output.memories, strict=True):
-        writing, response = memory.writing_gate, memory.response_gate
-        gates[side] = Gates(
-            writing=None if writing is None else writing[row, :words].float().cpu().numpy(),
-            response=None if response is None else response[row, 0].float().cpu().numpy(),
-        )
-    return Generation(
-        caption=caption,
-        seed=seed,
-        image=stages[max(stages)],
-        stages=stages,
-        words=encoding.used,
-        unknown_words=encoding.unknown,
-        cut_words=encoding.cut,
-        attention=attention,
-        gates=gates,
-    )
+def _stage_outputs(output: GeneratorOutput) -> list[StageOutput]:
+    """The outputs of every stage as the runtime has them."""
+    images = [_to_array(image) for image in output.images]
+    stages = [StageOutput(images[0].shape[-1], images[0])]
+    for image, memory in zip(images[1:], output.memories, strict=True):
+        gates = (memory.writing_gate, memory.response_gate)
+        arrays = (None if gate is None else _to_array(gate) for gate in gates)
+        stages.append(StageOutput(image.shape[-1], image, _to_array(memory.attention), *arrays))
+    return stages
+
+
+def _to_array(tensor: Tensor) -> FloatArray:
+    return tensor.float().cpu().numpy()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data.unpickle import load_pickle
 from dmgan_train.models import Generator, ImageEncoder, TextEncoder

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import CheckpointError, SettingsError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.config import differences, read_settings
@@ -205,14 +206,11 @@ def share_encoders(encoders: RunFolder, run: RunFolder) -> None:
                 f"{target}: is not {source}, which all runs here share; remove {run.root} or choose another --out"
             )
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".partial")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with replacing(target, locked=True) as scratch:
+        shutil.copyfile(source, scratch)
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with replacing(path, locked=True) as scratch:
+        scratch.write_bytes(content)

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dmgan_runtime.images import enlarge, grid, save, to_pil
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_runtime.noise import draw_noise
-from dmgan_runtime.spec import ModelSpec
-from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_runtime.results import to_pil
+from dmgan_runtime.tokenizer import Tokenizer, Tokens
+from dmgan_runtime.viz.pictures import enlarge, grid, save
 from dmgan_train.data import Split
 from dmgan_train.loading import load_model
 from dmgan_train.models import Generator, GeneratorOutput, TextEncoder
@@ -39,14 +40,12 @@ class SampleSheet:
         """
         self.captions = [caption for split in splits for caption in _spread(split)]
         self._folder = folder
-        encodings = [tokenizer.encode(caption, max_words) for caption in self.captions]
-        self._tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
-        self._lengths = torch.tensor([encoding.length for encoding in encodings])
+        self._tokens = tokenizer.encode_batch(self.captions, max_words)
 
     def draw(self, generator: Generator, text_encoder: TextEncoder, step: int) -> Image.Image:
         """Writes the sheet of a step and returns it. The generator is left in evaluation mode."""
         seeds = range(len(self.captions))
-        output = generate(generator, text_encoder, self._tokens, self._lengths, seeds)
+        output = generate(generator, text_encoder, self._tokens, seeds)
         sheet = stage_rows(output.images, self.captions, columns=2)
         save(sheet, self._folder / sample_name(step))
         return sheet
@@ -77,8 +76,7 @@ def stage_rows(images: Sequence[Tensor], captions: Sequence[str], columns: int) 
 def generate(
     generator: Generator,
     text_encoder: TextEncoder,
-    tokens: Tensor,
-    lengths: Tensor,
+    tokens: Tokens,
     seeds: Iterable[int],
     truncation: float = 1.0,
 ) -> GeneratorOutput:
@@ -87,8 +85,7 @@ def generate(
     Args:
         generator: Left in evaluation mode.
         text_encoder: Left in evaluation mode.
-        tokens: [N, T] int64.
-        lengths: [N] int64.
+        tokens: N captions.
         seeds: N seeds.
         truncation: Over 0 and at most 1; multiplies both noises.
     """
@@ -97,7 +94,8 @@ def generate(
     device = next(generator.parameters()).device
     spec: ModelSpec = generator.spec
     noise, condition_noise = draw_noise(seeds, spec.noise_features, spec.condition_features, truncation)
-    text = text_encoder(tokens.to(device), lengths)
+    indices, lengths = map(torch.from_numpy, tokens)
+    text = text_encoder(indices.to(device), lengths)
     return generator(
         text.sentence,
         text.words,
@@ -126,9 +124,7 @@ def draw_captions(run: RunFolder, captions: Sequence[str], seed: int, output: Pa
     """
     text_encoder, generator, steps = load_model(run, step)
     tokenizer, max_words = run.vocabulary(), run.settings().data.serving_words
-    encodings = [tokenizer.encode(caption, max_words) for caption in captions]
-    tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
-    lengths = torch.tensor([encoding.length for encoding in encodings])
-    images = generate(generator, text_encoder, tokens, lengths, [seed] * len(captions)).images
+    tokens = tokenizer.encode_batch(captions, max_words)
+    images = generate(generator, text_encoder, tokens, [seed] * len(captions)).images
     save(stage_rows(images, captions, columns=1), output)
     return steps

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +51,9 @@ class BundleSource:
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """See `ImageSource.paint`."""
         model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
-        encodings = [self._tokenizer.encode(caption, max_words) for caption in captions]
+        tokens = self._tokenizer.encode_batch(captions, max_words)
         noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self.truncation)
-        tokens = np.stack([encoding.tokens for encoding in encodings])
-        lengths = np.array([encoding.length for encoding in encodings], dtype=np.int64)
-        synthesis = self._generator.synthesize(tokens, lengths, noise, condition_noise)
+        synthesis = self._generator.synthesize(*tokens, noise, condition_noise)
         return to_levels(torch.from_numpy(synthesis.images[self.resolution]))
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import yaml
 
-from dmgan_runtime.spec import ModelSpec, PositiveInt
+from dmgan_runtime.manifest import ModelSpec, PositiveInt
 from dmgan_train.models.trunks import TrunkName
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dmgan_runtime.errors import DataError
@@ -68,11 +67,9 @@ class HeldOut:
         judge, own = self._judge(), self._encoders
         for start in range(0, len(self._orders), _AT_ONCE):
             orders = self._orders[start : start + _AT_ONCE]
-            encodings = [own.tokenizer.encode(order.caption, own.max_words) for order in orders]
-            tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in encodings]))
-            lengths = torch.tensor([encoding.length for encoding in encodings])
-            painted = generate(generator, own.text, tokens, lengths, [order.seed for order in orders])
-            judge.add(to_levels(painted.images[-1]), orders)
+            tokens = own.tokenizer.encode_batch([order.caption for order in orders], own.max_words)
+            output = generate(generator, own.text, tokens, [order.seed for order in orders])
+            judge.add(to_levels(output.images[-1]), orders)
         return judge.result().value
 
     def _judge(self) -> RPrecision:

@@ -1,6 +1,6 @@
 """`dmgan-export`."""
 
-from dmgan_runtime.commands import launch
+from dmgan_runtime.cli.common import launch
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Writing a bundle: graphs, vocabulary, card and manifest, whole or not at all."""
+"""Writes a bundle whole or not at all: graphs, vocabulary, card and manifest."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 
-from dmgan_runtime import Generator as Server
+import dmgan_runtime
 from dmgan_runtime.errors import BundleError, CaptionError, ExportError
 from dmgan_runtime.manifest import (
     MANIFEST_NAME,
@@ -25,15 +24,16 @@ from dmgan_runtime.manifest import (
     Precision,
     SelfTestEntry,
     TokenizerEntry,
+    UpBlocks,
 )
-from dmgan_runtime.selftest import make_self_test
-from dmgan_runtime.tokenizer import Encoding, Tokenizer
+from dmgan_runtime.self_test import make_self_test
+from dmgan_runtime.tokenizer import Encoding, Tokenizer, Tokens
 from dmgan_train.models import Generator, TextEncoder
 from export.card import model_card
-from export.graph_files import GraphFiles, rewritten_graphs, write_graphs
+from export.graph_files import GraphFiles, Variant, choose_variants, rewritten_graphs, write_graphs
 from export.graphs import build_graphs
-from export.parity import Captions, Case, check_images, random_captions, reference_case, reference_graphs
-from export.staging import put_in_place, workshop
+from export.parity import Case, check_images, random_captions, reference_case, reference_graphs
+from export.staging import move_into_place, staging_folder
 
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"
@@ -76,7 +76,11 @@ class Model:
 
 
 def write_bundle(
-    model: Model, destination: Path, report: Callable[[str], None], precisions: Sequence[Precision] = ()
+    model: Model,
+    destination: Path,
+    report: Callable[[str], None],
+    precisions: Sequence[Precision] = (),
+    up_blocks: UpBlocks | Literal["auto"] = "auto",
 ) -> Manifest:
     """Exports every graph, proves that it equals PyTorch, and writes the bundle.
 
@@ -85,6 +89,7 @@ def write_bundle(
         destination: A new folder, or a new .zip if it ends so.
         report: Told each step as it begins.
         precisions: `fp16` and `int8`, beside fp32.
+        up_blocks: The form of the generators' up blocks; see `choose_variants`.
 
     Returns:
         The manifest that was written.
@@ -94,19 +99,21 @@ def write_bundle(
         ExportError: if vocabulary and text encoder do not belong together, or a graph cannot be exported or differs
             from PyTorch; nothing is left behind.
         OSError: if the disk is full; nothing is left behind.
+        SettingsError: if int8 is to have transposed up blocks.
     """
+    variants = choose_variants(("fp32", *precisions), up_blocks)
     _check_vocabulary(model)
     _check_is_new(destination)
-    with workshop(destination) as unfinished:
-        _check_is_new(destination)  # another process may have made it until the lock was had
+    with staging_folder(destination) as unfinished:
+        _check_is_new(destination)  # another process may have made it before this one had the lock
         folder = unfinished / "bundle"
         (folder / "onnx").mkdir(parents=True)
-        manifest = _fill(folder, model, precisions, report)
+        manifest = _fill(folder, model, variants, report)
         finished = folder
         if destination.suffix.lower() == ".zip":
             report("packing")
             finished = _pack(folder, unfinished / "bundle.zip")
-        put_in_place(finished, destination)
+        move_into_place(finished, destination)
     return manifest
 
 
@@ -126,18 +133,19 @@ def _check_is_new(destination: Path) -> None:
         )
 
 
-def _fill(folder: Path, model: Model, precisions: Sequence[Precision], report: Callable[[str], None]) -> Manifest:
+def _fill(folder: Path, model: Model, variants: Sequence[Variant], report: Callable[[str], None]) -> Manifest:
     report("running the model in PyTorch")
-    written = reference_graphs(model.text_encoder, model.generator, model.max_words)
+    reference = reference_graphs(model.text_encoder, model.generator, model.max_words)
     captions = random_captions(len(model.tokenizer), model.max_words)
-    cases = [reference_case(written, batch, seed) for seed, batch in enumerate(captions)]
+    cases = [reference_case(reference, batch, seed) for seed, batch in enumerate(captions)]
+    precisions = [variant.precision for variant in variants]
     calibration = _calibration_cases(model) if "int8" in precisions else []
     files = []
-    for precision in ("fp32", *precisions):
-        graphs = rewritten_graphs(model.text_encoder, model.generator, model.max_words, precision)
-        files.append(write_graphs(folder, graphs, precision, cases, calibration, report))
+    for variant in variants:
+        graphs = rewritten_graphs(model.text_encoder, model.generator, model.max_words, variant)
+        files.append(write_graphs(folder, graphs, variant, cases, calibration, report))
     manifest = _write_manifest(folder, model, files)
-    manifest = manifest.__replace__(self_test=_prove_end_to_end(folder, model, precisions, cases, report))
+    manifest = manifest.__replace__(self_test=_check_end_to_end(folder, model, precisions, cases, report))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
@@ -168,26 +176,27 @@ def _write_manifest(folder: Path, model: Model, files: Sequence[GraphFiles]) -> 
     return manifest
 
 
-def _prove_end_to_end(
+def _check_end_to_end(
     folder: Path,
     model: Model,
     precisions: Sequence[Precision],
     cases: Sequence[Case],
     report: Callable[[str], None],
 ) -> SelfTestEntry:
-    """Checks the bundle, opened as a user opens it, in every precision; returns what it paints in fp32."""
-    for precision in (*precisions, "fp32"):
+    """Opens the bundle as a user opens it and compares its images with PyTorch's; returns fp32's self-test."""
+    self_tests = {}
+    for precision in precisions:
         report(f"checking the bundle from end to end in {precision}")
-        with Server.open(folder, backend="onnxruntime", device="cpu", precision=precision) as server:
+        with dmgan_runtime.Generator.open(folder, backend="onnxruntime", device="cpu", precision=precision) as bundle:
             for case in cases:
-                _check_end_to_end(server, case, precision)
-            painted = make_self_test(server, model.tokenizer)
-    return painted
+                _check_case(bundle, case, precision)
+            self_tests[precision] = make_self_test(bundle, model.tokenizer)
+    return self_tests["fp32"]
 
 
 def _calibration_cases(model: Model) -> list[Case]:
-    """What the model does with captions of its training set, in fp32: far closer than int8 can come."""
-    written = build_graphs(model.text_encoder, model.generator, model.max_words)
+    """Runs the model in fp32, which is far closer than int8 can come, on captions of its training set."""
+    graphs = build_graphs(model.text_encoder, model.generator, model.max_words)
     encodings = _encode_known(model)
     if len(encodings) < 2 * CALIBRATION_BATCH:
         raise ExportError(
@@ -197,15 +206,13 @@ def _calibration_cases(model: Model) -> list[Case]:
         )
     cases = []
     for start in range(0, len(encodings) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
-        batch = encodings[start : start + CALIBRATION_BATCH]
-        tokens = torch.from_numpy(np.stack([encoding.tokens for encoding in batch]))
-        captions = Captions(tokens, torch.tensor([encoding.length for encoding in batch]))
-        cases.append(reference_case(written, captions, seed=start))
+        captions = Tokens.of(encodings[start : start + CALIBRATION_BATCH])
+        cases.append(reference_case(graphs, captions, seed=start))
     return cases
 
 
 def _encode_known(model: Model) -> list[Encoding]:
-    """The captions that have a word of the vocabulary."""
+    """Encodes the captions that have a word of the vocabulary."""
     encodings = []
     for text in model.captions:
         with suppress(CaptionError):
@@ -213,15 +220,14 @@ def _encode_known(model: Model) -> list[Encoding]:
     return encodings
 
 
-def _check_end_to_end(server: Server, case: Case, precision: Precision) -> None:
-    """The bundle, opened as a user opens it, gives PyTorch's images."""
+def _check_case(bundle: dmgan_runtime.Generator, case: Case, precision: Precision) -> None:
     inputs = (
         "text_encoder.tokens",
         "text_encoder.lengths",
         "generator_0.noise",
         "generator_0.condition_noise",
     )
-    images = server.synthesize(*(case[name].numpy() for name in inputs)).images
+    images = bundle.synthesize(*(case[name].numpy() for name in inputs)).images
     for stage, image in enumerate(images.values()):
         check_images(image, case[f"generator_{stage}.image"].numpy(), precision)
 

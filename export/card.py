@@ -1,4 +1,4 @@
-"""The model card of a bundle, from facts alone."""
+"""Writes the model card of a bundle, from facts alone."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from dmgan_runtime import Generator
 Generator.open("BUNDLE").generate("a caption", seed=1)[0].image.save("picture.png")
 ```"""
 # The settings repeat the model, which has a table of its own, and what stands at the top of the provenance.
-_SAID_ELSEWHERE = frozenset({"data_license", "settings.preset", "settings.seed"})
+_SHOWN_ELSEWHERE = frozenset({"data_license", "settings.preset", "settings.seed"})
 
 
 def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool) -> str:
-    """Markdown: what the model is, what it was trained on and how, what was measured, and what was not.
+    """Writes Markdown: what the model is, what it was trained on and how, what was measured, and what was not.
 
     Args:
-        manifest: The bundle's; what it does not say, the card does not say.
-        words: Of the vocabulary.
+        manifest: The bundle's. The card states nothing that is not in it.
+        words: How many words the vocabulary has.
         notes: Markdown about use and limits; may be empty.
         has_samples: Whether `samples.png` lies beside the card.
     """
@@ -59,7 +59,7 @@ def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool)
     provenance = {
         key: value
         for key, value in _flatten(manifest.provenance).items()
-        if key not in _SAID_ELSEWHERE and not key.startswith("settings.model.")
+        if key not in _SHOWN_ELSEWHERE and not key.startswith("settings.model.")
     }
     if provenance:
         sections.append("## Provenance\n\n" + _table(provenance))
@@ -126,7 +126,7 @@ def _words(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    """Text without line breaks, which would end a heading or begin one."""
+    """Removes line breaks, which would end a heading or begin one."""
     return " ".join(text.split())
 
 
@@ -135,14 +135,14 @@ def _cell(text: str) -> str:
 
 
 def likeness(entry: ParityEntry) -> str:
-    """How like PyTorch's an output was, in words."""
+    """Says how like PyTorch's an output was."""
     if entry.max_abs_error == 0:
         return "equal"
     return "-" if entry.psnr_db is None else f"{entry.psnr_db:.0f} dB"
 
 
 def allowed(entry: ParityEntry) -> str:
-    """What parity allows, in words."""
+    """Says what parity allows."""
     if entry.tolerance is not None:
         return f"{entry.tolerance:.1e}"
     return "-" if entry.required_psnr_db is None else f"{entry.required_psnr_db:.0f} dB"

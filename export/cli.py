@@ -1,4 +1,4 @@
-"""`dmgan-export`: a run folder to a bundle."""
+"""`dmgan-export bundle`: turns a run folder, or the authors' weights, into a bundle."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from dmgan_runtime.commands import DmganCommand
-from dmgan_runtime.manifest import Manifest, Precision
+from dmgan_runtime.cli.common import DmganCommand
+from dmgan_runtime.manifest import Manifest, Precision, UpBlocks
 from dmgan_train.run import RunFolder
 from export.bundle import write_bundle
 from export.card import allowed, likeness
 from export.engine_cli import build_engines, expect_engine
-from export.graph_files import EVERY_OPERATOR_ROUNDED, INT8_LAYERS, OPERATIONS
+from export.graph_files import EVERY_OPERATOR_ROUNDED, INT8_LAYERS, OPERATIONS, Variant
 from export.onnx_file import quiet_exporter
 from export.sources import read_model, read_official_model
 
@@ -54,6 +55,14 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 )
 @click.option("--fp16", is_flag=True, help="Add graphs in fp16, for GPUs.")
 @click.option("--int8", is_flag=True, help="Add graphs in int8, calibrated on captions of the training set.")
+@click.option(
+    "--up-blocks",
+    type=click.Choice(["auto", *get_args(UpBlocks)]),
+    default="auto",
+    help="How the generators double the resolution: phases (four small convolutions) are for CPUs, transposed"
+    " convolutions for GPUs. auto makes fp32 and int8 phases and fp16 transposed. To serve fp32 on a GPU choose"
+    " transposed, which int8 cannot be.",
+)
 @click.option("--name", help="The model's name.  [default: that of RUN or of the generator's file]")
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
 @click.option("--data-license", default="not stated", help="Licence of the training data, for the model card.")
@@ -69,6 +78,7 @@ def main(
     max_words: int | None,
     fp16: bool,
     int8: bool,
+    up_blocks: UpBlocks | Literal["auto"],
     name: str | None,
     license_: str,
     data_license: str,
@@ -97,8 +107,9 @@ def main(
     wanted: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     precisions = [precision for precision, asked in wanted.items() if asked]
     model = replace(model, data_license=data_license, notes=notes.read_text(encoding="utf-8") if notes else "")
-    manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True), precisions)
+    manifest = write_bundle(model, output, lambda step: click.echo(f"{step} ...", err=True), precisions, up_blocks)
     _print_parity(manifest)
+    _print_purposes(manifest)
     if bindings is not None:
         build_engines(output, bindings)
     click.echo(f'{output}: written. Next: dmgan-generate -b {output} "a caption" -o picture.png')
@@ -121,6 +132,14 @@ def _print_parity(manifest: Manifest) -> None:
             + ("; it is fp32 throughout" if not count else "")
         )
     click.echo(f"{facts[OPERATIONS] / 1e9:.3g} GFLOP an image")
+
+
+def _print_purposes(manifest: Manifest) -> None:
+    variants = dict.fromkeys(
+        Variant(graph.precision, graph.up_blocks) for graph in manifest.graphs if graph.up_blocks is not None
+    )
+    for variant in variants:
+        click.echo(f"{variant.precision} (up blocks: {variant.up_blocks}) is {variant.purpose}")
 
 
 def _listed(values: Mapping[str, float], unit: str) -> str:

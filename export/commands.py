@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dmgan_runtime.commands import DmganGroup, load_command
+from dmgan_runtime.cli.common import DmganGroup, load_command
 
 DEFAULT_COMMAND = "bundle"
 # Building an engine needs no PyTorch, so a server that has none can do it.
@@ -18,8 +18,8 @@ class _ExportGroup(DmganGroup):
     """A group that runs `bundle` if the first argument is no command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] not in own | _COMMANDS.keys():
+        options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in options | _COMMANDS.keys():
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
 

@@ -1,4 +1,4 @@
-"""`dmgan-export build-engine`: a bundle's graphs to TensorRT's or MNN's plans. Needs neither PyTorch nor onnx."""
+"""`dmgan-export build-engine`: builds TensorRT's or MNN's plans from a bundle's graphs, without PyTorch and onnx."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any, Literal, get_args
 import click
 from click.core import ParameterSource
 
+from dmgan_runtime.backends.built_engines import BatchProfile, HardwareCompatibility
 from dmgan_runtime.backends.mnn import MnnBackend
+from dmgan_runtime.backends.registry import PLANNED
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.commands import DmganCommand
-from dmgan_runtime.engine_manifest import BatchProfile, EngineName, HardwareCompatibility
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.manifest import Precision
 from export.engine_folder import EngineFolder
 from export.mnn import build_mnn_engine
 from export.tensorrt.bindings import Bindings, open_bindings
-from export.tensorrt.engines import DEFAULT_PROFILE, EngineSettings, build_engine, engine_precisions
+from export.tensorrt.engines import DEFAULT_PROFILE, BuildSettings, build_engine, engine_precisions
 
 
 class _ComputeCapability(click.ParamType[int]):
@@ -38,7 +39,7 @@ class _ComputeCapability(click.ParamType[int]):
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--engine",
-    type=click.Choice(["auto", *get_args(EngineName)]),
+    type=click.Choice(["auto", *PLANNED]),
     default="auto",
     help="tensorrt builds on the GPU that will run the engine; tensorrt_rtx builds for RTX GPUs and needs none; mnn"
     " builds for CPUs, in fp32 and for every batch. auto takes the first that is installed.",
@@ -113,7 +114,7 @@ def main(
     bindings = _bindings(engine)
     if bindings is None:
         _refuse_switches("mnn" if engine == "mnn" else "mnn, which auto took because there is no TensorRT here")
-        _tell(build_mnn_engine(bundle, output, _report))
+        _print_result(build_mnn_engine(bundle, output, _report))
         return
     try:
         profile = BatchProfile(
@@ -122,7 +123,7 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     chosen = _precisions(bundle)[0] if precision == "auto" else precision
-    settings = EngineSettings(
+    settings = BuildSettings(
         precision=chosen,
         profile=profile,
         version_compatible=version_compatible,
@@ -134,7 +135,7 @@ def main(
 
 
 def _bindings(asked: str) -> Bindings | None:
-    """The TensorRT to build with, or None for MNN.
+    """Chooses the TensorRT to build with, or None for MNN.
 
     Raises:
         BackendError: if what was asked for is not installed.
@@ -154,7 +155,7 @@ def _bindings(asked: str) -> Bindings | None:
 
 
 def _refuse_switches(taken: str) -> None:
-    """Raises a `SettingsError` for switches that MNN would ignore; `taken` says why it was taken."""
+    """Raises a `SettingsError` for switches that MNN would ignore; `taken` says why MNN was taken."""
     context = click.get_current_context()
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if context.params["precision"] in ("auto", "fp32"):
@@ -165,7 +166,7 @@ def _refuse_switches(taken: str) -> None:
 
 
 def expect_engine(bundle: Path) -> Bindings:
-    """Finds out whether engines can be built here, before the long export of their bundle.
+    """Checks that engines can be built here, before the long export of their bundle.
 
     Args:
         bundle: Where it will be.
@@ -184,7 +185,7 @@ def expect_engine(bundle: Path) -> Bindings:
 def build_engines(bundle: Path, bindings: Bindings) -> None:
     """Builds an engine of each precision that a bundle has, with the defaults of `dmgan-export build-engine`."""
     for precision in _precisions(bundle):
-        _build(bundle, bindings, EngineSettings(precision=precision), None)
+        _build(bundle, bindings, BuildSettings(precision=precision), None)
 
 
 def _precisions(path: Path) -> tuple[Precision, ...]:
@@ -195,19 +196,19 @@ def _precisions(path: Path) -> tuple[Precision, ...]:
     return present
 
 
-def _build(bundle: Path, bindings: Bindings, settings: EngineSettings, output: Path | None) -> None:
+def _build(bundle: Path, bindings: Bindings, settings: BuildSettings, output: Path | None) -> None:
     profile = settings.profile
     _report(
         f"{bindings.name} {bindings.version}, {settings.precision}, batches of {profile.min} to {profile.max},"
         f" fastest at {profile.opt}"
     )
-    _tell(build_engine(bundle, bindings, settings, output, _report))
+    _print_result(build_engine(bundle, bindings, settings, output, _report))
 
 
 def _report(step: str) -> None:
     click.echo(step, err=True)
 
 
-def _tell(engine: EngineFolder) -> None:
+def _print_result(engine: EngineFolder) -> None:
     outcome = "written" if engine.is_new else "is there already, and every hash is right"
     click.echo(f"{engine.path}: {outcome}")

@@ -1,4 +1,4 @@
-"""An engine's folder: one plan for each graph and what they are, whole or not at all, and never silently stale."""
+"""Makes an engine's folder, whole or not at all: a plan for each graph, and `engine.json`, which says what they are."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.engine_manifest import (
+from dmgan_runtime.backends.built_engines import (
     ENGINE_MANIFEST_NAME,
     ENGINES_FOLDER,
-    PLANNED_ROLES,
     EngineManifest,
     PlanEntry,
     parse_engine_manifest,
 )
+from dmgan_runtime.backends.registry import find_engine_row
+from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest
-from export.staging import put_in_place, workshop
+from export.staging import move_into_place, staging_folder
 
 Report = Callable[[str], None]
 """Told each step as it begins or ends."""
@@ -29,7 +29,7 @@ class Builder(Protocol):
     """Makes plans."""
 
     def build(self, graph: bytes, where: str) -> bytes | memoryview:
-        """One graph's plan.
+        """Makes one graph's plan.
 
         Args:
             graph: The ONNX file's content.
@@ -57,16 +57,16 @@ class EngineFolder:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class EngineRecipe:
     """How an engine is made.
 
     Attributes:
         wanted: What to build, without its plans.
-        graphs: What each plan is built from, in the order of the engine's `PLANNED_ROLES`.
+        graphs: What each plan is built from, in the order of the engine's `planned_roles`.
         suffix: Of the plans' files.
         new_builder: Starts the builder, if one is needed.
-        read: A graph as the builder takes it.
-        check: Proves that the plans in a folder compute what the graphs do, or raises an `EngineError`.
+        read: Reads a graph in the form that the builder takes.
+        check: Raises an `EngineError` unless the plans in a folder compute what the graphs do.
     """
 
     wanted: EngineManifest
@@ -77,12 +77,12 @@ class Blueprint:
     check: Callable[[EngineManifest, Path], None] | None = None
 
 
-def make_engine_folder(source: Bundle, blueprint: Blueprint, output: Path | None, report: Report) -> EngineFolder:
+def make_engine_folder(source: Bundle, recipe: EngineRecipe, output: Path | None, report: Report) -> EngineFolder:
     """Builds an engine, or finds it.
 
     Args:
         source: An open bundle.
-        blueprint: What to build, and how.
+        recipe: What to build, and how.
         output: Where to put the engine's folder; None is `engines` in the bundle.
         report: See `Report`.
 
@@ -98,41 +98,41 @@ def make_engine_folder(source: Bundle, blueprint: Blueprint, output: Path | None
         raise BundleError(
             f"{source.path}: engines are put into a bundle's folder, and this is a .zip; unpack it, or pass --output"
         )
-    wanted = blueprint.wanted
+    wanted = recipe.wanted
     folder = (output or source.path / ENGINES_FOLDER) / wanted.folder
     if folder.exists():
         return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
-    with workshop(folder) as unfinished:
-        if folder.exists():  # another process built it until the lock was had
+    with staging_folder(folder) as unfinished:
+        if folder.exists():  # another process built it before this one had the lock
             return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
-        manifest = _fill(unfinished, source, blueprint, report)
-        put_in_place(unfinished, folder)
+        manifest = _fill(unfinished, source, recipe, report)
+        move_into_place(unfinished, folder)
     return EngineFolder(folder, manifest, is_new=True)
 
 
-def _fill(unfinished: Path, source: Bundle, blueprint: Blueprint, report: Report) -> EngineManifest:
-    # All are proven before the first is built: building takes minutes.
-    contents = [blueprint.read(graph) for graph in blueprint.graphs]
-    builder = blueprint.new_builder()
+def _fill(unfinished: Path, source: Bundle, recipe: EngineRecipe, report: Report) -> EngineManifest:
+    # All are checked before the first is built: building takes minutes.
+    contents = [recipe.read(graph) for graph in recipe.graphs]
+    builder = recipe.new_builder()
     plans = []
-    for graph, content in zip(blueprint.graphs, contents, strict=True):
+    for graph, content in zip(recipe.graphs, contents, strict=True):
         report(f"building {graph.role} in {graph.precision} ...")
         begin = time.perf_counter()
-        name = f"{graph.role}.{blueprint.suffix}"
+        name = f"{graph.role}.{recipe.suffix}"
         plan = memoryview(builder.build(content, f"{source.path}/{graph.file.path}"))
         (unfinished / name).write_bytes(plan)
         report(f"{name}: {plan.nbytes / 1e6:,.1f} MB in {time.perf_counter() - begin:.1f} s")
         file = FileEntry.of(unfinished, name)
         plans.append(PlanEntry(role=graph.role, precision=graph.precision, file=file, onnx_sha256=graph.file.sha256))
-    manifest = blueprint.wanted.__replace__(plans=tuple(plans))
-    if blueprint.check is not None:
-        blueprint.check(manifest, unfinished)
+    manifest = recipe.wanted.__replace__(plans=tuple(plans))
+    if recipe.check is not None:
+        recipe.check(manifest, unfinished)
     (unfinished / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
 
 def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> EngineManifest:
-    """The manifest of an engine that is there already, if it is in every respect what would be built."""
+    """Reads the manifest of an engine that is there already, if it is in every respect what would be built."""
     remedy = "remove that folder to build it again"
     file = folder / ENGINE_MANIFEST_NAME
     if not file.is_file():
@@ -142,7 +142,7 @@ def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> E
         raise BundleError(f"{folder}: exists and was built with other settings or for another device; {remedy}")
     if not found.is_of(bundle):
         raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
-    if tuple(plan.role for plan in found.plans) != PLANNED_ROLES[wanted.engine]:
+    if tuple(plan.role for plan in found.plans) != find_engine_row(wanted.engine).planned_roles(bundle.model):
         raise BundleError(f"{folder}: has not one plan for each graph; {remedy}")
     for plan in found.plans:
         if not (folder / plan.file.path).is_file() or FileEntry.of(folder, plan.file.path) != plan.file:

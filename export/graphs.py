@@ -1,4 +1,4 @@
-"""The networks as the graphs of a bundle: wrappers that keep tracing tricks out of the models."""
+"""The networks as the graphs of a bundle. The wrappers keep what only tracing needs out of the models."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dmgan_runtime.interface import graph_interface
-from dmgan_runtime.manifest import GENERATOR_ROLES, Role
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.graphs import Interface, graph_interface
+from dmgan_runtime.manifest import ModelSpec, Role
 from dmgan_train.models import Generator, InitialStage, RefinementStage, TextEncoder, valid_words
 from dmgan_train.models.conditioning import ConditioningAugmentation
 
 
 class Graph(nn.Module):
-    """A network with the interface of its role; positional tensors in, a tuple of tensors out.
+    """A network with the interface of its role: it takes positional tensors and returns a tuple of tensors.
 
     Attributes:
         role: Which graph of a bundle it is.
-        inputs: What goes in, in order.
-        outputs: What comes out, in order.
+        inputs: What it takes, in order.
+        outputs: What it returns, in order.
     """
 
     def __init__(self, role: Role, spec: ModelSpec, max_words: int) -> None:
         super().__init__()
         self.role: Role = role
         self.inputs, self.outputs = graph_interface(role, spec, max_words)
+
+    @property
+    def interface(self) -> Interface:
+        """What it takes and returns."""
+        return Interface(self.inputs, self.outputs)
 
     def reference(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What PyTorch computes: the exported graph must equal this."""
@@ -81,43 +85,51 @@ class TextEncoderGraph(Graph):
         return word_features, hidden.transpose(0, 1).reshape(batch, self.features)
 
     def reference(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The text encoder itself."""
+        """Runs the text encoder itself."""
         return tuple(self.encoder(*inputs))
 
 
 class InitialGraph(Graph):
-    """sentence_feature, noise, condition_noise -> image, features: conditioning augmentation and G0."""
+    """The first stage: sentence_feature, noise, condition_noise -> image, and features unless it is the last, too."""
 
     def __init__(
         self, conditioning: ConditioningAugmentation, stage: InitialStage, spec: ModelSpec, max_words: int
     ) -> None:
-        super().__init__(GENERATOR_ROLES[0], spec, max_words)
+        super().__init__(spec.generator_roles[0], spec, max_words)
         self.conditioning = conditioning
         self.stage = stage
 
     def forward(self, sentence_feature: Tensor, noise: Tensor, condition_noise: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
+        """Computes the outputs, in the order of `outputs`."""
         condition = self.conditioning(sentence_feature, condition_noise)
         features = self.stage(condition.sample, noise)
-        return self.stage.to_image(features), features
+        return (self.stage.to_image(features), *_passed_on(self, features))
 
 
 class RefinementGraph(Graph):
-    """previous_features, word_features, lengths -> image, features, attention and the gates that the memory has."""
+    """previous_features, word_features, lengths -> image, features, attention, and the gates that the memory has.
+
+    The last stage returns no features.
+    """
 
     def __init__(self, role: Role, stage: RefinementStage, spec: ModelSpec, max_words: int) -> None:
         super().__init__(role, spec, max_words)
         self.stage = stage
 
     def forward(self, previous_features: Tensor, word_features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
+        """Computes the outputs, in the order of `outputs`."""
         features, memory = self.stage(previous_features, word_features, valid_words(lengths, word_features.shape[2]))
         gates = [gate for gate in (memory.writing_gate, memory.response_gate) if gate is not None]
-        return (self.stage.to_image(features), features, memory.attention, *gates)
+        return (self.stage.to_image(features), *_passed_on(self, features), memory.attention, *gates)
+
+
+def _passed_on(graph: Graph, features: Tensor) -> tuple[Tensor, ...]:
+    """The features, if there is a next stage that takes them."""
+    return (features,) if any(entry.name == "features" for entry in graph.outputs) else ()
 
 
 def build_graphs(text_encoder: TextEncoder, generator: Generator, max_words: int) -> Mapping[Role, Graph]:
-    """The four graphs of a bundle by role, in the order in which they run, in evaluation mode.
+    """The graphs of a bundle by role, in the order in which they run, in evaluation mode.
 
     Args:
         text_encoder: Trained.
@@ -129,7 +141,7 @@ def build_graphs(text_encoder: TextEncoder, generator: Generator, max_words: int
         TextEncoderGraph(text_encoder, spec, max_words),
         InitialGraph(generator.conditioning, generator.initial, spec, max_words),
     ]
-    for role, stage in zip(GENERATOR_ROLES[1:], generator.refinements, strict=True):
+    for role, stage in zip(spec.generator_roles[1:], generator.refinements, strict=True):
         assert isinstance(stage, RefinementStage)
         graphs.append(RefinementGraph(role, stage, spec, max_words))
     return {graph.role: graph.eval() for graph in graphs}

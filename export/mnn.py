@@ -1,31 +1,32 @@
-"""A bundle's refinement stages to MNN's format, compared with ONNX Runtime before they are kept.
+"""Converts a bundle's refinement stages to MNN's format, and compares them with ONNX Runtime before they are kept.
 
-Needs neither PyTorch nor onnx. The converter is called as MNN's own command calls it, but not through that command,
-which reports every conversion to its makers and installs a package to do so.
+This needs neither PyTorch nor onnx. The converter is called as MNN's own command calls it, but not through that
+command, which reports every conversion to its makers and installs a package to do so.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dmgan_runtime.backends.base import check_threads
+from dmgan_runtime.backends.base import Array, EngineSettings, check_threads
+from dmgan_runtime.backends.built_engines import ENGINE_SCHEMA_VERSION, EngineManifest
 from dmgan_runtime.backends.mnn import MnnBackend, MnnModule, import_engine
 from dmgan_runtime.backends.native_output import native_output
-from dmgan_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
+from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.engine_manifest import PLANNED_ROLES, SCHEMA_VERSION, EngineManifest
 from dmgan_runtime.errors import BundleError, EngineError
-from dmgan_runtime.interface import graph_interface
-from dmgan_runtime.manifest import GENERATOR_ROLES, GraphEntry, Role
+from dmgan_runtime.graphs import IMAGE, graph_interface, graph_interfaces, run_graphs
+from dmgan_runtime.manifest import GraphEntry, Role
 from dmgan_runtime.noise import draw_noise
-from dmgan_runtime.pipeline import encode_text
-from export.engine_folder import Blueprint, EngineFolder, Report, make_engine_folder
+from dmgan_runtime.request import Batch
+from dmgan_runtime.tokenizer import Tokens
+from export.engine_folder import EngineFolder, EngineRecipe, Report, make_engine_folder
 from export.quality import decibels, psnr
 
 REQUIRED_PSNR = 60.0
@@ -38,7 +39,7 @@ class MnnBuilder:
     """Converts graphs with MNN's converter."""
 
     def build(self, graph: bytes, where: str) -> bytes:
-        """One graph's plan.
+        """Makes one graph's plan.
 
         Args:
             graph: The ONNX file's content, with all weights inside.
@@ -47,7 +48,7 @@ class MnnBuilder:
         Raises:
             EngineError: if MNN cannot convert it, with what it says.
         """
-        with tempfile.TemporaryDirectory() as place, native_output() as said:
+        with tempfile.TemporaryDirectory() as place, native_output() as printed:
             import _tools  # MNN's converter: the other extension module in its wheel
 
             source, made = Path(place) / "graph.onnx", Path(place) / "graph.mnn"
@@ -56,7 +57,7 @@ class MnnBuilder:
             _tools.mnnconvert([*command, "--bizCode", "dmgan"])
             if not made.is_file():
                 raise EngineError(
-                    f"{where}: mnn cannot convert it ({said()}); upgrade mnn, or export the bundle again with this"
+                    f"{where}: mnn cannot convert it ({printed()}); upgrade mnn, or export the bundle again with this"
                     " version of dmgan"
                 )
             return made.read_bytes()
@@ -75,14 +76,14 @@ def build_mnn_engine(bundle: Path, output: Path | None, report: Report) -> Engin
 
     Raises:
         BackendError: if MNN or ONNX Runtime is not installed.
-        BundleError: if there is no such bundle, a graph is missing or is not the one that was exported, or another
-            engine lies under the same name.
-        EngineError: if MNN cannot convert a graph, or paints other images; nothing is left behind.
+        BundleError: if there is no such bundle, its model has no refinement stage, a graph is missing or is not the
+            one that was exported, or another engine lies under the same name.
+        EngineError: if MNN cannot convert a graph, or generates other images; nothing is left behind.
     """
     at_hand = MnnBackend.probe(0)
     import_engine()
     wanted = EngineManifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=ENGINE_SCHEMA_VERSION,
         engine="mnn",
         version=at_hand,
         compute_capabilities=(),
@@ -95,7 +96,7 @@ def build_mnn_engine(bundle: Path, output: Path | None, report: Report) -> Engin
     )
     report(f"mnn {at_hand}, fp32")
     with Bundle(bundle) as source:
-        blueprint = Blueprint(
+        recipe = EngineRecipe(
             wanted=wanted,
             graphs=_graphs(source),
             suffix="mnn",
@@ -103,11 +104,17 @@ def build_mnn_engine(bundle: Path, output: Path | None, report: Report) -> Engin
             read=lambda graph: source.read(graph.file),
             check=lambda manifest, folder: _check(source, manifest, folder, report),
         )
-        return make_engine_folder(source, blueprint, output, report)
+        return make_engine_folder(source, recipe, output, report)
 
 
 def _graphs(bundle: Bundle) -> list[GraphEntry]:
-    graphs = [bundle.manifest.graph(role, "fp32") for role in PLANNED_ROLES["mnn"]]
+    roles = find_engine_row("mnn").planned_roles(bundle.manifest.model)
+    if not roles:
+        raise BundleError(
+            f"{bundle.path}: its model has one stage, and mnn computes refinement stages alone, so there is nothing to"
+            " build; ONNX Runtime and OpenVINO serve it as it is"
+        )
+    graphs = [bundle.manifest.graph(role, "fp32") for role in roles]
     found = [graph for graph in graphs if graph is not None]
     if len(found) < len(graphs):
         raise BundleError(f"{bundle.path}: has no generators in fp32, which mnn computes in; export the bundle again")
@@ -123,38 +130,37 @@ def _check(bundle: Bundle, manifest: EngineManifest, folder: Path, report: Repor
     for role, quality in measure_quality(bundle, modules).items():
         if quality < REQUIRED_PSNR:
             raise EngineError(
-                f"{bundle.path}: mnn {manifest.version} paints other images in {role} than onnxruntime does"
+                f"{bundle.path}: mnn {manifest.version} generates other images in {role} than onnxruntime does"
                 f" ({decibels(quality)}, and {REQUIRED_PSNR:.0f} are required); use another version of mnn"
             )
         report(f"{role}: images {decibels(quality)} from onnxruntime's")
 
 
 def measure_quality(bundle: Bundle, modules: Mapping[Role, MnnModule]) -> dict[Role, float]:
-    """How near the images of MNN are to those of ONNX Runtime, given the same inputs: PSNR in dB, the least of all.
+    """Measures how near MNN's images are to ONNX Runtime's, given the same inputs: the least PSNR of all, in dB.
 
     Args:
         bundle: An open bundle.
         modules: Its refinement stages.
     """
     spec, max_words = bundle.manifest.model, bundle.manifest.tokenizer.max_words
-    reference = OnnxRuntimeBackend(bundle, index=0, precision="fp32", threads=check_threads(None))
+    reference = OrtCpuBackend(bundle, EngineSettings(precision="fp32", threads=check_threads(None)))
     random = np.random.default_rng(0)
     worst = dict.fromkeys(modules, math.inf)
+
+    def run(role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        expected = reference.run(role, inputs, outputs)
+        if role in modules:
+            image = modules[role].run(inputs, ("image",))["image"]
+            worst[role] = min(worst[role], psnr(image, expected["image"]))
+        return expected
+
     for rows in _BATCHES:
         lengths = random.integers(1, max_words + 1, rows)
         tokens = random.integers(1, len(bundle.tokenizer()), (rows, max_words))
         tokens *= np.arange(max_words) < lengths[:, None]
         noise, condition_noise = draw_noise(range(rows), spec.noise_features, spec.condition_features)
-        text = encode_text(lambda: nullcontext(reference), tokens, lengths)
-        feeds = {"sentence_feature": text.sentence_feature, "noise": noise, "condition_noise": condition_noise}
-        for role in GENERATOR_ROLES:
-            expected = reference.run(role, feeds, ("image", "features"))
-            if role in modules:
-                painted = modules[role].run(feeds, ("image",))["image"]
-                worst[role] = min(worst[role], psnr(painted, expected["image"]))
-            feeds = {
-                "previous_features": expected["features"],
-                "word_features": text.word_features,
-                "lengths": lengths,
-            }
+        batch = Batch(Tokens(tokens, lengths), noise, condition_noise)
+        for _ in run_graphs(run, graph_interfaces(spec, max_words), batch.inputs, IMAGE):
+            pass
     return worst

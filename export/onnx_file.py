@@ -1,4 +1,4 @@
-"""A graph to an ONNX file."""
+"""Writes a graph as an ONNX file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ _ONNX_DTYPES: dict[int, Literal["float32", "int64"]] = {
 }
 
 
-def write_onnx(graph: Graph, path: Path) -> int:
+def write_onnx(graph: Graph, path: Path) -> None:
     """Exports a graph with a free batch axis and checks its names, dtypes and shapes.
 
     Args:
         graph: In evaluation mode.
         path: Where to; the weights are inside the file.
-
-    Returns:
-        The opset.
 
     Raises:
         ExportError: if PyTorch cannot export it, or the file is not what the graph promises.
@@ -61,7 +58,11 @@ def write_onnx(graph: Graph, path: Path) -> int:
     except Exception as error:
         raise ExportError(f"PyTorch {torch.__version__} could not export {path.stem}: {error}") from error
     _check_interface(model, graph, path)
-    return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
+
+
+def read_opset(path: Path) -> int:
+    """Reads the version of ONNX's operators that a file uses."""
+    return int(next(entry.version for entry in onnx.load(path).opset_import if entry.domain == ""))
 
 
 def quiet_exporter() -> None:
@@ -71,7 +72,7 @@ def quiet_exporter() -> None:
 
 
 def _forget_sources(graph: onnx.GraphProto) -> None:
-    """Takes out the stack traces that the exporter leaves at every node: whoever gets the file reads no paths."""
+    """Removes the stack traces that the exporter leaves at every node, which have paths of this machine."""
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")

@@ -1,4 +1,4 @@
-"""How much arithmetic an ONNX graph does for one image."""
+"""Counts the arithmetic that an ONNX graph does for one image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shape = Sequence[int]
 
 
 def count_operations(path: Path) -> int:
-    """Floating-point operations of one image, a multiplication and an addition being two.
+    """Counts the floating-point operations of one image; a multiplication and an addition are two.
 
     Convolutions, matrix products and recurrences are counted; what is done once a value (activations, gates,
     softmax) is not, as is usual.

@@ -1,4 +1,4 @@
-"""Parity: what ONNX Runtime computes from a file against what PyTorch computes."""
+"""Parity: compares what ONNX Runtime computes from a file with what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from dmgan_runtime.errors import ExportError
+from dmgan_runtime.graphs import run_graphs
 from dmgan_runtime.manifest import ParityEntry, Precision, Role
+from dmgan_runtime.tokenizer import Tokens
 from dmgan_train.models import Generator, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.precision import RoundedProducts
@@ -27,22 +29,11 @@ TOLERANCE = 1e-4
 REQUIRED_PSNR: Mapping[Precision, float] = {"fp16": 50.0, "int8": 35.0}
 
 Case = Mapping[str, Tensor]
+"""The inputs and outputs of every graph for one batch, by `role.name`."""
 
 
-class Captions(NamedTuple):
-    """A batch of captions.
-
-    Attributes:
-        tokens: [N, T] int64, padded with 0.
-        lengths: [N] int64, from 1 to T.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-
-
-def random_captions(vocabulary_size: int, max_words: int) -> list[Captions]:
-    """Random words in batches of each of `BATCHES`, and one more batch if these leave out a length."""
+def random_captions(vocabulary_size: int, max_words: int) -> list[Tokens]:
+    """Draws random words in batches of each of `BATCHES`, and one more batch if these leave out a length."""
     random = torch.Generator().manual_seed(0)
     missing = max_words - sum(BATCHES)
     batches = []
@@ -52,12 +43,13 @@ def random_captions(vocabulary_size: int, max_words: int) -> list[Captions]:
         lengths = (longest - 1 - torch.arange(size)) % max_words + 1
         longest = int(lengths[-1]) - 1
         tokens = torch.randint(1, vocabulary_size, (size, max_words), generator=random)
-        batches.append(Captions(tokens * (torch.arange(max_words) < lengths[:, None]), lengths))
+        tokens *= torch.arange(max_words) < lengths[:, None]
+        batches.append(Tokens(tokens.numpy(), lengths.numpy()))
     return batches
 
 
 def reference_graphs(text_encoder: TextEncoder, generator: Generator, max_words: int) -> Mapping[Role, Graph]:
-    """The graphs as the model was trained, not rewritten, in float64.
+    """Builds the graphs as the model was trained, not rewritten, in float64.
 
     In fp32 PyTorch's convolutions on a CPU sum thousands of products one after the other: at paper size they are up to
     five times as far from float64 as ONNX Runtime's, and would hide what is to be found.
@@ -71,35 +63,32 @@ def reference_graphs(text_encoder: TextEncoder, generator: Generator, max_words:
 
 
 @torch.inference_mode()
-def reference_case(graphs: Mapping[Role, Graph], captions: Captions, seed: int) -> Case:
-    """What goes into and comes out of every graph in PyTorch.
+def reference_case(graphs: Mapping[Role, Graph], captions: Tokens, seed: int) -> Case:
+    """Runs every graph in PyTorch, each fed with what those before it gave, rounded to fp32.
 
     Args:
-        graphs: From `reference_graphs`, or in fp32 where that is exact enough.
+        graphs: All of them, from `reference_graphs`, or in fp32 where that is exact enough.
         captions: One batch.
         seed: Draws the noise.
-
-    Returns:
-        The tensors by `role.name`, of inputs and outputs, rounded to fp32.
     """
     random = torch.Generator().manual_seed(seed)
-    known = {"tokens": captions.tokens, "lengths": captions.lengths}
+    known = {name: torch.from_numpy(array) for name, array in captions._asdict().items()}
     for name in ("noise", "condition_noise"):
         entry = next(entry for entry in graphs["generator_0"].inputs if entry.name == name)
         known[name] = torch.randn(len(captions.lengths), int(entry.shape[1]), generator=random)
     case: dict[str, Tensor] = {}
-    for role, graph in graphs.items():
-        arguments = {entry.name: known[entry.name] for entry in graph.inputs}
-        names = [entry.name for entry in graph.outputs]
+
+    def run(role: Role, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        graph = graphs[role]
         dtype = next(graph.parameters()).dtype
-        exact = graph.reference(
-            *(value.to(dtype) if value.is_floating_point() else value for value in arguments.values())
-        )
-        results = {name: value.float() for name, value in zip(names, exact, strict=True)}
-        case |= {f"{role}.{name}": value for name, value in (arguments | results).items()}
-        known |= results
-        if "features" in results:
-            known["previous_features"] = results["features"]
+        arguments = (inputs[entry.name] for entry in graph.inputs)
+        exact = graph.reference(*(value.to(dtype) if value.is_floating_point() else value for value in arguments))
+        results = {entry.name: value.float() for entry, value in zip(graph.outputs, exact, strict=True)}
+        case.update({f"{role}.{name}": value for name, value in {**inputs, **results}.items()})
+        return {name: results[name] for name in outputs}
+
+    for _ in run_graphs(run, {role: graph.interface for role, graph in graphs.items()}, known):
+        pass
     return case
 
 
@@ -132,7 +121,7 @@ def measure_parity(path: Path, graph: Graph, precision: Precision, cases: Sequen
 
 
 def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
-    """The image's PSNR if every operator of an fp16 graph rounds, as on a GPU.
+    """Measures the image's PSNR with every operator of an fp16 graph rounding, as on a GPU.
 
     ONNX Runtime computes fp16 graphs in fp32 on a CPU, so what `measure_parity` sees is the weights' rounding alone.
 
@@ -157,7 +146,7 @@ def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
 
 
 def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision) -> None:
-    """Checks images of a whole bundle, all stages one after the other.
+    """Checks a stage's images that a whole bundle generated, all stages one after the other.
 
     Raises:
         ExportError: if they are further from PyTorch's than the precision allows.
@@ -165,7 +154,7 @@ def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floa
     required = REQUIRED_PSNR.get(precision)
     limits = _Limits(TOLERANCE if required is None else None, required)
     what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
-    _judge(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)
+    _check(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)
 
 
 class _Limits(NamedTuple):
@@ -191,7 +180,7 @@ def _compare(
         tolerance=TOLERANCE * max(1.0, float(np.abs(wanted).max())) if precision == "fp32" else None,
         required_psnr=REQUIRED_PSNR.get(precision) if name == "image" else None,
     )
-    _judge(f"{role} in {precision}: {name}", worst, quality, limits, precision)
+    _check(f"{role} in {precision}: {name}", worst, quality, limits, precision)
     return ParityEntry(
         role=role,
         precision=precision,
@@ -204,7 +193,7 @@ def _compare(
     )
 
 
-def _judge(what: str, worst: float, quality: float, limits: _Limits, precision: Precision) -> None:
+def _check(what: str, worst: float, quality: float, limits: _Limits, precision: Precision) -> None:
     what = f"{what} differs from PyTorch by {worst:.2e} ({decibels(quality)})"
     if limits.tolerance is not None and not worst <= limits.tolerance:
         what += f", over the tolerance of {limits.tolerance:.2e}"

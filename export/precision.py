@@ -1,4 +1,4 @@
-"""Half precision: the same graphs computed in fp16, with fp32 at their edges."""
+"""Half precision: computes the same graphs in fp16, with fp32 at their edges."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class HalfGraph(Graph):
             _clip_inputs(self.network.stage)
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
-        """See the graph's own: every generator's takes three tensors."""
+        """Computes the graph's outputs; every generator's graph takes three tensors."""
         inputs = [_to_half(first, self.first_limit)]
         inputs += [_to_half(value, LARGEST) if value.is_floating_point() else value for value in (second, third)]
         return tuple(value.float() for value in self.network(*inputs))

@@ -1,4 +1,4 @@
-"""How near one image is to another."""
+"""Measures how near one image is to another."""
 
 from __future__ import annotations
 

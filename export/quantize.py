@@ -1,8 +1,9 @@
-"""int8: static quantization of the convolutions, calibrated on captions, without the layers that spoil the image."""
+"""int8: quantizes the convolutions statically, calibrated on captions; layers that spoil the image stay in fp32."""
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, create_calibrator
 
+from dmgan_runtime.graphs import IMAGE, run_graphs
 from dmgan_runtime.manifest import Role
 from export.graphs import Graph
 from export.parity import Case
@@ -27,15 +29,15 @@ STAGE_PSNR = 44.0
 # (`parity.REQUIRED_PSNR`), because an engine may round otherwise than the one here.
 END_TO_END_PSNR = 36.0
 
-Feeds = Mapping[str, npt.NDArray[np.generic]]
+Feeds = Mapping[str, npt.NDArray[Any]]
 
 
 class Int8Layers(NamedTuple):
-    """What became of a graph's convolutions, by name.
+    """The convolutions of a graph by name, and which of them were quantized.
 
     Attributes:
-        in_int8: Their activations and weights are in 8 bits.
-        in_fp32: Given back, because they cost the images too much.
+        in_int8: Those whose activations and weights are in 8 bits.
+        in_fp32: Those that cost the images too much in 8 bits.
     """
 
     in_int8: tuple[str, ...]
@@ -43,17 +45,16 @@ class Int8Layers(NamedTuple):
 
 
 class Int8Stage:
-    """A generator's graph in the making: which of its convolutions are integers, and what images it paints."""
+    """A generator's graph that is being quantized: which of its convolutions are integers, and its images' quality."""
 
-    def __init__(self, graph: Graph, path: Path) -> None:
+    def __init__(self, graph: Graph, source: Path, path: Path) -> None:
         """Args:
-        graph: What was exported, its up blocks as convolutions: no engine has an integer transposed convolution here.
-        path: The fp32 file, which `write_int8` replaces by its int8 form.
+        graph: What was exported, with up blocks as phases.
+        source: Its fp32 file.
+        path: The int8 file that `write_int8` writes.
         """
         self.graph = graph
         self.path = path
-        source = path.with_suffix(".fp32")
-        path.replace(source)
         self.convolutions = tuple(node.name for node in onnx.load(source).graph.node if node.op_type == "Conv")
         self.in_fp32: list[str] = []
         self._source = source
@@ -65,34 +66,35 @@ class Int8Stage:
 
         Args:
             calibration: From `reference_case`; the ranges of activations are taken from these.
-            trial: From `reference_case`, with other captions: the images are judged on these.
+            trial: From `reference_case`, with other captions: the images are compared on these.
         """
-        self._ranges = _calibrate(self._source, [_feeds(self.graph, case) for case in calibration])
+        feeds = [_feeds(self.graph, case) for case in calibration]
+        self._ranges = _calibrate(self._source, self.path.with_suffix(".augmented.onnx"), feeds)
         self._trial = trial
         quality = self._try(self.in_fp32)
         while quality < STAGE_PSNR and self.is_quantized:
-            quality = self.give_back()
+            quality = self.return_worst_to_fp32()
 
     @property
     def is_quantized(self) -> bool:
         """Whether any convolution is in int8."""
         return len(self.in_fp32) < len(self.convolutions)
 
-    def finish(self) -> Int8Layers:
-        """Removes the source; returns what became of the convolutions."""
-        self._source.unlink()
+    @property
+    def layers(self) -> Int8Layers:
+        """Which convolutions are quantized."""
         return Int8Layers(
             tuple(name for name in self.convolutions if name not in self.in_fp32),
             tuple(name for name in self.convolutions if name in self.in_fp32),
         )
 
-    def give_back(self) -> float:
-        """Gives the convolution in int8 that alone costs the images most back to fp32; returns the trial's PSNR."""
+    def return_worst_to_fp32(self) -> float:
+        """Returns the convolution in int8 that alone costs the images most to fp32; gives the trial's PSNR then."""
         self.in_fp32.append(next(name for name in self._most_harmful_first if name not in self.in_fp32))
         return self._try(self.in_fp32)
 
     def session(self, in_fp32: bool = False) -> onnxruntime.InferenceSession:
-        """The file as it is now, or its source, ready to run."""
+        """Opens the file as it is now, or its source."""
         return _open(self._source if in_fp32 else self.path)
 
     @cached_property
@@ -101,7 +103,7 @@ class Int8Stage:
         return sorted(self.convolutions, key=alone.__getitem__)
 
     def _try(self, in_fp32: Collection[str]) -> float:
-        """Writes the file with these convolutions in fp32; returns the PSNR of the trial's images."""
+        """Writes the file with these convolutions in fp32 and returns the PSNR of the trial's images."""
         if set(in_fp32) == set(self.convolutions):
             shutil.copyfile(self._source, self.path)
         else:
@@ -116,19 +118,19 @@ def write_int8(
 ) -> Mapping[Role, Int8Layers]:
     """Quantizes all generators: activations and weights in 8 bits, weights with a scale for each channel.
 
-    Each stage is quantized alone, and then all are judged one after the other: while an image of `checked` is under
-    `END_TO_END_PSNR`, the stage to blame gives back the convolution that costs it most. So there is always a result,
-    in the worst case a stage that is fp32 throughout. Activations are unsigned with a zero point of 128, which CPUs
-    without VNNI multiply fastest; `export.tensorrt.integers` makes of it what TensorRT wants.
+    Each stage is quantized alone, and then all run one after the other: while an image of `checked` is under
+    `END_TO_END_PSNR`, the stage that costs it most returns its most harmful convolution to fp32. So there is always a
+    result, in the worst case a stage that is fp32 throughout. Activations are unsigned with a zero point of 128, which
+    CPUs without VNNI multiply fastest; `export.tensorrt.integers` makes of it what TensorRT takes.
 
     Args:
         stages: All of them, in the order in which they run.
         calibration: From `reference_case`; the ranges of activations are taken from these.
-        trial: From `reference_case`, with other captions: stages are judged on these.
+        trial: From `reference_case`, with other captions: single stages are compared on these.
         checked: From `reference_case`: what the whole bundle will be checked with.
 
     Returns:
-        What became of each stage's convolutions.
+        The convolutions of each stage.
     """
     for stage in stages:
         stage.quantize(calibration, trial)
@@ -138,28 +140,32 @@ def write_int8(
         suspects = [index for index in range(worst + 1) if stages[index].is_quantized]
         if quality >= END_TO_END_PSNR or not suspects:
             break
-        blamed = max(suspects, key=lambda index: _image_psnrs(stages[: worst + 1], checked, in_fp32=index)[worst])
-        stages[blamed].give_back()
-    return {stage.graph.role: stage.finish() for stage in stages}
+        costly = max(suspects, key=lambda index: _image_psnrs(stages[: worst + 1], checked, in_fp32=index)[worst])
+        stages[costly].return_worst_to_fp32()
+    return {stage.graph.role: stage.layers for stage in stages}
 
 
 def _image_psnrs(stages: Sequence[Int8Stage], cases: Sequence[Case], in_fp32: int | None) -> list[float]:
-    """Of each stage's images the PSNR of the worst case, every stage fed by the one before.
+    """Measures the PSNR of each stage's images in the worst case, every stage fed by the one before.
 
     Args:
-        stages: From the first on.
+        stages: In the order in which they run.
         cases: From `reference_case`.
         in_fp32: Which stage to run in fp32.
     """
-    sessions = [stage.session(in_fp32=index == in_fp32) for index, stage in enumerate(stages)]
-    worst = [np.inf] * len(stages)
+    graphs = {stage.graph.role: stage.graph for stage in stages}
+    sessions = {stage.graph.role: stage.session(in_fp32=index == in_fp32) for index, stage in enumerate(stages)}
+    worst = dict.fromkeys(graphs, math.inf)
+
+    def run(role: Role, inputs: Feeds, outputs: Sequence[str]) -> Feeds:
+        return dict(zip(outputs, sessions[role].run(list(outputs), dict(inputs)), strict=True))
+
     for case in cases:
-        features: dict[str, npt.NDArray[np.generic]] = {}
-        for index, (stage, session) in enumerate(zip(stages, sessions, strict=True)):
-            image, given = session.run(["image", "features"], {**_feeds(stage.graph, case), **features})
-            features = {"previous_features": given}
-            worst[index] = min(worst[index], psnr(image, _image(stage.graph, case)))
-    return worst
+        # The first stage's inputs come last and so win: it has no stage before it here that could feed it.
+        known = {name: value for graph in reversed(graphs.values()) for name, value in _feeds(graph, case).items()}
+        for role, made in run_graphs(run, {role: graph.interface for role, graph in graphs.items()}, known, IMAGE):
+            worst[role] = min(worst[role], psnr(made["image"], _image(graphs[role], case)))
+    return list(worst.values())
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -170,9 +176,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._left, None)
 
 
-def _calibrate(source: Path, feeds: Sequence[Feeds]) -> Any:
-    """The range of every convolution's activations."""
-    augmented = source.with_suffix(".augmented.onnx")
+def _calibrate(source: Path, augmented: Path, feeds: Sequence[Feeds]) -> Any:
+    """Measures the range of every convolution's activations, with a graph that is written to `augmented`."""
     try:
         calibrator = create_calibrator(source, ["Conv"], augmented_model_path=str(augmented))
         calibrator.collect_data(_Reader(feeds))

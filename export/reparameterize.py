@@ -1,4 +1,4 @@
-"""The exact algebra: a generator that computes the same function with two thirds of the arithmetic.
+"""Rewrites a generator by exact algebra: the same function with two thirds of the arithmetic.
 
 Three rewrites, each of which leaves every output as it is (to 1e-5 in fp32):
 
@@ -18,25 +18,23 @@ left out where nobody asked for the images, they would need second files of thos
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from dmgan_runtime.manifest import UpBlocks
 from dmgan_train.models import Generator, RefinementStage
 from dmgan_train.models.layers import ResidualBlock, UpBlock, transposed_kernel
 
-UpForm = Literal["transposed", "phases"]
 
-
-def reparameterize(generator: Generator, up_form: UpForm) -> Generator:
-    """A copy of a generator, rewritten for serving: it can no longer be trained.
+def reparameterize(generator: Generator, up_blocks: UpBlocks) -> Generator:
+    """Copies a generator and rewrites the copy for serving; it can no longer be trained.
 
     Args:
         generator: In evaluation mode.
-        up_form: How its up blocks are decomposed.
+        up_blocks: The form of its up blocks.
 
     Returns:
         The same function of the same arguments, but for `memories[k].features`, which hold the response once.
@@ -45,7 +43,7 @@ def reparameterize(generator: Generator, up_form: UpForm) -> Generator:
     for stage in rewritten.refinements:
         assert isinstance(stage, RefinementStage)
         merge_repeated_response(stage)
-    return decompose_up_blocks(rewritten, up_form).eval()
+    return decompose_up_blocks(rewritten, up_blocks).eval()
 
 
 def fold_batch_norms(generator: Generator) -> Generator:
@@ -69,9 +67,9 @@ def _fold_in(layers: nn.Sequential) -> None:
 
 
 def merge_repeated_response(stage: RefinementStage) -> RefinementStage:
-    """Lets a stage's memory give its response once and the first block take it so, in place.
+    """Makes a stage's memory return its response once, and its first block take it so, in place.
 
-    A stage whose memory concatenates [o, r] repeats nothing, and stays as it is.
+    A stage whose memory concatenates [o, r] repeats nothing and stays as it is.
     """
     if stage.memory.response == "gated":
         first = stage.residual[0]
@@ -108,9 +106,9 @@ def sum_of_halves(weight: Tensor) -> Tensor:
     return first + second
 
 
-def decompose_up_blocks(generator: Generator, form: UpForm) -> Generator:
-    """Replaces every up block of a generator, in place."""
-    new = {"transposed": TransposedUpBlock, "phases": PhasedUpBlock}[form]
+def decompose_up_blocks(generator: Generator, up_blocks: UpBlocks) -> Generator:
+    """Replaces every up block of a generator by its other form, in place."""
+    new = {"transposed": TransposedUpBlock, "phases": PhasedUpBlock}[up_blocks]
     for parent in list(generator.modules()):
         for name, child in parent.named_children():
             if isinstance(child, UpBlock):

@@ -1,4 +1,4 @@
-"""Where a model to export comes from: a run of ours, or the authors' published files."""
+"""Reads the model to export: from a run, or from the authors' published files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from export.bundle import Model
 
 
 def read_model(run: RunFolder, name: str, license_: str, step: int | None = None) -> Model:
-    """The trained model of a run, with what was measured of it at that step.
+    """Reads the trained model of a run, with what was measured of it at that step.
 
     Args:
         run: A run whose second phase has begun.
@@ -62,7 +62,7 @@ def read_official_model(
     name: str,
     license_: str,
 ) -> Model:
-    """The authors' published model.
+    """Reads the authors' published model, which has three stages.
 
     Args:
         generator: `netG*.pth`.

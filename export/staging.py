@@ -1,4 +1,7 @@
-"""Writing whole or not at all: beside the destination, under a lock, and moved there when it is done."""
+"""Makes folders and archives that take minutes: beside their destination, under a lock, moved there when complete.
+
+`dmgan_runtime.atomic` replaces single files. Here nothing is ever replaced, and of two processes one is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from dmgan_runtime.errors import BundleError
 
 
 @contextmanager
-def workshop(destination: Path) -> Iterator[Path]:
-    """A new folder beside `destination` that no other process writes to; it is gone afterwards.
+def staging_folder(destination: Path) -> Iterator[Path]:
+    """Makes a new folder beside `destination` that no other process writes to, and removes it afterwards.
 
-    Folders above that had to be made are gone afterwards too, unless something lies in them by then.
+    Folders above that had to be made are removed too, unless something lies in them by then.
 
     Args:
-        destination: What will be made. Look again whether it exists: another process may have made it until the lock
-            was had.
+        destination: What will be made. Check again whether it exists: another process may have made it before this one
+            had the lock.
 
     Raises:
         BundleError: if another process is making it.
@@ -28,7 +31,7 @@ def workshop(destination: Path) -> Iterator[Path]:
     made = [folder for folder in destination.parents if not folder.exists()]
     scratch = destination.with_name(f".{destination.name}.partial")
     scratch.mkdir(parents=True, exist_ok=True)
-    # The lock ends with the process, so what a killed one left is cleared away by the next.
+    # The lock ends with the process, so what a killed one left is removed by the next.
     lock = FileLock(scratch / "lock")
     try:
         lock.acquire(timeout=0)
@@ -37,19 +40,19 @@ def workshop(destination: Path) -> Iterator[Path]:
     try:
         folder = scratch / "work"
         shutil.rmtree(folder, ignore_errors=True)
-        # Fails if the lock's last owner cleared the scratch folder away just now: then the lock is worth nothing.
+        # Fails if the lock's last owner removed the scratch folder just now: then the lock is worth nothing.
         folder.mkdir()
         yield folder
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         lock.release()
-        with suppress(OSError):  # not empty: it was made, or another came meanwhile
+        with suppress(OSError):  # not empty: the destination was made, or something else came meanwhile
             for folder in made:
                 folder.rmdir()
 
 
-def put_in_place(finished: Path, destination: Path) -> None:
-    """Moves a finished file or folder of a workshop to its destination, which appears at once and whole.
+def move_into_place(finished: Path, destination: Path) -> None:
+    """Moves a complete file or folder out of a staging folder to its destination, where it appears at once.
 
     Raises:
         BundleError: if something came there meanwhile.

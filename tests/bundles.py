@@ -11,19 +11,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
 
-from dmgan_runtime.interface import Interface, graph_interface
+from dmgan_runtime.graphs import Interface, graph_interface
 from dmgan_runtime.manifest import (
     MANIFEST_NAME,
-    ROLES,
     SCHEMA_VERSION,
     FileEntry,
     GraphEntry,
     Manifest,
+    ModelSpec,
     Role,
     TensorEntry,
     TokenizerEntry,
 )
-from dmgan_runtime.spec import ModelSpec
 from dmgan_runtime.tokenizer import PAD, Tokenizer
 
 WORDS = (PAD, "a", "red", "blue", "green", "round", "heart", "square", "and", "small")
@@ -38,6 +37,8 @@ SPEC = ModelSpec(
     memory_features=4,
     residual_blocks=1,
 )
+ROLES = SPEC.roles
+GENERATOR_ROLES = SPEC.generator_roles
 _OPSET = 20
 
 _TEXT_ENCODER = """{
@@ -93,7 +94,7 @@ def build_bundle(folder: Path, *, spec: ModelSpec = SPEC, words: tuple[str, ...]
     """Writes a whole bundle into `folder` and returns it. The same arguments give the same bytes."""
     (folder / "onnx").mkdir(parents=True)
     (folder / "vocab.json").write_bytes(Tokenizer(words).to_json())
-    for role in ROLES:
+    for role in spec.roles:
         (folder / "onnx" / f"{role}.onnx").write_bytes(build_graph(role, spec, len(words)).SerializeToString())
     write_manifest(folder, spec)
     return folder
@@ -117,7 +118,7 @@ def build_graph(role: Role, spec: ModelSpec = SPEC, vocabulary: int = len(WORDS)
 def write_manifest(folder: Path, spec: ModelSpec = SPEC, **changes: Any) -> None:
     """Writes the manifest of the files that lie in `folder`; `changes` replace its fields."""
     graphs = []
-    for role in ROLES:
+    for role in spec.roles:
         interface = graph_interface(role, spec, MAX_WORDS)
         file = FileEntry.of(folder, f"onnx/{role}.onnx")
         graphs.append(GraphEntry(role=role, precision="fp32", file=file, opset=_OPSET, **interface._asdict()))
@@ -153,13 +154,13 @@ def _signature(interface: Interface) -> str:
 def _constants(
     role: Role, spec: ModelSpec, vocabulary: int, interface: Interface
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    random = np.random.default_rng(ROLES.index(role))
+    random = np.random.default_rng(spec.roles.index(role))
 
     def weight(*shape: int) -> np.ndarray[Any, Any]:
         return random.standard_normal(shape).astype(np.float32)
 
     channels = spec.generator_channels
-    side = interface.inputs[0].shape[-1] if role.endswith(("1", "2")) else spec.base_resolution
+    side = interface.inputs[0].shape[-1] if role in spec.generator_roles[1:] else spec.base_resolution
     assert isinstance(side, int)
     joined = spec.text_features + spec.noise_features + spec.condition_features
     yield "embedding", weight(vocabulary, spec.text_features)

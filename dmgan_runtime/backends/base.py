@@ -1,25 +1,28 @@
-"""What a backend is: one engine that runs a bundle's graphs on one device, in one precision."""
+"""What a backend is: one engine that has loaded a bundle on one device, in one precision."""
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
-from dmgan_runtime.manifest import GENERATOR_ROLES, GraphEntry, Precision, Role
+from dmgan_runtime.graphs import graph_interfaces, run_graphs
+from dmgan_runtime.manifest import GraphEntry, Precision, Role
 from dmgan_runtime.onnx_file import check_self_contained
+from dmgan_runtime.request import Batch, TextFeatures
+from dmgan_runtime.results import StageOutput
+from dmgan_runtime.tokenizer import Tokens
 
 MAX_THREADS = 1024
 
-Tensor: TypeAlias = Any
-"""A tensor where the backend keeps it: a numpy array on the CPU, a device buffer elsewhere."""
+Array: TypeAlias = npt.NDArray[Any]
 
 Arithmetic: TypeAlias = Precision | Literal["bf16"]
 """What a backend computes in: the precision of its graphs, or bf16, into which it rounds fp32 graphs itself."""
@@ -30,7 +33,7 @@ PRECISIONS = ("auto", *get_args(Precision), "bf16")
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine on a device that was considered, and what became of it.
+    """An engine on a device that `auto` considered, and why it was or was not chosen.
 
     Attributes:
         backend: The engine.
@@ -70,8 +73,29 @@ class Active:
     considered: tuple[Candidate, ...] = field(default=(), repr=False)
 
 
+@dataclass(frozen=True)
+class EngineSettings:
+    """What is asked of an engine, beside the bundle.
+
+    Attributes:
+        index: N of `cuda:N`; 0 on a CPU.
+        precision: "auto" or a precision.
+        threads: CPU threads for one operator.
+        named: Whether the user named this engine, and so trusts what the bundle holds for it alone.
+        options: The engine's own options.
+    """
+
+    index: int = 0
+    precision: str = "auto"
+    threads: int = 1
+    named: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Backend(Protocol):
-    """Runs graphs. Many threads may call it at once.
+    """An engine that has loaded a bundle. Many threads may call it at once.
+
+    A backend runs a whole batch: what one stage leaves for the next never leaves the engine.
 
     Attributes:
         active: What it is.
@@ -79,29 +103,94 @@ class Backend(Protocol):
 
     active: Active
 
-    def run(self, role: Role, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Runs one graph.
+    def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
+        """Loads a bundle's graphs.
 
         Args:
-            role: The graph.
-            feeds: Every input by name: numpy arrays, or tensors that an earlier run returned.
-            outputs: The names of the outputs that are wanted.
+            bundle: An open bundle; it may be closed afterwards.
+            settings: What is asked for.
 
-        Returns:
-            Those outputs, where the backend keeps them; `to_host` fetches one.
+        Raises:
+            BackendError: if the precision, or something else that the engine needs, cannot be had.
+            BundleError: if a graph is missing, damaged, or not what the manifest says.
+            EngineError: if the engine cannot load a graph.
+        """
+        ...
+
+    @classmethod
+    def probe(cls, index: int) -> str:
+        """The version of the engine, if it is installed and its device is there.
+
+        Raises:
+            BackendError: saying what is missing and how to get it.
+        """
+        ...
+
+    def encode(self, tokens: Tokens) -> TextFeatures:
+        """Runs the text encoder.
 
         Raises:
             EngineError: if the engine fails.
         """
         ...
 
-    def to_host(self, tensor: Tensor) -> npt.NDArray[np.float32]:
-        """A tensor that `run` returned, as an array."""
+    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+        """Makes the images of a batch.
+
+        Args:
+            batch: At least one image, and at most `active.max_batch`.
+            stages: How many stages to compute, from 1.
+            wanted: Names of a stage's outputs, `image` among them (`graphs.EVERYTHING` has all); the others are not
+                fetched.
+
+        Returns:
+            An iterator over the stages, smallest first; it computes each when it is asked for it.
+
+        Raises:
+            EngineError: if the engine fails, while iterating.
+        """
         ...
 
     def close(self) -> None:
-        """Frees the engine. A run that has begun may finish."""
+        """Frees the engine. Nobody is using it."""
         ...
+
+
+class GraphBackend(ABC):
+    """A backend that runs one graph at a time and hands arrays of the host from graph to graph, as CPU engines do."""
+
+    active: Active
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Remembers how the graphs of a bundle chain."""
+        spec = bundle.manifest.model
+        self._interfaces = graph_interfaces(spec, bundle.manifest.tokenizer.max_words)
+        self._resolutions = dict(zip(spec.generator_roles, spec.resolutions, strict=True))
+
+    @abstractmethod
+    def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs one graph; see `graphs.RunGraph`.
+
+        Raises:
+            EngineError: if the engine fails.
+        """
+
+    def encode(self, tokens: Tokens) -> TextFeatures:
+        """See `Backend`."""
+        outputs = self.run("text_encoder", tokens._asdict(), ("word_features", "sentence_feature"))
+        return TextFeatures(outputs["word_features"], outputs["sentence_feature"], tokens.lengths)
+
+    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+        """See `Backend`."""
+        roles = list(self._interfaces)[: stages + 1]
+        chain = {role: self._interfaces[role] for role in roles[isinstance(batch.text, TextFeatures) :]}
+        for role, outputs in run_graphs(self.run, chain, batch.inputs, wanted):
+            if role in self._resolutions:
+                arrays = {name: array for name, array in outputs.items() if name != "features"}
+                yield StageOutput(self._resolutions[role], **arrays)
+
+    def close(self) -> None:  # noqa: B027
+        """Nothing to do: what was loaded is freed with its last reference."""
 
 
 def check_threads(threads: int | None) -> int:
@@ -123,6 +212,16 @@ def check_threads(threads: int | None) -> int:
     if isinstance(threads, bool) or not 1 <= number <= MAX_THREADS:
         raise SettingsError(f"threads is {threads!r}; pass a whole number from 1 to {MAX_THREADS}, or None for all")
     return number
+
+
+def refuse_options(settings: EngineSettings, engine: str) -> None:
+    """For engines that take no options of their own.
+
+    Raises:
+        BackendError: if there are any.
+    """
+    if settings.options:
+        raise BackendError(f"{engine} takes no engine_options, and these were passed: {', '.join(settings.options)}")
 
 
 def check_precision(bundle: Bundle, asked: str) -> None:
@@ -173,13 +272,13 @@ def choose_precision(bundle: Bundle, asked: str, offered: Sequence[Arithmetic], 
 
 
 def graphs_of(bundle: Bundle, precision: Arithmetic) -> dict[Role, GraphEntry]:
-    """The four graphs to compute with; the text encoder is always the fp32 one.
+    """The graphs to compute with; the text encoder is always the fp32 one.
 
     Raises:
         BundleError: if one is missing.
     """
     wanted: dict[Role, Precision] = {"text_encoder": "fp32"}
-    wanted |= dict.fromkeys(GENERATOR_ROLES, _graph_precision(precision))
+    wanted |= dict.fromkeys(bundle.manifest.model.generator_roles, _graph_precision(precision))
     graphs: dict[Role, GraphEntry] = {}
     for role, graph_precision in wanted.items():
         graph = bundle.manifest.graph(role, graph_precision)
@@ -208,7 +307,7 @@ def read_graph(bundle: Bundle, graph: GraphEntry, where: str) -> bytes:
 
 def generator_precisions(bundle: Bundle) -> list[Precision]:
     """The precisions in which a bundle has any of its generator graphs."""
-    return list(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs if graph.role in GENERATOR_ROLES))
+    return list(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs if graph.role != "text_encoder"))
 
 
 def _graph_precision(precision: Arithmetic) -> Precision:

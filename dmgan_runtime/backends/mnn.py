@@ -10,23 +10,23 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from dmgan_runtime.backends.base import Active, Tensor, choose_precision
-from dmgan_runtime.backends.engines import FoundEngine, find_engine
+from dmgan_runtime.backends.base import Active, Array, EngineSettings, GraphBackend, choose_precision, refuse_options
+from dmgan_runtime.backends.built_engines import FoundEngine, find_engine
 from dmgan_runtime.backends.native_output import native_output
-from dmgan_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
+from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.engine_manifest import PLANNED_ROLES
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
-from dmgan_runtime.interface import Interface, graph_interface
-from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, Role
+from dmgan_runtime.graphs import Interface, graph_interface
+from dmgan_runtime.manifest import Role
 
 _INSTALL = 'install it with: pip install "dmgan[mnn]"'
 # MNN has one pool of threads in a process, and a forked one inherits it without the threads: the first run there would
@@ -34,49 +34,45 @@ _INSTALL = 'install it with: pip install "dmgan[mnn]"'
 _pool_owner: int | None = None
 
 
-class MnnBackend:
-    """A bundle's refinement stages as MNN modules. See `Backend` for the methods."""
+class MnnBackend(GraphBackend):
+    """A bundle's refinement stages as MNN modules, and the rest as ONNX Runtime sessions."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
-        """Loads the bundle's engine. See `BackendClass`."""
-        at_hand = self.probe(index)
-        choose_precision(bundle, precision, ("fp32",), "mnn on the CPU")
+    def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
+        """Loads the bundle's engine. See `Backend`."""
+        super().__init__(bundle)
+        refuse_options(settings, "mnn")
+        at_hand = self.probe(settings.index)
+        choose_precision(bundle, settings.precision, ("fp32",), "mnn on the CPU")
         found = find_engine(bundle, "mnn", at_hand, None, "auto")
-        _claim_threads(threads)
-        planned = PLANNED_ROLES["mnn"]
-        rest = tuple(role for role in ROLES if role not in planned)
-        self._rest = OnnxRuntimeBackend(bundle, index=0, precision="fp32", threads=threads, roles=rest)
-        self._modules = {role: _load(bundle, found, role, threads) for role in planned}
+        _claim_threads(settings.threads)
+        spec = bundle.manifest.model
+        planned = find_engine_row("mnn").planned_roles(spec)
+        rest = tuple(role for role in spec.roles if role not in planned)
+        self._rest = OrtCpuBackend(bundle, replace(settings, precision="fp32"), roles=rest)
+        self._modules = {role: _load(bundle, found, role, settings.threads) for role in planned}
         # A module serves one thread at a time, and one run takes all of MNN's threads.
         self._turn = threading.Lock()
         others = f"{self._rest.active.backend} {self._rest.active.version} for {' and '.join(rest)}"
         self.active = Active(
-            "mnn", at_hand, "cpu", "fp32", threads, reason=f"with the engine {found.folder}, and {others}"
+            "mnn", at_hand, "cpu", "fp32", settings.threads, reason=f"with the engine {found.folder}, and {others}"
         )
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `BackendClass.probe`. MNN itself is not imported, which takes a while."""
+        """See `Backend`. MNN itself is not imported, which takes a while."""
         try:
             at_hand = version("mnn")
         except PackageNotFoundError:
             raise BackendError(f"mnn is not installed; {_INSTALL}") from None
-        OnnxRuntimeBackend.probe(index)
+        OrtCpuBackend.probe(index)
         return at_hand
 
-    def run(self, role: Role, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """See `Backend.run`; a tensor is a numpy array. The last stage's features cannot be had."""
+    def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """See `GraphBackend`."""
         if role not in self._modules:
-            return self._rest.run(role, feeds, outputs)
+            return self._rest.run(role, inputs, outputs)
         with self._turn:
-            return self._modules[role].run(feeds, outputs)
-
-    def to_host(self, tensor: Tensor) -> npt.NDArray[np.float32]:
-        """See `Backend.to_host`."""
-        return cast("npt.NDArray[np.float32]", tensor)
-
-    def close(self) -> None:
-        """Nothing to do: a module is freed with its last reference, so a run in another thread may finish."""
+            return self._modules[role].run(inputs, outputs)
 
 
 class MnnModule:
@@ -95,42 +91,37 @@ class MnnModule:
         """
         engine = import_engine()
         self._expr, self._inputs, self._role = engine.expr, interface.inputs, role
-        names = [entry.name for entry in interface.outputs]
-        if role == GENERATOR_ROLES[-1]:
-            names.remove("features")  # nobody reads them, and laying them out takes MNN as long as a convolution
-        self._outputs = names
+        self._outputs = [entry.name for entry in interface.outputs]
         settings = {"backend": "CPU", "numThread": threads, "precision": "normal", "memory": "normal", "power": "high"}
-        with native_output() as said, tempfile.TemporaryDirectory() as place:
+        with native_output() as message, tempfile.TemporaryDirectory() as place:
             file = Path(place) / f"{role}.mnn"  # MNN's modules are loaded from files only
             file.write_bytes(plan)
             try:
                 self._module = engine.nn.load_module_from_file(
                     str(file),
                     [entry.name for entry in self._inputs],
-                    names,
+                    self._outputs,
                     runtime_manager=engine.nn.create_runtime_manager((settings,)),
                 )
             except Exception as error:  # MNN's errors are SystemErrors, and numpy adds its own
-                raise EngineError(f"mnn cannot load it ({said() or error})") from error
+                raise EngineError(f"mnn cannot load it ({message() or error})") from error
 
-    def run(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs the plan. One thread at a time.
 
         Raises:
-            EngineError: if an input is not what the plan takes, an output is not had, or MNN fails.
+            EngineError: if an input is not what the plan takes, or MNN fails.
         """
-        values = self._module.onForward([self._feed(entry.name, entry.shape, feeds) for entry in self._inputs])
+        values = self._module.onForward([self._feed(entry.name, entry.shape, inputs) for entry in self._inputs])
         if len(values) != len(self._outputs):
             raise EngineError(f"mnn failed in {self._role}; try fewer images at once")
         made = dict(zip(self._outputs, values, strict=True))
-        if missing := sorted(set(outputs) - set(made)):
-            raise EngineError(f"mnn does not compute {', '.join(missing)} in {self._role}; use another backend")
         expr = self._expr
         # Copies: MNN's next run writes into the same memory.
         return {name: np.array(expr.convert(made[name], expr.NCHW).read()) for name in outputs}
 
-    def _feed(self, name: str, shape: tuple[int | str, ...], feeds: Mapping[str, Tensor]) -> Any:
-        array = feeds[name]
+    def _feed(self, name: str, shape: tuple[int | str, ...], inputs: Mapping[str, Array]) -> Any:
+        array = inputs[name]
         if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
             # MNN itself would read beyond the array.
             raise EngineError(f"{name} is {array.dtype}{list(array.shape)}, and {self._role} takes {list(shape)}")

@@ -17,7 +17,7 @@ def native_output() -> Iterator[Callable[[], str]]:
     """Catches what the process writes to its standard output, from whatever thread, until the end of the block.
 
     Yields:
-        What tells, in one line, what was caught so far.
+        A function that returns what was caught so far, in one line.
     """
     try:
         kept = os.dup(_STDOUT)
@@ -26,7 +26,7 @@ def native_output() -> Iterator[Callable[[], str]]:
         return
     with tempfile.TemporaryFile() as caught:
 
-        def said() -> str:
+        def caught_text() -> str:
             _flush()
             caught.seek(0)
             return " ".join(caught.read().decode(errors="replace").split())
@@ -34,7 +34,7 @@ def native_output() -> Iterator[Callable[[], str]]:
         _flush()
         os.dup2(caught.fileno(), _STDOUT)
         try:
-            yield said
+            yield caught_text
         finally:
             _flush()
             os.dup2(kept, _STDOUT)

@@ -8,12 +8,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from dmgan_runtime.backends.base import Active, Arithmetic, Tensor, choose_precision, graphs_of, read_graph
+from dmgan_runtime.backends.base import (
+    Active,
+    Arithmetic,
+    Array,
+    EngineSettings,
+    GraphBackend,
+    choose_precision,
+    graphs_of,
+    read_graph,
+)
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
-from dmgan_runtime.interface import check_tensors
+from dmgan_runtime.graphs import check_tensors
 from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
 
 if TYPE_CHECKING:
@@ -23,67 +31,47 @@ _PRECISIONS: tuple[Arithmetic, ...] = ("fp32", "bf16", "int8")
 _DTYPES: dict[str, Literal["float32", "int64"]] = {"f32": "float32", "i64": "int64"}
 
 
-class OpenVinoBackend:
-    """A bundle's graphs as OpenVINO's compiled models. See `Backend` for the methods."""
+class OpenVinoBackend(GraphBackend):
+    """A bundle's graphs as OpenVINO's compiled models."""
 
-    def __init__(self, bundle: Bundle, *, index: int, precision: str, threads: int, named: bool = False) -> None:
-        """Loads every graph of the chosen precision. See `BackendClass`."""
+    def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
+        """Loads every graph of the chosen precision. See `Backend`."""
+        super().__init__(bundle)
         engine = _import_engine()
         core = engine.Core()
-        chosen = choose_precision(bundle, precision, _PRECISIONS, "openvino on the CPU")
+        chosen = choose_precision(bundle, settings.precision, _PRECISIONS, "openvino on the CPU")
         if chosen == "bf16":
             _check_bf16(core)
-        self._graphs = {
-            role: _Graph(_load(core, bundle, graph, compile_options(role, chosen, threads)), role)
+        self._models = {
+            role: _load(core, bundle, graph, compile_options(role, chosen, settings))
             for role, graph in graphs_of(bundle, chosen).items()
         }
-        self.active = Active("openvino", _version(engine), "cpu", chosen, threads)
+        # A request serves one thread at a time, so each run takes one.
+        self._idle: dict[Role, deque[ov.InferRequest]] = {role: deque() for role in self._models}
+        self.active = Active("openvino", _version(engine), "cpu", chosen, settings.threads)
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `BackendClass.probe`."""
+        """See `Backend`."""
         return _version(_import_engine())
 
-    def run(self, role: Role, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """See `Backend.run`; a tensor is a numpy array."""
+    def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """See `GraphBackend`."""
         try:
-            return self._graphs[role].run(feeds, outputs)
+            request = self._idle[role].pop()
+        except IndexError:
+            request = self._models[role].create_infer_request()
+        parts = _rows(inputs) if _takes_one_row(role) else [inputs]
+        made: dict[str, list[Array]] = {name: [] for name in outputs}
+        try:
+            for part in parts:
+                results = request.infer(dict(part), share_inputs=True, share_outputs=True)
+                for name in outputs:
+                    made[name].append(np.array(results[name]))
         except Exception as error:  # OpenVINO's errors are RuntimeErrors, and numpy adds its own for wrong shapes
             raise EngineError(f"openvino failed in {role} ({_line(error)}); try fewer images at once") from error
-
-    def to_host(self, tensor: Tensor) -> npt.NDArray[np.float32]:
-        """See `Backend.to_host`."""
-        return cast("npt.NDArray[np.float32]", tensor)
-
-    def close(self) -> None:
-        """Nothing to do: a model is freed with its last reference, so a run in another thread may finish."""
-
-
-class _Graph:
-    """A compiled model and the requests that run it: a request serves one thread at a time, so each run takes one."""
-
-    def __init__(self, model: ov.CompiledModel, role: Role) -> None:
-        self._model = model
-        self._one_by_one = _takes_one_row(role)
-        self._idle: deque[ov.InferRequest] = deque()
-
-    def run(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._model.create_infer_request()
-        if self._one_by_one:
-            rows = [self._infer(request, row, outputs) for row in _rows(feeds)]
-            results = {name: np.concatenate([row[name] for row in rows]) for name in outputs}
-        else:
-            results = self._infer(request, feeds, outputs)
-        self._idle.append(request)
-        return results
-
-    @staticmethod
-    def _infer(request: ov.InferRequest, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        results = request.infer(dict(feeds), share_inputs=True, share_outputs=True)
-        return {name: np.array(results[name]) for name in outputs}
+        self._idle[role].append(request)
+        return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in made.items()}
 
 
 def _takes_one_row(role: Role) -> bool:
@@ -92,9 +80,9 @@ def _takes_one_row(role: Role) -> bool:
     return role == "text_encoder"
 
 
-def _rows(feeds: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    count = len(next(iter(feeds.values())))
-    return [{name: array[row : row + 1] for name, array in feeds.items()} for row in range(count)]
+def _rows(inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    count = len(next(iter(inputs.values())))
+    return [{name: array[row : row + 1] for name, array in inputs.items()} for row in range(count)]
 
 
 def _import_engine() -> ModuleType:
@@ -125,22 +113,23 @@ def _check_bf16(core: ov.Core) -> None:
         )
 
 
-def compile_options(role: Role, precision: Arithmetic, threads: int) -> dict[str, Any]:
-    """OpenVINO's settings for one graph.
+def compile_options(role: Role, precision: Arithmetic, settings: EngineSettings) -> dict[str, Any]:
+    """OpenVINO's properties for one graph; a user's own come last and so win.
 
     Args:
         role: The graph.
         precision: `bf16` rounds the generators' fp32 graphs to bf16.
-        threads: CPU threads.
+        settings: What is asked for.
     """
     rounded = precision == "bf16" and role != "text_encoder"
     return {
         # Left to itself, OpenVINO rounds to bf16 wherever the CPU has it.
         "INFERENCE_PRECISION_HINT": "bf16" if rounded else "f32",
-        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_NUM_THREADS": settings.threads,
         "NUM_STREAMS": 1,
         # A pinned thread may sit on a core that this process must share, or is not allowed to use.
         "ENABLE_CPU_PINNING": False,
+        **settings.options,
     }
 
 

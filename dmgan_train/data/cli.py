@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dmgan_runtime.commands import DmganGroup
+from dmgan_runtime.cli.common import DmganGroup
 from dmgan_train.progress import Progress
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from dmgan_runtime.errors import DataError
-from dmgan_runtime.images import to_pil
+from dmgan_runtime.results import to_pil
 from dmgan_train.data import Split
 from dmgan_train.figures.seeds import paint_row
 from dmgan_train.figures.sheet import legible, sheet

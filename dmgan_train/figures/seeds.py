@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from dmgan_runtime.images import to_pil
+from dmgan_runtime.results import to_pil
 from dmgan_train.figures.sheet import legible, sheet
 from dmgan_train.image_source import ImageSource, from_levels
 

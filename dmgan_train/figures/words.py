@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_runtime.results import FloatArray, Gates, Generation
+from dmgan_runtime.request import FloatArray
+from dmgan_runtime.results import Gates, Generation
 from dmgan_train.figures.sheet import legible, sheet, stack
 from dmgan_train.image_source import ImageSource
 

@@ -68,16 +68,11 @@ class RPrecision:
         self._encoders, self._seed, self.mismatched = encoders, seed, mismatched
         captions = [(caption, example.class_id) for example in split.examples for caption in example.captions]
         self._classes = np.array([class_id for _, class_id in captions])
-        encodings = [encoders.tokenizer.encode(caption, encoders.max_words) for caption, _ in captions]
+        tokens = encoders.tokenizer.encode_batch((caption for caption, _ in captions), encoders.max_words)
         self._row = {caption: row for row, (caption, _) in enumerate(captions)}
         texts: dict[bytes, int] = {}
-        self._texts = np.array([texts.setdefault(one.tokens.tobytes(), len(texts)) for one in encodings])
-        self._sentences = F.normalize(
-            self._encode(
-                torch.from_numpy(np.stack([one.tokens for one in encodings])),
-                torch.tensor([one.length for one in encodings]),
-            )
-        )
+        self._texts = np.array([texts.setdefault(row.tobytes(), len(texts)) for row in tokens.tokens])
+        self._sentences = F.normalize(self._encode(*map(torch.from_numpy, tokens)))
         self._right: dict[bool, list[bool]] = {True: [], False: []}
 
     def add(self, images: Tensor, orders: Sequence[Order], *, real: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 
 
 class Condition(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models.conditioning import Condition, ConditioningAugmentation
 from dmgan_train.models.dynamic_memory import DynamicMemory, MemoryOutput
 from dmgan_train.models.layers import ResidualBlock, UpBlock, image_head, initialise

@@ -1,4 +1,4 @@
-"""The one place that knows how `tensorrt` 10, `tensorrt` 11 and `tensorrt_rtx` differ."""
+"""The differences between `tensorrt` 10, `tensorrt` 11 and `tensorrt_rtx`, where engines are built."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmgan_runtime.backends.driver import Gpu, find_gpu
-from dmgan_runtime.engine_manifest import EngineManifest, EngineName
+from dmgan_runtime.backends import registry
+from dmgan_runtime.backends.built_engines import EngineManifest
+from dmgan_runtime.backends.gpus import Gpu, find_gpu
 from dmgan_runtime.errors import BackendError, SettingsError
 
-ENGINES: tuple[EngineName, ...] = ("tensorrt", "tensorrt_rtx")
-_EXTRAS: dict[EngineName, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+ENGINES = tuple(engine.backend for engine in registry.ENGINES if engine.plans == "all")
+"""The names of the modules, the best first."""
+
 _OLDEST_TENSORRT = 10
 _STRONGLY_TYPED_ALWAYS = 11
 _AMPERE = 80
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetGpus:
     """The GPUs that an engine is built for.
 
     Attributes:
@@ -33,14 +35,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Bindings:
-    """One of the three.
+    """An imported TensorRT.
 
     Attributes:
-        name: The Python module's name.
+        name: The Python module's name, one of `ENGINES`.
         module: The module itself; it has no types.
     """
 
-    name: EngineName
+    name: str
     module: Any
 
     @property
@@ -53,8 +55,8 @@ class Bindings:
         """Whether it builds for many GPUs, on a machine that needs none."""
         return self.name == "tensorrt_rtx"
 
-    def target(self, asked: Sequence[int]) -> Target:
-        """The GPUs to build for.
+    def target(self, asked: Sequence[int]) -> TargetGpus:
+        """Chooses the GPUs to build for.
 
         Args:
             asked: Compute capabilities; empty takes the GPU of this machine (tensorrt), or every one from Ampere on
@@ -71,14 +73,14 @@ class Bindings:
                     " --engine tensorrt_rtx, which builds for any RTX GPU"
                 )
             gpu = self._gpu()
-            return Target((gpu.compute_capability,), gpu.name)
+            return TargetGpus((gpu.compute_capability,), gpu.name)
         offered = sorted(value for name, value in self._capabilities().items() if name.startswith("SM"))
         if unknown := sorted(set(asked) - set(offered)):
             raise SettingsError(
                 f"{self.name} {self.version} cannot build for {_listed(unknown)}; it offers {_listed(offered)}"
             )
         # Turing is left out unless it is asked for: it lacks kernels, for example of fp32 matrix products.
-        return Target(tuple(sorted(set(asked))) or tuple(value for value in offered if value >= _AMPERE), None)
+        return TargetGpus(tuple(sorted(set(asked))) or tuple(value for value in offered if value >= _AMPERE), None)
 
     def _gpu(self) -> Gpu:
         try:
@@ -108,13 +110,13 @@ class Bindings:
             )
 
     def create_network(self, builder: Any) -> Any:
-        """An empty, strongly typed network: its precision is the ONNX file's."""
+        """Makes an empty, strongly typed network: its precision is the ONNX file's."""
         if self.is_rtx or _major(self.version) >= _STRONGLY_TYPED_ALWAYS:
             return builder.create_network(0)
         return builder.create_network(1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
     def create_config(self, builder: Any, wanted: EngineManifest) -> Any:
-        """A build configuration with the switches and the targets of an engine."""
+        """Makes a build configuration with the switches and the targets of an engine."""
         config = builder.create_builder_config()
         # TF32 has fp16's mantissa: with it an fp32 engine would be off by 1e-3.
         config.clear_flag(self.module.BuilderFlag.TF32)
@@ -134,21 +136,6 @@ class Bindings:
                 )
             config.hardware_compatibility_level = level
         return config
-
-    def create_log(self) -> Any:
-        """A TensorRT logger that keeps what the engine says of errors, in its list `errors`, and prints nothing."""
-        severities = self.module.ILogger.Severity
-
-        class Log(self.module.ILogger):  # type: ignore[name-defined, misc]
-            def __init__(self) -> None:
-                super().__init__()
-                self.errors: list[str] = []
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity in (severities.INTERNAL_ERROR, severities.ERROR):
-                    self.errors.append(message.strip())
-
-        return Log()
 
     def _capabilities(self) -> dict[str, int]:
         return {name: int(value) for name, value in self.module.ComputeCapability.__members__.items()}
@@ -173,7 +160,7 @@ def open_bindings(asked: str) -> Bindings:
             continue
         _check_version(bindings)
         return bindings
-    remedies = " or ".join(f'pip install "dmgan[{_EXTRAS[name]}]"' for name in names)
+    remedies = " or ".join(f'pip install "dmgan[{registry.find_engine_row(name).extra}]"' for name in names)
     raise BackendError(f"no TensorRT here: {'; '.join(failures)}; install it with: {remedies}")
 
 
@@ -181,7 +168,7 @@ def _check_version(bindings: Bindings) -> None:
     if not bindings.is_rtx and _major(bindings.version) < _OLDEST_TENSORRT:
         raise BackendError(
             f"tensorrt {bindings.version} is too old: strongly typed networks need {_OLDEST_TENSORRT} or later;"
-            f' upgrade it with: pip install --upgrade "dmgan[{_EXTRAS[bindings.name]}]"'
+            f' upgrade it with: pip install --upgrade "dmgan[{registry.find_engine_row(bindings.name).extra}]"'
         )
 
 

@@ -1,12 +1,12 @@
-"""One ONNX file to one TensorRT plan."""
+"""Builds one TensorRT plan from one ONNX file."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from dmgan_runtime.backends.garbage import without_garbage_collection
-from dmgan_runtime.engine_manifest import EngineManifest
+from dmgan_runtime.backends.built_engines import EngineManifest
+from dmgan_runtime.backends.tensorrt.api import new_log, without_garbage_collection
 from dmgan_runtime.errors import BackendError, EngineError
 from export.tensorrt.bindings import Bindings
 
@@ -37,13 +37,13 @@ class PlanBuilder:
         self.engine = engine
         self._initial_cache = timing_cache
         self._cache: Any = None
-        self._log = bindings.create_log()
+        self._log = new_log(bindings.module)
         try:
             with without_garbage_collection():
                 self._builder = bindings.module.Builder(self._log)
         except TypeError as error:  # what its factory's null pointer becomes in Python
             raise BackendError(
-                f"{self._name} cannot start its builder: {self._said(str(error))}; see what nvidia-smi says of the"
+                f"{self._name} cannot start its builder: {self._messages(str(error))}; see what nvidia-smi says of the"
                 " driver, and whether this TensorRT supports it"
             ) from error
 
@@ -58,7 +58,7 @@ class PlanBuilder:
             The plan's bytes.
 
         Raises:
-            EngineError: if TensorRT cannot parse or build it, with all that TensorRT says of it.
+            EngineError: if TensorRT cannot parse or build it, with all of TensorRT's messages.
         """
         self._log.errors.clear()
         network = self._bindings.create_network(self._builder)
@@ -69,13 +69,13 @@ class PlanBuilder:
         del parser
         if plan is None:
             raise EngineError(
-                f"{where}: {self._name} cannot build it: {self._said('it does not say why')}; try a smaller"
+                f"{where}: {self._name} cannot build it: {self._messages('it does not say why')}; try a smaller"
                 " --max-batch, another --precision or another version of TensorRT"
             )
         return memoryview(plan)
 
     def timing_cache(self) -> bytes:
-        """How long each kernel took here, for the next build; empty if none was wanted."""
+        """Returns how long each kernel took here, for the next build; empty if no timing cache is used."""
         return b"" if self._cache is None else bytes(self._cache.serialize())
 
     def _parse(self, network: Any, graph: bytes, where: str) -> Any:
@@ -83,7 +83,7 @@ class PlanBuilder:
         if not parser.parse(graph, _NOWHERE):
             words = "; ".join(str(parser.get_error(index)).strip() for index in range(parser.num_errors))
             raise EngineError(
-                f"{where}: {self._name} cannot parse it: {words or self._said('it does not say why')}; upgrade"
+                f"{where}: {self._name} cannot parse it: {words or self._messages('it does not say why')}; upgrade"
                 " TensorRT, try --precision fp32, or export the bundle again with this version of dmgan"
             )
         return parser
@@ -100,7 +100,7 @@ class PlanBuilder:
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(
                 f"{where}: {self._name} refuses the batches {batches.min}, {batches.opt}, {batches.max}:"
-                f" {self._said('it does not say why')}; choose others"
+                f" {self._messages('it does not say why')}; choose others"
             )
         if self._initial_cache is not None:
             self._use_timing_cache(config)
@@ -111,11 +111,11 @@ class PlanBuilder:
             self._cache = config.create_timing_cache(self._initial_cache)
         if self._cache is None or not config.set_timing_cache(self._cache, False):
             raise EngineError(
-                f"{self._name} refuses the timing cache: {self._said('it does not say why')}; another GPU or version"
-                " wrote it: remove it, or choose another file"
+                f"{self._name} refuses the timing cache: {self._messages('it does not say why')}; another GPU or"
+                " version wrote it: remove it, or choose another file"
             )
 
-    def _said(self, otherwise: str) -> str:
+    def _messages(self, otherwise: str) -> str:
         return "; ".join(self._log.errors) or otherwise
 
     @property

@@ -1,20 +1,21 @@
-"""A bundle's graphs to a folder of TensorRT plans."""
+"""Builds a folder of TensorRT plans from a bundle's graphs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.engine_manifest import (
-    SCHEMA_VERSION,
+from dmgan_runtime.atomic import replacing
+from dmgan_runtime.backends.built_engines import (
+    ENGINE_SCHEMA_VERSION,
     BatchProfile,
     EngineManifest,
     HardwareCompatibility,
 )
+from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError
-from dmgan_runtime.manifest import GENERATOR_ROLES, ROLES, GraphEntry, Manifest, Precision
-from export.engine_folder import Blueprint, EngineFolder, Report, make_engine_folder
+from dmgan_runtime.manifest import GraphEntry, Manifest, Precision
+from export.engine_folder import EngineFolder, EngineRecipe, Report, make_engine_folder
 from export.tensorrt.bindings import Bindings
 from export.tensorrt.builder import PlanBuilder
 
@@ -24,7 +25,7 @@ _AUTO_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class BuildSettings:
     """What to build.
 
     Attributes:
@@ -45,17 +46,17 @@ class EngineSettings:
 
 
 def engine_precisions(manifest: Manifest) -> tuple[Precision, ...]:
-    """The precisions that a bundle has all generators in, the one that `auto` means first."""
+    """Lists the precisions in which a bundle has all generators, the one that `auto` means first."""
     present = [
         precision
         for precision in (*_AUTO_PRECISIONS, "int8")
-        if all(manifest.graph(role, precision) is not None for role in GENERATOR_ROLES)
+        if all(manifest.graph(role, precision) is not None for role in manifest.model.generator_roles)
     ]
     return tuple(present)
 
 
 def build_engine(
-    bundle: Path, bindings: Bindings, settings: EngineSettings, output: Path | None, report: Report
+    bundle: Path, bindings: Bindings, settings: BuildSettings, output: Path | None, report: Report
 ) -> EngineFolder:
     """Builds every graph of a bundle in one precision.
 
@@ -85,24 +86,25 @@ def build_engine(
     with Bundle(bundle) as source:
         graphs = _graphs(source, settings.precision)
         wanted = _wanted(bindings, settings)
-        blueprint = Blueprint(
+        recipe = EngineRecipe(
             wanted=wanted,
             graphs=graphs,
             suffix="plan",
             new_builder=new_builder,
             read=lambda graph: _content(source, graph),
         )
-        made = make_engine_folder(source, blueprint, output, report)
+        made = make_engine_folder(source, recipe, output, report)
     if builders and settings.timing_cache is not None:
-        _write_cache(settings.timing_cache, builders[0].timing_cache())
+        with replacing(settings.timing_cache) as scratch:
+            scratch.write_bytes(builders[0].timing_cache())
     return made
 
 
-def _wanted(bindings: Bindings, settings: EngineSettings) -> EngineManifest:
-    """What will be built, without its plans."""
+def _wanted(bindings: Bindings, settings: BuildSettings) -> EngineManifest:
+    """Describes what will be built, without its plans."""
     target = bindings.target(settings.targets)
     wanted = EngineManifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=ENGINE_SCHEMA_VERSION,
         engine=bindings.name,
         version=bindings.version,
         compute_capabilities=target.compute_capabilities,
@@ -118,16 +120,16 @@ def _wanted(bindings: Bindings, settings: EngineSettings) -> EngineManifest:
 
 
 def _graphs(bundle: Bundle, precision: Precision) -> list[GraphEntry]:
-    present = engine_precisions(bundle.manifest)
+    present, roles = engine_precisions(bundle.manifest), bundle.manifest.model.roles
     if precision not in present:
         raise BundleError(
             f"{bundle.path}: has no generators in {precision}, but in {', '.join(present) or 'nothing'}; choose"
             f" another --precision, or export the bundle again with --{precision}"
         )
-    graphs = [bundle.manifest.graph(role, precision) for role in ROLES]
+    graphs = [bundle.manifest.graph(role, precision) for role in roles]
     graphs[0] = graphs[0] or bundle.manifest.graph("text_encoder", "fp32")
     found = [graph for graph in graphs if graph is not None]
-    if len(found) < len(ROLES):
+    if len(found) < len(roles):
         raise BundleError(f"{bundle.path}: has no text encoder in {precision} or fp32; export the bundle again")
     return found
 
@@ -150,12 +152,3 @@ def _read_cache(file: Path | None) -> bytes | None:
     if file is None:
         return None
     return file.read_bytes() if file.exists() else b""
-
-
-def _write_cache(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Quantized graphs as TensorRT takes them."""
+"""Rewrites quantized graphs into the form that TensorRT takes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dmgan_runtime.errors import ExportError
 
 
 def signed_graph(graph: bytes) -> bytes:
-    """An ONNX file's content with `signed_activations`."""
+    """Applies `signed_activations` to an ONNX file's content."""
     return signed_activations(onnx.load_from_string(graph)).SerializeToString()
 
 
 def signed_activations(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same quantized graph as TensorRT takes it: signed activations, zero points of 0, and biases in fp32.
+    """Copies a quantized graph in the form that TensorRT takes: signed activations, zero points of 0, fp32 biases.
 
     Raises:
         ExportError: if a zero point is not 128.

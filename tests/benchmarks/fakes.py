@@ -54,6 +54,7 @@ SERIES: dict[Measure, list[dict[str, Any]]] = {
     ],
     "size": [{"measure": measure, "unit": "bytes"} for measure in ("model", "installed")],
     "training": [{"measure": "images_per_second", "unit": "images/s", "batch": 10}],
+    "outputs": [{"measure": measure, "unit": "s", "batch": 4} for measure in ("images", "everything")],
 }
 
 

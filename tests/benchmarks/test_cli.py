@@ -14,7 +14,7 @@ from benchmarks import options as options_module
 from benchmarks.cli import main
 from benchmarks.options import choose_device, default_output
 from benchmarks.results import Measure
-from dmgan_runtime.backends.driver import Gpu
+from dmgan_runtime.backends.gpus import Gpu
 from dmgan_runtime.errors import BackendError
 
 ROOT = Path(__file__).parent.parent.parent

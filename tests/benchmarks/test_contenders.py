@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.contenders import REFERENCE, candidates, select
-from dmgan_runtime.backends.selection import ENGINES
+from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.errors import SettingsError
 
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks import lineup as lineup_module
 from benchmarks import memory as memory_module
+from benchmarks import outputs as outputs_module
 from benchmarks.building import random_captions, random_model
 from benchmarks.cli import main
 from benchmarks.contenders import REFERENCE, candidates, select
@@ -17,17 +18,19 @@ from benchmarks.floor import Rates
 from benchmarks.latency import measure_latency
 from benchmarks.lineup import END_TO_END, Lineup, open_lineup
 from benchmarks.memory import measure_memory
-from benchmarks.painters import open_painter
-from benchmarks.performer import peak_memory
+from benchmarks.outputs import measure_outputs
 from benchmarks.rates import measure_rates
 from benchmarks.results import read_result
+from benchmarks.samplers import open_sampler
 from benchmarks.size import measure_size
 from benchmarks.startup import measure_startup, start
 from benchmarks.throughput import measure_throughput
+from benchmarks.timed_sampler import peak_memory
 from benchmarks.turns import Limits
 from benchmarks.worker import call_in_worker
+from dmgan_runtime.backends.registry import ENGINES
+from dmgan_runtime.bundle import packaged_bundle
 from dmgan_runtime.errors import EngineError
-from dmgan_runtime.manifest import ROLES
 
 SERVED = "onnxruntime-fp32"
 ONCE = Limits(rounds=2, seconds=100, least=1)
@@ -57,7 +60,7 @@ def contenders():
 @pytest.fixture
 def at_hand(monkeypatch, contenders):
     """No processes, and rates that need no measuring."""
-    for module in (lineup_module, memory_module):
+    for module in (lineup_module, memory_module, outputs_module):
         monkeypatch.setattr(module, "Worker", Here)
     monkeypatch.setattr("benchmarks.lineup.call_in_worker", lambda *_: RATES)
     return describe_environment("cpu"), contenders
@@ -69,7 +72,7 @@ def test_latency_measures_everybody_end_to_end_and_by_graph(subject, at_hand) ->
     assert [entry.name for entry in result.entries][:2] == [REFERENCE, SERVED]
     for batch in (1, 3):
         for name in (REFERENCE, SERVED):
-            for measure in (END_TO_END, *ROLES):
+            for measure in (END_TO_END, *subject.spec.roles):
                 series = result.find(name, measure, batch)
                 assert series is not None
                 assert len(series.samples) == 2 * series.per_turn
@@ -118,7 +121,7 @@ def test_who_dies_in_its_turn_is_named_once_and_leaves_no_empty_series(subject, 
         dead = False
 
         def call(self, method, *arguments):
-            served = type(self._target._painter).__name__ == "ServedPainter"
+            served = type(self._target._sampler).__name__ == "RuntimeSampler"
             if served and (method == "time" or self.dead):
                 self.dead = True
                 raise EngineError("its process ended with exit code -9")
@@ -136,13 +139,13 @@ def test_other_images_are_no_contest(subject, at_hand, monkeypatch) -> None:
     class Wrong(Here):
         def call(self, method, *arguments):
             value = super().call(method, *arguments)
-            served = type(self._target._painter).__name__ == "ServedPainter"
+            served = type(self._target._sampler).__name__ == "RuntimeSampler"
             return -value if method == "synthesize" and served else value
 
     monkeypatch.setattr(lineup_module, "Worker", Wrong)
     with open_lineup(subject, contenders[:2]) as lineup:
         assert list(lineup.workers) == [REFERENCE]
-    assert "paints other images than PyTorch" in lineup.absences[0].reason
+    assert "makes other images than PyTorch" in lineup.absences[0].reason
 
 
 def test_one_that_fails_at_a_batch_size_is_left_out_there(subject, at_hand, monkeypatch) -> None:
@@ -150,7 +153,7 @@ def test_one_that_fails_at_a_batch_size_is_left_out_there(subject, at_hand, monk
 
     class Small(Here):
         def call(self, method, *arguments):
-            served = type(self._target._painter).__name__ == "ServedPainter"
+            served = type(self._target._sampler).__name__ == "RuntimeSampler"
             if served and method == "warm_up" and len(arguments[0]) > 2:
                 raise EngineError("no memory")
             return super().call(method, *arguments)
@@ -181,6 +184,26 @@ def test_memory_and_size_are_bytes_of_everybody(subject, at_hand) -> None:
     assert model is not None
     assert installed is not None
     assert 10**4 < model.samples[0] < 10**7 < installed.samples[0]
+
+
+def test_every_engine_is_timed_with_and_without_what_is_beside_the_images(at_hand) -> None:
+    environment, _ = at_hand
+    result = measure_outputs(environment, packaged_bundle(), [1, 3], "cpu", 1, ONCE)
+    assert {entry.name for entry in result.entries} >= {"onnxruntime", "openvino"}
+    for entry in result.entries:
+        for batch in (1, 3):
+            images, everything = (result.find(entry.name, measure, batch) for measure in ("images", "everything"))
+            assert images is not None
+            assert everything is not None
+            assert len(images.samples) == len(everything.samples) == 2 * images.per_turn
+    names = {entry.name for entry in result.entries} | {absence.contender for absence in result.absences}
+    assert names == {engine.backend for engine in ENGINES if engine.device == "cpu"}
+
+
+def test_outputs_of_no_bundle_are_refused(tmp_path) -> None:
+    result = CliRunner().invoke(main, ["outputs", str(tmp_path), "--device", "cpu"])
+    assert result.exit_code == 2
+    assert "pass a whole bundle" in result.output
 
 
 def test_the_memory_of_a_worker_is_its_own() -> None:
@@ -238,9 +261,9 @@ def test_random_captions_are_of_many_lengths_and_known_words() -> None:
     assert not any(tokenizer.encode(caption, 18).unknown for caption in captions)
 
 
-def test_painters_paint_the_same_pictures(subject, contenders) -> None:
+def test_samplers_make_the_same_pictures(subject, contenders) -> None:
     captions = subject.take_captions(3)
-    pictures = [open_painter(subject, contender).paint(captions) for contender in contenders[:2]]
+    pictures = [open_sampler(subject, contender).generate(captions) for contender in contenders[:2]]
     for ours, theirs in zip(*pictures, strict=True):
         difference = np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)
         assert np.abs(difference).max() <= 1

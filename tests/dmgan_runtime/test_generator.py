@@ -13,8 +13,8 @@ from dmgan_runtime import (
     Generator,
     SettingsError,
 )
-from dmgan_runtime.images import to_pil
 from dmgan_runtime.noise import MAX_SEED, draw_noise
+from dmgan_runtime.results import to_pil
 from tests.bundles import MAX_WORDS, SPEC, WORDS
 
 CAPTION = "a small red heart"

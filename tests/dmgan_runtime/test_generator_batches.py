@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import tracemalloc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from itertools import count, islice, repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,14 @@ from dmgan_runtime import (
     Generator,
     SettingsError,
 )
-from dmgan_runtime.backends.base import Active
+from dmgan_runtime.backends.base import EngineSettings
+from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
+from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.request import Batch
+from dmgan_runtime.results import StageOutput
 from tests.bundles import MAX_WORDS, SPEC, WORDS
+from tests.dmgan_runtime.stand_ins import StandInBackend, stand_in_generator
 
 CAPTION = "a small red heart"
 CAPTIONS = st.lists(st.sampled_from(WORDS[1:]), min_size=1, max_size=MAX_WORDS).map(" ".join)
@@ -30,33 +34,10 @@ def pixels(generation: Generation) -> np.ndarray:
     return np.asarray(generation.image).astype(int)
 
 
-class FakeBackend:
-    """Computes nothing: its images are grey. Counts the images of each run of the last stage."""
-
-    active = Active("fake", "1", "cpu", "fp32", 1, reason="a test asked for it")
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def run(self, role: str, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        rows = len(feeds["lengths" if "lengths" in feeds else "noise"])
-        if role == "generator_0":
-            self.batches.append(rows)
-        return {name: np.zeros((rows, 3, 8, 8), np.float32) for name in outputs}
-
-    def to_host(self, tensor: Any) -> Any:
-        return tensor
-
-    def close(self) -> None: ...
-
-
 @pytest.fixture
-def fake(generator: Generator) -> tuple[Generator, FakeBackend]:
-    def never() -> Generator:
-        raise AssertionError("it was opened again")
-
-    backend = FakeBackend()
-    return Generator(generator.manifest, generator.tokenizer, backend, never), backend  # type: ignore[arg-type]
+def fake(generator: Generator) -> tuple[Generator, StandInBackend]:
+    backend = StandInBackend()
+    return stand_in_generator(generator, backend), backend
 
 
 class TestGenerateIter:
@@ -76,7 +57,7 @@ class TestGenerateIter:
         with pytest.raises(CaptionError, match="not NoneType"):
             generator.generate_iter(None)  # type: ignore[arg-type]
 
-    def test_it_reads_no_more_than_a_batch_ahead(self, fake: tuple[Generator, FakeBackend]) -> None:
+    def test_it_reads_no_more_than_a_batch_ahead(self, fake: tuple[Generator, StandInBackend]) -> None:
         read: list[int] = []
 
         def captions() -> Iterator[str]:
@@ -91,7 +72,7 @@ class TestGenerateIter:
             assert len(read) == -(-taken // 3) * 3
         assert fake[1].batches == [3, 3, 3]
 
-    def test_memory_does_not_grow_with_the_captions(self, fake: tuple[Generator, FakeBackend]) -> None:
+    def test_memory_does_not_grow_with_the_captions(self, fake: tuple[Generator, StandInBackend]) -> None:
         generations = fake[0].generate_iter(repeat("a small red heart"), resolution=8, batch_size=16, attention=True)
         tracemalloc.start()
         try:
@@ -136,22 +117,19 @@ class TestGenerateIter:
 
 class TestEngineRange:
     @pytest.fixture
-    def narrow(self, generator: Generator) -> tuple[Generator, list[int]]:
+    def narrow(self, bundle: Path, generator: Generator) -> tuple[Generator, list[int]]:
         """A generator whose engine takes three images at once."""
-        backend = generator._engine.backend
         batches: list[int] = []
 
-        class Narrow:
-            active = dataclasses.replace(backend.active, max_batch=3)
-            to_host = staticmethod(backend.to_host)
+        class Narrow(OrtCpuBackend):
+            def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+                batches.append(batch.size)
+                return super().generate(batch, stages, wanted)
 
-            @staticmethod
-            def run(role: Any, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-                if role == "generator_0":
-                    batches.append(len(feeds["noise"]))
-                return backend.run(role, feeds, outputs)
-
-        return Generator(generator.manifest, generator.tokenizer, Narrow(), lambda: generator), batches  # type: ignore[arg-type]
+        with Bundle(bundle) as opened:
+            backend = Narrow(opened, EngineSettings())
+        backend.active = dataclasses.replace(backend.active, max_batch=3)
+        return Generator(generator.manifest, generator.tokenizer, backend, bundle, {}), batches
 
     def test_batches_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
         cut = narrow[0].generate(CAPTION, seed=1, images_per_caption=7, batch_size=100)
@@ -174,7 +152,12 @@ class TestEngineRange:
 
 
 class TestWarmUp:
-    def test_every_batch_size_runs_once(self, fake: tuple[Generator, FakeBackend]) -> None:
+    def test_on_a_gpu_every_batch_size_runs_twice(self, generator: Generator) -> None:
+        backend = StandInBackend(device="cuda:0")
+        stand_in_generator(generator, backend).warm_up([1, 4])
+        assert backend.batches == [1, 1, 4, 4]
+
+    def test_every_batch_size_runs_once(self, fake: tuple[Generator, StandInBackend]) -> None:
         fake[0].warm_up()
         assert fake[1].batches == [1, 4]
         fake[0].warm_up([7])

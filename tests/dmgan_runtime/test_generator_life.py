@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnxruntime
+import openvino
 import pytest
 from hypothesis import strategies as st
 
@@ -19,6 +25,7 @@ from dmgan_runtime import (
 )
 from dmgan_runtime.noise import draw_noise
 from tests.bundles import MAX_WORDS, SPEC, WORDS, build_bundle, write_manifest, zip_bundle
+from tests.dmgan_runtime.stand_ins import StandInBackend, stand_in_generator
 
 CAPTION = "a small red heart"
 CAPTIONS = st.lists(st.sampled_from(WORDS[1:]), min_size=1, max_size=MAX_WORDS).map(" ".join)
@@ -84,6 +91,117 @@ class TestOpen:
     def test_a_missing_bundle_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="no such bundle"):
             Generator.open(tmp_path / "none")
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_a_model_has_any_number_of_stages(tmp_path: Path, stages: int) -> None:
+    spec = msgspec.structs.replace(SPEC, stages=stages)
+    with Generator.open(build_bundle(tmp_path / "bundle", spec=spec), threads=1) as generator:
+        sides = [8 << stage for stage in range(stages)]
+        assert generator.resolutions == tuple(sides)
+        (generation,) = generator.generate(CAPTION, seed=1, attention=True)
+        assert list(generation.stages) == sides
+        assert list(generation.attention or {}) == sides[1:]
+        assert [each.image.width for each in generator.stream(CAPTION, seed=1)] == sides
+        first, *_, last = generator.interpolate((CAPTION, "a blue square"), seeds=1, steps=3)
+        assert first.tobytes() == generation.image.tobytes()
+        assert last.size == generation.image.size
+
+
+def test_it_says_what_it_is(own_bundle: Path) -> None:
+    write_manifest(own_bundle, name="evil\x1b[2J")
+    with Generator.open(own_bundle, backend="onnxruntime", device="cpu", threads=1) as generator:
+        active = generator.active
+        told = repr(generator)
+    assert told == f"<Generator 'evil\\x1b[2J' of 8, 16, 32 pixels on onnxruntime {active.version} on cpu in fp32>"
+    assert repr(generator) == f"{told[:-1]}, closed>"
+
+
+@pytest.mark.parametrize("bundle", [5, b"bundle", ["bundle"]])
+def test_what_is_no_path_is_refused(bundle: Any) -> None:
+    with pytest.raises(BundleError, match=r"pass the path of a folder or .zip, or None for the model"):
+        Generator.open(bundle)
+
+
+class TestEngineOptions:
+    def test_they_are_passed_to_the_named_engine(self, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        entry = {"session.intra_op_thread_affinities": "rubbish"}
+        with pytest.raises(EngineError, match="only digits: rubbish"):
+            Generator.open(bundle, backend="onnxruntime", device="cpu", engine_options=entry)
+        assert capfd.readouterr().out == ""  # ONNX Runtime's own retry would print there
+        options = {"INFERENCE_NUM_THREADS": 1, "NO_SUCH_PROPERTY": 1}
+        with pytest.raises(EngineError, match="NO_SUCH_PROPERTY"):
+            Generator.open(bundle, backend="openvino", engine_options=options)
+
+    def test_they_need_a_named_engine(self, bundle: Path) -> None:
+        with pytest.raises(BackendError, match="engine_options are one engine's own; name it: backend='tensorrt' or"):
+            Generator.open(bundle, engine_options={"a": 1})
+
+
+class TestFork:
+    """What a forked process does with a generator; test_processes.py has it in real processes."""
+
+    def test_a_gpu_is_refused_with_its_remedy(self, generator: Generator) -> None:
+        forked = stand_in_generator(generator, StandInBackend(device="cuda:0"))
+        forked._engine._after_fork()
+        with pytest.raises(EngineError, match="stand-in cannot use a GPU in a forked process; start processes with"):
+            forked.generate(CAPTION)
+
+    def test_the_same_engine_is_opened_whatever_was_asked(self, bundle: Path, generator: Generator) -> None:
+        with Generator.open(bundle, threads=1) as forked:
+            expected = pixels(forked.generate(CAPTION, seed=1)[0])
+            forked._engine._after_fork()
+            np.testing.assert_array_equal(pixels(forked.generate(CAPTION, seed=1)[0]), expected)
+
+    def test_an_engine_that_is_gone_is_an_error(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Generator.open(bundle, backend="openvino", threads=1) as forked:
+            forked._engine._after_fork()
+            monkeypatch.setitem(sys.modules, "openvino", None)
+            with pytest.raises(EngineError, match=r"forked process \(.*openvino.*\); start processes with spawn"):
+                forked.generate(CAPTION)
+
+
+class TestEngineFailures:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_values_that_are_no_numbers_are_an_error(self, generator: Generator, value: float) -> None:
+        broken = stand_in_generator(generator, StandInBackend(value))
+        message = "stand-in returned an image of 8 pixels with values that are no numbers; try another precision"
+        with pytest.raises(EngineError, match=message):
+            broken.generate(CAPTION)
+        with pytest.raises(EngineError, match=message):
+            next(broken.stream(CAPTION))
+
+    def test_a_stage_is_computed_when_it_is_asked_for(self, generator: Generator) -> None:
+        backend = StandInBackend()
+        stream = stand_in_generator(generator, backend).stream(CAPTION)
+        assert backend.computed == []
+        next(stream)
+        assert backend.computed == [8]
+        assert [each.image.width for each in stream] == [16, 32]
+        assert backend.computed == [8, 16, 32]
+
+
+class TestFrames:
+    """Few calls of ours lie between a user's call and the engine's own."""
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_five_frames_lead_to_the_engine(self, bundle: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def frames(*_: Any, **__: Any) -> None:
+            ours = [each for each in traceback.extract_stack() if f"dmgan_runtime{os.sep}" in each.filename]
+            raise Seen([each.name for each in ours if f"tests{os.sep}" not in each.filename])
+
+        class Seen(Exception):  # noqa: N818
+            pass
+
+        with Generator.open(bundle, backend=backend, device="cpu", threads=1) as generator:
+            engine = onnxruntime.InferenceSession if backend == "onnxruntime" else openvino.InferRequest
+            monkeypatch.setattr(engine, "run" if backend == "onnxruntime" else "infer", frames)
+            with pytest.raises(EngineError) as caught:
+                generator.generate(CAPTION)
+        assert isinstance(caught.value.__cause__, Seen)
+        names = caught.value.__cause__.args[0]
+        assert names[0] == "generate"
+        assert len(names) <= 5, names
 
 
 class TestClose:

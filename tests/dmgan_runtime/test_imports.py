@@ -23,7 +23,7 @@ class Refuse(MetaPathFinder):
 
 sys.meta_path.insert(0, Refuse())
 import dmgan_runtime
-from dmgan_runtime import cli
+import dmgan_runtime.cli.generate
 for name in dmgan_runtime.__all__:
     getattr(dmgan_runtime, name)
 with dmgan_runtime.Generator.open(sys.argv[1], threads=1) as generator:
@@ -44,9 +44,9 @@ def test_it_serves_without_torch_and_onnx(bundle: Path) -> None:
     ("statement", "absent"),
     [
         ("import dmgan_runtime", "numpy PIL msgspec click"),
-        ("import dmgan_runtime.spec, dmgan_runtime.commands", "numpy PIL"),
+        ("import dmgan_runtime.cli.common", "numpy PIL"),
         ("from dmgan_runtime import Generator", "click"),
-        ("import dmgan_runtime.doctor", "torch onnx"),
+        ("import dmgan_runtime.cli.doctor", "torch onnx"),
     ],
 )
 def test_an_import_brings_no_more_than_it_needs(statement: str, absent: str) -> None:

@@ -10,17 +10,17 @@ from hypothesis.extra import numpy as hnp
 
 from dmgan_runtime import CaptionError, Generator, SettingsError
 from dmgan_runtime.interpolation import align_words, blend_texts, slerp
-from dmgan_runtime.pipeline import Text
+from dmgan_runtime.request import TextFeatures
 
 FLOATS = st.floats(-4, 4, width=32)
 WORDS = hnp.arrays(np.float32, st.tuples(st.just(3), st.integers(1, 7)), elements=FLOATS)
 HALF = [0.0, 0.5, 1.0]
 
 
-def text(words: np.ndarray, slots: int = 7) -> Text:
+def text(words: np.ndarray, slots: int = 7) -> TextFeatures:
     features = np.zeros((1, words.shape[0], slots), np.float32)
     features[0, :, : words.shape[1]] = words
-    return Text(features, words.mean(axis=1)[None], np.array([words.shape[1]]))
+    return TextFeatures(features, words.mean(axis=1)[None], np.array([words.shape[1]]))
 
 
 @given(hnp.arrays(np.float32, 16, elements=FLOATS), hnp.arrays(np.float32, 16, elements=FLOATS))

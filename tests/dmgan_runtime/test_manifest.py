@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import MANIFEST_NAME, ROLES, SCHEMA_VERSION, FileEntry, parse_manifest, stays_inside
+from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, parse_manifest, stays_inside
+from tests.bundles import ROLES
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_a_file_entry_describes_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", "2.0", "schema version 2.0, and this dmgan reads 1.1"),
+        ("schema_version", "1.1", "schema version 1.1, and this dmgan reads 2.0; upgrade dmgan or export"),
         ("schema_version", None, "Expected `str`"),
         ("name", 3, "Expected `str`, got `int` - at `\\$.name`"),
         ("surprise", 1, "unknown field `surprise`"),
@@ -74,7 +75,7 @@ def test_every_file_is_named(content: bytes) -> None:
 class TestNewerVersions:
     @pytest.fixture
     def newer(self, content: bytes) -> dict[str, Any]:
-        changed: dict[str, Any] = json.loads(content) | {"schema_version": "1.99", "surprise": {"of": 1}}
+        changed: dict[str, Any] = json.loads(content) | {"schema_version": "2.99", "surprise": {"of": 1}}
         for part in (changed["model"], changed["tokenizer"]["file"], *changed["graphs"], changed["graphs"][0]["file"]):
             part["surprise"] = 10**30
         thumbnails = {str(side): b64encode(bytes(192)).decode() for side in (8, 16, 32)}
@@ -90,7 +91,7 @@ class TestNewerVersions:
         assert manifest.self_test is not None
         assert set(manifest.self_test.thumbnails) == {8, 16, 32}
 
-    @pytest.mark.parametrize("version", ["1.0", SCHEMA_VERSION])
+    @pytest.mark.parametrize("version", [SCHEMA_VERSION])
     def test_of_ours_and_lower_ones_every_key_must_be_known(self, newer: dict[str, Any], version: str) -> None:
         with pytest.raises(BundleError, match="unknown field `surprise`"):
             parse_manifest(json.dumps(newer | {"schema_version": version}).encode(), "here")
@@ -101,12 +102,12 @@ class TestNewerVersions:
     def test_one_that_cannot_be_read_is_newer_and_not_invalid(
         self, newer: dict[str, Any], field: str, value: Any
     ) -> None:
-        with pytest.raises(BundleError, match=r"^here: schema version 1\.99 is newer than .*; upgrade dmgan$"):
+        with pytest.raises(BundleError, match=r"^here: schema version 2\.99 is newer than .*; upgrade dmgan$"):
             parse_manifest(json.dumps(newer | {field: value}).encode(), "here")
 
-    @pytest.mark.parametrize("version", ["1", "1.", "1.x", "1.1.1", "1.-1", "1.٣"])
+    @pytest.mark.parametrize("version", ["2", "2.", "2.x", "2.0.1", "2.-1", "2.٣"])
     def test_what_is_no_version_is_refused(self, newer: dict[str, Any], version: str) -> None:
-        with pytest.raises(BundleError, match=r"schema version .*, and this dmgan reads 1\."):
+        with pytest.raises(BundleError, match=r"schema version .*, and this dmgan reads 2\."):
             parse_manifest(json.dumps(newer | {"schema_version": version}).encode(), "here")
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from dmgan_runtime import EngineError
-from dmgan_runtime.manifest import ROLES
 from dmgan_runtime.onnx_file import check_self_contained
-from tests.bundles import build_graph
+from tests.bundles import ROLES, build_graph
 
 
 def external() -> TensorProto:

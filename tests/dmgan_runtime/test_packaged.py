@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from dmgan_runtime import Generator
-from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.packaged import packaged_bundle
+from dmgan_runtime.bundle import Bundle, packaged_bundle
 
 MAX_BYTES = 8 * 10**6
+GOLDEN = Path(__file__).parents[1] / "golden" / "emoji-64"
+
+
+def instructions() -> str:
+    """The kind of processor, as far as engines choose their arithmetic by it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return next((kind for kind in ("amx_bf16", "avx512f", "avx2") if kind in flags), "unknown")
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +70,20 @@ def test_skin_tones_are_in_their_order(packaged) -> None:
     captions = [f"thumbs up, {tone} skin tone" for tone in tones]
     middles = [np.asarray(each.image)[28:44, 24:40].mean() for each in packaged.generate(captions, seed=0)]
     assert middles == sorted(middles, reverse=True)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_ten_captions_are_the_pictures_that_they_always_were(backend: str) -> None:
+    """To the bit on processors and engines whose hashes are recorded, and to a level of 255 on others."""
+    recorded = json.loads((GOLDEN / "pictures.json").read_text())
+    with Generator.open(backend=backend, device="cpu", threads=2) as generator:
+        generations = generator.generate(recorded["captions"], seed=recorded["seed"])
+        engine = f"{backend} {generator.active.version}, {instructions()}"
+    expected = np.split(np.asarray(Image.open(GOLDEN / "pictures.png")).astype(int), len(generations), axis=1)
+    for generation, picture in zip(generations, expected, strict=True):
+        assert np.abs(np.asarray(generation.image) - picture).max() <= 1, generation.caption
+    hashes = [
+        hashlib.sha256(b"".join(picture.tobytes() for picture in each.stages.values())).hexdigest()
+        for each in generations
+    ]
+    assert hashes == recorded["sha256"].get(engine, hashes)

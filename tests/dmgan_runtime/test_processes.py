@@ -6,8 +6,12 @@ import hashlib
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -80,6 +84,19 @@ if __name__ == "__main__":
                 print(pool.map(paint, [generator] * 3) == [sys.argv[2]] * 3)
 """
 
+GUNICORN = """
+import os
+from dmgan_runtime import Generator
+
+generator = Generator.open(os.environ["BUNDLE"], threads=2)
+generator.generate("a small red heart")  # the engine is at work before the fork
+
+def app(environ, start_response):
+    image = generator.generate("a small red heart", seed=1)[0].image
+    start_response("200 OK", [("X-Process", str(os.getpid()))])
+    return [image.tobytes()]
+"""
+
 CYCLES = """
 import json, os, sys
 from dmgan_runtime import Generator
@@ -130,6 +147,33 @@ def test_a_fork_whose_bundle_is_gone_says_so(own_bundle: Path) -> None:
 def test_a_fork_never_paints_with_another_bundle(own_bundle: Path, tmp_path: Path) -> None:
     other = build_bundle(tmp_path / "other", words=(*WORDS, "zebra"))
     assert "the bundle 'tiny' was replaced after it was opened" in python(FORK_WITHOUT_BUNDLE, own_bundle, other)
+
+
+@needs_fork
+def test_gunicorn_serves_what_it_loaded_before_it_forked(bundle: Path, picture: str, tmp_path: Path) -> None:
+    (tmp_path / "served.py").write_text(GUNICORN)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-W", "ignore", "-m", "gunicorn", "served:app", "--preload", "--workers", "2"]
+    environment = os.environ | {"BUNDLE": str(bundle), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    with subprocess.Popen(
+        [*command, "--bind", address], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            workers, deadline = set(), time.monotonic() + 60
+            while len(workers) < 2 and time.monotonic() < deadline:
+                try:
+                    with urllib.request.urlopen(f"http://{address}", timeout=20) as answer:
+                        assert hashlib.sha256(answer.read()).hexdigest() == picture
+                        workers.add(answer.headers["X-Process"])
+                except urllib.error.URLError:  # it is not up yet
+                    time.sleep(0.1)
+        finally:
+            server.terminate()
+            _, errors = server.communicate(timeout=20)  # workers that cannot end would be waited for
+    assert len(workers) == 2, errors
+    assert (server.returncode, "SIGKILL" in errors) == (0, False), errors
 
 
 def test_a_pool_of_processes_takes_a_generator(bundle: Path, picture: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import MAX_STAGES, ModelSpec
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -16,10 +16,12 @@ def test_the_defaults_are_the_papers() -> None:
     assert (spec.generator_channels, spec.text_features, spec.memory_features) == (64, 256, 128)
 
 
-@given(power=st.integers(3, 7))
-def test_each_stage_doubles_the_resolution(power: int) -> None:
-    first, second, third = ModelSpec(base_resolution=2**power).resolutions
-    assert (first, second, third) == (2**power, 2 * first, 2 * second)
+@given(power=st.integers(3, 7), stages=st.integers(1, MAX_STAGES))
+def test_each_stage_doubles_the_resolution(power: int, stages: int) -> None:
+    spec = ModelSpec(stages=stages, base_resolution=2**power)
+    assert spec.resolutions == tuple(2 ** (power + stage) for stage in range(stages))
+    assert spec.generator_roles == tuple(f"generator_{stage}" for stage in range(stages))
+    assert spec.roles == ("text_encoder", *spec.generator_roles)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,8 @@ def test_each_stage_doubles_the_resolution(power: int) -> None:
         ({"base_resolution": 48}, "power of two"),
         ({"base_resolution": 4}, ">= 8"),
         ({"base_resolution": 256}, "<= 128"),
+        ({"stages": 0}, ">= 1"),
+        ({"stages": 7}, "<= 6"),
         ({"text_features": 7}, "even number"),
         ({"noise_features": 0}, ">= 1"),
         ({"memory_writing": "none"}, "needs a memory"),

@@ -1,13 +1,12 @@
 """Small stages to quantize."""
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import Generator, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
@@ -54,6 +53,6 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 def int8_file(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`generator_1` in int8; do not change it."""
     path = tmp_path_factory.mktemp("int8") / "generator_1.onnx"
-    shutil.copy(stages.sources[1], path)
-    write_int8([Int8Stage(stages.graphs[1], path)], stages.cases[2:], stages.cases[:1], stages.cases[:1])
+    stage = Int8Stage(stages.graphs[1], stages.sources[1], path)
+    write_int8([stage], stages.cases[2:], stages.cases[:1], stages.cases[:1])
     return path

@@ -5,8 +5,7 @@ import shutil
 import pytest
 import yaml
 
-from dmgan_runtime.manifest import FileEntry, Manifest, TokenizerEntry
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import SCHEMA_VERSION, FileEntry, Manifest, ModelSpec, TokenizerEntry
 from dmgan_train.metrics.protocol import Evaluation, Result
 from dmgan_train.run import RunFolder
 from export.card import model_card
@@ -49,7 +48,7 @@ def test_the_card_says_each_thing_once_and_in_words(bundle) -> None:
 def card_of(**facts: object) -> str:
     return model_card(
         Manifest(
-            schema_version="1.1",
+            schema_version=SCHEMA_VERSION,
             name=str(facts.pop("name", "squares")),
             license=str(facts.pop("license", "")),
             model=ModelSpec(),
@@ -79,7 +78,7 @@ def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
     model = read_model(copy, "squares", "")
     assert list(model.metrics) == ["step-0000004-test"]
     manifest = Manifest(
-        schema_version="1.1",
+        schema_version=SCHEMA_VERSION,
         name="squares",
         license="",
         model=model.generator.spec,

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dmgan_runtime.engine_manifest import parse_engine_manifest
+from dmgan_runtime.backends.built_engines import parse_engine_manifest
 from export import cli
 from export.commands import main
 from tests.bundles import build_bundle, zip_bundle
+from tests.export.models import small_model
 from tests.export.tensorrt.half import add_half
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this platform")
@@ -92,7 +93,8 @@ def test_no_bundle_is_a_users_mistake(tmp_path, small) -> None:
     assert "unpack it, or pass --output" in result.stderr
 
 
-def test_an_export_builds_its_engines(run, tmp_path) -> None:
+def test_an_export_builds_its_engines(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cli, "read_model", lambda *_: small_model(1))
     result = CliRunner().invoke(main, [str(run.root), "-o", str(tmp_path / "b"), "--tensorrt"])
     assert result.exit_code == 0, result.output
     assert engine(tmp_path / "b").precision == "fp32"

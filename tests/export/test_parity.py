@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import ExportError
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import Generator, TextEncoder
 from export.parity import check_images, random_captions, reference_case, reference_graphs
 from export.quality import decibels, psnr

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec, UpBlocks
 from dmgan_train.models import Generator
 from dmgan_train.models.layers import ResidualBlock, UpBlock
 from export.reparameterize import (
     MergedResidualBlock,
     PhasedUpBlock,
     TransposedUpBlock,
-    UpForm,
     fold_batch_norms,
     reparameterize,
 )
@@ -65,7 +64,8 @@ def test_a_merged_residual_block_is_the_same(channels, side, seed) -> None:
 
 specs = st.builds(
     ModelSpec,
-    base_resolution=st.sampled_from([4, 8, 16]),
+    stages=st.integers(1, 3),
+    base_resolution=st.sampled_from([8, 16]),
     generator_channels=st.integers(1, 6),
     text_features=st.sampled_from([2, 6]),
     embedding_features=st.just(4),
@@ -102,7 +102,7 @@ def test_folded_batch_norms_are_the_same(spec, seed) -> None:
     assert_same_function(folded, generator, spec)
 
 
-@pytest.mark.parametrize("form", get_args(UpForm))
+@pytest.mark.parametrize("form", get_args(UpBlocks))
 @quick
 @given(specs, seeds)
 def test_all_rewrites_together_are_the_same(form, spec, seed) -> None:

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from dmgan_runtime.errors import BundleError
-from export.staging import put_in_place, workshop
+from export.staging import move_into_place, staging_folder
 
 
 def make(destination, content="x") -> None:
-    with workshop(destination) as folder:
+    with staging_folder(destination) as folder:
         (folder / "file").write_text(content)
-        put_in_place(folder / "file", destination)
+        move_into_place(folder / "file", destination)
 
 
 def test_only_what_is_finished_stays(tmp_path) -> None:
@@ -26,7 +26,7 @@ def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path) -> None:
     (tmp_path / "old").mkdir()
 
     def fail() -> None:
-        with workshop(tmp_path / "old" / "new" / "deep" / "b") as folder:
+        with staging_folder(tmp_path / "old" / "new" / "deep" / "b") as folder:
             (folder / "half").write_text("x")
             raise OSError("full")
 
@@ -36,11 +36,11 @@ def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path) -> None:
 
 
 def test_two_do_not_meet(tmp_path) -> None:
-    with workshop(tmp_path / "b") as folder:
+    with staging_folder(tmp_path / "b") as folder:
         (folder / "file").write_text("first")
         with pytest.raises(BundleError, match="another process is making it; wait for that"):
             make(tmp_path / "b", "second")
-        put_in_place(folder / "file", tmp_path / "b")
+        move_into_place(folder / "file", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
@@ -48,14 +48,14 @@ def test_two_do_not_meet(tmp_path) -> None:
 @pytest.mark.parametrize("other", ["file", "folder"])
 def test_what_came_meanwhile_is_left_as_it_is(tmp_path, other) -> None:
     destination = tmp_path / "b"
-    with workshop(destination) as folder:
+    with staging_folder(destination) as folder:
         (folder / "file").write_text("ours")
         if other == "file":
             destination.write_text("theirs")
         else:
             destination.mkdir()
         with pytest.raises(BundleError, match="came into being meanwhile"):
-            put_in_place(folder / "file", destination)
+            move_into_place(folder / "file", destination)
     assert destination.is_dir() or destination.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [destination]
 
@@ -64,8 +64,8 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from export.staging import workshop
-with workshop(Path({str(tmp_path / "b")!r})) as folder:
+from export.staging import staging_folder
+with staging_folder(Path({str(tmp_path / "b")!r})) as folder:
     (folder / "half").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmgan_runtime.manifest import GENERATOR_ROLES, MANIFEST_NAME, FileEntry, Precision, Role, parse_manifest
-from tests.bundles import write_manifest
+from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, Precision, Role, parse_manifest
+from tests.bundles import GENERATOR_ROLES, write_manifest
 
 
 def add_precision(bundle: Path, precision: Precision, roles: Sequence[Role] = GENERATOR_ROLES) -> None:

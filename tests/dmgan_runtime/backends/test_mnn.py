@@ -17,9 +17,9 @@ import pytest
 
 from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import mnn
+from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.mnn import MnnBackend
-from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.packaged import packaged_bundle
+from dmgan_runtime.bundle import Bundle, packaged_bundle
 from export.mnn import build_mnn_engine
 from export.quality import psnr
 from tests.bundles import zip_bundle
@@ -73,7 +73,7 @@ def images(generator: Generator, **how: Any) -> np.ndarray:
 
 def load(path: Path, **changes: Any) -> MnnBackend:
     with Bundle(path) as bundle:
-        return MnnBackend(bundle, **({"index": 0, "precision": "auto", "threads": 1} | changes))
+        return MnnBackend(bundle, EngineSettings(**changes))
 
 
 def test_auto_takes_it_where_there_is_an_engine(generator: Generator, emoji: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_zip_is_served_too(emoji: Path, tmp_path: Path, generator: Generator) 
 
 
 def test_nothing_of_mnn_is_on_the_standard_output(emoji: Path, tmp_path: Path) -> None:
-    script = "import sys; from dmgan_runtime.cli import main; main()"
+    script = "import sys; from dmgan_runtime.cli.generate import main; main()"
     command = [sys.executable, "-c", script, "-b", str(emoji), "pizza", "--json", "-o", str(tmp_path / "pizza.png")]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(made.stdout)["caption"] == "pizza"
@@ -202,7 +202,7 @@ def test_auto_passes_over_a_damaged_engine_and_says_so(own: Path, caplog: pytest
 
 
 def test_a_plan_that_mnn_cannot_read_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmgan_runtime.backends.engines.FoundEngine.read", lambda *_: b"no plan")
+    monkeypatch.setattr("dmgan_runtime.backends.built_engines.FoundEngine.read", lambda *_: b"no plan")
     with pytest.raises(EngineError, match=r"generator_1.mnn: mnn cannot load it \(.+\); remove engines/"):
         load(own)
 
@@ -224,5 +224,3 @@ def test_wrong_arrays_are_refused_before_mnn_reads_beyond_them(emoji: Path) -> N
     name = "previous_features"
     with pytest.raises(EngineError, match=r"previous_features is float32\[2, 1, .*\], and generator_1 takes"):
         backend.run("generator_1", feeds | {name: feeds[name][:, :1]}, ["image"])
-    with pytest.raises(EngineError, match="does not compute surprise in generator_1"):
-        backend.run("generator_1", feeds, ["surprise"])

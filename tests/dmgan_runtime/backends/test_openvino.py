@@ -12,8 +12,9 @@ from onnx import external_data_helper, numpy_helper, parser
 
 from dmgan_runtime import BackendError, BundleError, EngineError, Generator
 from dmgan_runtime.backends import openvino
-from dmgan_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.openvino import OpenVinoBackend
+from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
 from dmgan_runtime.bundle import Bundle
 from tests.bundles import MAX_WORDS, SPEC, WORDS, build_bundle, build_graph, write_manifest
 from tests.dmgan_runtime.backends.precisions import add_precision
@@ -68,9 +69,8 @@ def psnr(one: np.ndarray, other: np.ndarray, span: float) -> float:
 
 
 def load(path: Path, **changes: Any) -> OpenVinoBackend:
-    arguments: dict[str, Any] = {"index": 0, "precision": "auto", "threads": 1}
     with Bundle(path) as bundle:
-        return OpenVinoBackend(bundle, **(arguments | changes))
+        return OpenVinoBackend(bundle, EngineSettings(**changes))
 
 
 def test_it_says_what_it_is(vino: Generator) -> None:
@@ -98,7 +98,7 @@ def test_its_images_are_those_of_onnxruntime(vino: Generator, lstm_bundle: Path)
 def test_a_caption_is_read_to_its_own_end(lstm_bundle: Path, length: int) -> None:
     """With a free batch axis OpenVINO 2026.4 reads the padding too."""
     with Bundle(lstm_bundle) as bundle:
-        reference = OnnxRuntimeBackend(bundle, index=0, precision="auto", threads=1)
+        reference = OrtCpuBackend(bundle, EngineSettings())
     feeds = {"tokens": np.array([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]]), "lengths": np.array([length, MAX_WORDS])}
     names = ["word_features", "sentence_feature"]
     expected, actual = (each.run("text_encoder", feeds, names) for each in (reference, load(lstm_bundle)))
@@ -150,13 +150,13 @@ class TestBf16:
         monkeypatch.setattr(openvino, "_capabilities", lambda core: ["FP32", "BF16"])
         assert load(bundle, precision="bf16").active.precision == "bf16"
         hints = [
-            openvino.compile_options(role, "bf16", 1)["INFERENCE_PRECISION_HINT"]
+            openvino.compile_options(role, "bf16", EngineSettings())["INFERENCE_PRECISION_HINT"]
             for role in ("text_encoder", "generator_0")
         ]
         assert hints == ["f32", "bf16"]
 
     def test_it_is_never_taken_by_itself(self, bundle: Path) -> None:
-        assert openvino.compile_options("generator_2", "fp32", 1)["INFERENCE_PRECISION_HINT"] == "f32"
+        assert openvino.compile_options("generator_2", "fp32", EngineSettings())["INFERENCE_PRECISION_HINT"] == "f32"
         assert load(bundle).active.precision == "fp32"
 
 

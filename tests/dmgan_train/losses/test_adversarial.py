@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.losses import discriminator_loss, generator_adversarial_loss
 from dmgan_train.models import build_discriminators
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.losses import r1_penalty
 from dmgan_train.models import build_discriminators
 

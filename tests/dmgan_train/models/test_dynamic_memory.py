@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import DynamicMemory, valid_words
 
 TINY = {"generator_channels": 4, "text_features": 6, "memory_features": 5}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import Generator, build_discriminators
 
 SMALL = {"generator_channels": 4, "text_features": 8, "noise_features": 5, "condition_features": 3}

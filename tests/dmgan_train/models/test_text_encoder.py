@@ -1,6 +1,6 @@
 import torch
 
-from dmgan_runtime.spec import ModelSpec
+from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import TextEncoder
 
 

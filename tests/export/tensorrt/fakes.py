@@ -5,7 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from dmgan_runtime.backends.driver import Gpu
+from dmgan_runtime.backends.gpus import Gpu
 from export.tensorrt.bindings import Bindings
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dmgan_runtime.manifest import GENERATOR_ROLES, FileEntry, parse_manifest
-from tests.bundles import write_manifest
+from dmgan_runtime.manifest import FileEntry, parse_manifest
+from tests.bundles import GENERATOR_ROLES, write_manifest
 
 _SCALES = "scales"  # Resize takes them in fp32 only
 

@@ -11,7 +11,7 @@ from unittest.mock import create_autospec
 import pytest
 import tensorrt_bindings as real
 
-from dmgan_runtime.engine_manifest import SCHEMA_VERSION, BatchProfile, EngineManifest
+from dmgan_runtime.backends.built_engines import ENGINE_SCHEMA_VERSION, BatchProfile, EngineManifest
 from dmgan_runtime.errors import EngineError
 from export.tensorrt.bindings import Bindings
 from export.tensorrt.builder import PlanBuilder
@@ -45,7 +45,7 @@ module = SimpleNamespace(**vars(real))
 module.Builder = create_autospec(real.Builder, return_value=builder)
 module.OnnxParser = create_autospec(real.OnnxParser, return_value=parser)
 engine = EngineManifest(
-    schema_version=SCHEMA_VERSION,
+    schema_version=ENGINE_SCHEMA_VERSION,
     engine="tensorrt",
     version=real.__version__,
     compute_capabilities=(89,),
@@ -71,7 +71,7 @@ builder.create_network.assert_called_with(0)
 log = plans._log
 log.log(real.ILogger.Severity.WARNING, "not kept")
 log.log(real.ILogger.Severity.ERROR, "kept")
-assert log.errors == ["kept"]
+assert list(log.errors) == ["kept"]
 
 # An older version takes the flag that the newer one has no need of.
 module.__version__ = "10.16.1.11"

@@ -3,16 +3,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from dmgan_runtime.engine_manifest import SCHEMA_VERSION, BatchProfile, EngineManifest
+from dmgan_runtime.backends.built_engines import ENGINE_SCHEMA_VERSION, BatchProfile, EngineManifest
+from dmgan_runtime.backends.tensorrt.api import new_log
 from dmgan_runtime.errors import BackendError, SettingsError
 from export.tensorrt import bindings as bindings_module
-from export.tensorrt.bindings import Bindings, Target, open_bindings
+from export.tensorrt.bindings import Bindings, TargetGpus, open_bindings
 from tests.export.tensorrt.fakes import L4, fake_tensorrt, install
 
 
 def wanted(bindings: Bindings, **changes) -> EngineManifest:
     fields = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": ENGINE_SCHEMA_VERSION,
         "engine": bindings.name,
         "version": bindings.version,
         "compute_capabilities": (89,),
@@ -86,14 +87,14 @@ def test_networks_are_strongly_typed(version, flags) -> None:
 
 def test_tensorrt_builds_for_the_gpu_at_hand(monkeypatch) -> None:
     monkeypatch.setattr(bindings_module, "find_gpu", lambda _: L4)
-    assert fake_tensorrt("11.4.0.106").target(()) == Target((89,), "NVIDIA L4")
+    assert fake_tensorrt("11.4.0.106").target(()) == TargetGpus((89,), "NVIDIA L4")
     with pytest.raises(SettingsError, match="add --engine tensorrt_rtx"):
         fake_tensorrt("11.4.0.106").target((86,))
 
 
 def test_rtx_builds_for_ampere_and_later_unless_asked(rtx) -> None:
-    assert rtx.target(()) == Target((80, 86, 89, 120, 121), None)
-    assert rtx.target((120, 86, 86)) == Target((86, 120), None)
+    assert rtx.target(()) == TargetGpus((80, 86, 89, 120, 121), None)
+    assert rtx.target((120, 86, 86)) == TargetGpus((86, 120), None)
     with pytest.raises(SettingsError, match=r"cannot build for sm90; it offers sm75, sm80"):
         rtx.target((90,))
 
@@ -121,6 +122,6 @@ def test_a_level_that_an_older_tensorrt_lacks_is_refused() -> None:
 
 
 def test_fp32_means_fp32(rtx) -> None:
-    config = rtx.create_config(rtx.module.Builder(rtx.create_log()), wanted(rtx))
+    config = rtx.create_config(rtx.module.Builder(new_log(rtx.module)), wanted(rtx))
     assert not config.get_flag(rtx.module.BuilderFlag.TF32)
     assert [int(config.get_compute_capability(0))] == [89]

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import pytest
 
-from dmgan_runtime.engine_manifest import BatchProfile
+from dmgan_runtime.backends.built_engines import BatchProfile
 from dmgan_runtime.errors import EngineError
-from dmgan_runtime.manifest import ROLES
+from export.tensorrt import builder as builder_module
 from export.tensorrt.bindings import open_bindings
 from export.tensorrt.builder import PlanBuilder
-from tests.bundles import build_graph
+from tests.bundles import ROLES, build_graph
 from tests.export.tensorrt.test_bindings import wanted
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this platform")
@@ -102,7 +102,7 @@ def test_no_garbage_is_collected_while_a_builder_is_made(monkeypatch) -> None:
             collecting.append(gc.isenabled())
 
     first = builder()  # TensorRT tells a second builder that its log is not the first's
-    monkeypatch.setattr(type(bindings), "create_log", lambda _: Log())
+    monkeypatch.setattr(builder_module, "new_log", lambda _: Log())
     PlanBuilder(bindings, wanted(bindings))
     assert collecting
     assert not any(collecting)

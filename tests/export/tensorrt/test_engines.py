@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from dmgan_runtime.backends.built_engines import BatchProfile, EngineManifest, parse_engine_manifest
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.engine_manifest import BatchProfile, EngineManifest, parse_engine_manifest
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
-from dmgan_runtime.manifest import MANIFEST_NAME, ROLES, FileEntry, parse_manifest
+from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from export import engine_folder
-from export.staging import workshop
+from export.staging import staging_folder
 from export.tensorrt import bindings as bindings_module
 from export.tensorrt import engines
 from export.tensorrt.bindings import open_bindings
 from export.tensorrt.builder import PlanBuilder
-from export.tensorrt.engines import EngineFolder, EngineSettings, build_engine, engine_precisions
-from tests.bundles import build_graph, write_manifest, zip_bundle
+from export.tensorrt.engines import BuildSettings, EngineFolder, build_engine, engine_precisions
+from tests.bundles import ROLES, build_graph, write_manifest, zip_bundle
 from tests.export.tensorrt.fakes import L4, fake_tensorrt
 from tests.export.tensorrt.half import add_half
 
@@ -29,7 +29,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this p
 
 
 def build(bundle: Path, output: Path | None = None, precision="fp32", **settings) -> EngineFolder:
-    chosen = EngineSettings(precision=precision, **settings)
+    chosen = BuildSettings(precision=precision, **settings)
     return build_engine(bundle, open_bindings("tensorrt_rtx"), chosen, output, lambda _: None)
 
 
@@ -165,9 +165,9 @@ import sys
 from pathlib import Path
 from export.tensorrt.bindings import open_bindings
 from export.tensorrt.builder import PlanBuilder
-from export.tensorrt.engines import EngineSettings, build_engine
+from export.tensorrt.engines import BuildSettings, build_engine
 {before}
-build_engine(Path(sys.argv[1]), open_bindings("tensorrt_rtx"), EngineSettings("fp32"), None, print)
+build_engine(Path(sys.argv[1]), open_bindings("tensorrt_rtx"), BuildSettings("fp32"), None, print)
 """
 DIE_AT_THE_THIRD = """
 import os, signal
@@ -226,12 +226,12 @@ def test_an_engine_that_came_before_the_lock_was_had_is_kept(small, monkeypatch)
 
     @contextmanager
     def late(destination: Path) -> Iterator[Path]:
-        monkeypatch.setattr(engine_folder, "workshop", workshop)
+        monkeypatch.setattr(engine_folder, "staging_folder", staging_folder)
         built.append(build(small))
-        with workshop(destination) as folder:
+        with staging_folder(destination) as folder:
             yield folder
 
-    monkeypatch.setattr(engine_folder, "workshop", late)
+    monkeypatch.setattr(engine_folder, "staging_folder", late)
     engine = build(small)
     assert (engine.path, engine.is_new) == (built[0].path, False)
     assert list((small / "engines").iterdir()) == [engine.path]
@@ -274,7 +274,7 @@ def test_tensorrt_without_a_gpu_is_an_error(small, monkeypatch) -> None:
         BackendError,
         match=r"no GPU here\. tensorrt builds .* --engine tensorrt_rtx",
     ):
-        build_engine(small, fake_tensorrt("11.4.0.106"), EngineSettings("fp32"), None, lambda _: None)
+        build_engine(small, fake_tensorrt("11.4.0.106"), BuildSettings("fp32"), None, lambda _: None)
     assert not (small / "engines").exists()
 
 
@@ -299,7 +299,7 @@ def test_a_timing_cache_is_read_and_written(small, tmp_path, monkeypatch) -> Non
     cache = tmp_path / "kernels.cache"
     for largest, expected in ((4, b"...."), (8, b"........")):
         profile = BatchProfile(min=1, opt=4, max=largest)
-        settings = EngineSettings("fp32", profile, timing_cache=cache)
+        settings = BuildSettings("fp32", profile, timing_cache=cache)
         engine = build_engine(small, fake_tensorrt("11.4.0.106"), settings, None, lambda _: None)
         assert cache.read_bytes() == expected
         assert engine.manifest.device == "NVIDIA L4"

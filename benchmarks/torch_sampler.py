@@ -1,0 +1,122 @@
+"""The network as it is published, in PyTorch: what a user would run without this project's engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.contenders import Contender
+from benchmarks.samplers import Stopwatch, read_captions
+from benchmarks.subject import Subject
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import BackendError
+from dmgan_runtime.manifest import Role
+from dmgan_runtime.request import FloatArray
+from dmgan_runtime.results import to_pil
+from dmgan_train.devices import autocast_type
+from dmgan_train.models import Generator, TextEncoder, TextFeatures
+from dmgan_train.settings import Precision
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchSampler:
+    """The unfused network, eager or compiled.
+
+    The text encoder is computed in fp32, as every engine here does; it takes less than a hundredth of the time.
+    """
+
+    version = str(torch.__version__)
+
+    def __init__(self, subject: Subject, contender: Contender) -> None:
+        """Raises a `BackendError` if the device or its arithmetic cannot be had here."""
+        torch.set_num_threads(contender.threads)
+        self._device, self._dtype = torch.device(contender.device), _DTYPES[contender.precision]
+        _prepare_device(self._device, contender.precision)
+        with Bundle(subject.bundle) as bundle:
+            self._tokenizer, self._manifest = bundle.tokenizer(), bundle.manifest
+        spec = self._manifest.model
+        state = torch.load(subject.weights, map_location="cpu", weights_only=True)
+        self._text_encoder = TextEncoder(len(self._tokenizer), spec).eval().to(self._device)
+        self._text_encoder.load_state_dict(state["text_encoder"])
+        self._network = Generator(spec).eval().requires_grad_(False)
+        self._network.load_state_dict(state["generator"])
+        self._network.to(self._device, self._dtype)
+        if contender.form == "channels_last":
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._compiled = contender.form == "compile"
+        # CUDA graphs, as the engines have them; on a CPU this mode is the default one.
+        self._generator: Callable[..., Any] = (
+            torch.compile(self._network, mode="reduce-overhead" if self._device.type == "cuda" else None, dynamic=False)
+            if self._compiled
+            else self._network
+        )
+
+    @torch.inference_mode()
+    def generate(self, captions: Sequence[str]) -> list[Image.Image]:
+        """Like the runtime, it makes the pictures of every stage."""
+        stages = [image.float().cpu().numpy() for image in self._run(*self._read(captions))]
+        return [[to_pil(stage[row]) for stage in stages][-1] for row in range(len(captions))]
+
+    @torch.inference_mode()
+    def synthesize(self, captions: Sequence[str]) -> FloatArray:
+        """The last stage's images."""
+        image: FloatArray = self._run(*self._read(captions))[-1].float().cpu().numpy()
+        return image
+
+    @torch.inference_mode()
+    def time_graphs(self, captions: Sequence[str]) -> dict[Role, float]:
+        """A compiled network is one graph; in another, a stage ends when its image is on the host."""
+        if self._compiled:
+            return {}
+        network, inputs = self._network, self._read(captions)
+        heads: list[Any] = [stage.to_image for stage in (network.initial, *network.refinements)]
+        ends = zip(self._manifest.model.roles, (self._text_encoder, *heads), strict=True)
+        stopwatch = Stopwatch()
+        with ExitStack() as hooks:
+            for role, module in ends:
+                hooks.callback(module.register_forward_hook(partial(_end_lap, stopwatch, role)).remove)
+            self._run(*inputs)
+        return stopwatch.laps
+
+    def release(self) -> None:
+        """Frees compiled code and a GPU's memory."""
+        if self._compiled:
+            torch._dynamo.reset()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run(self, tokens: Tensor, lengths: Tensor, noise: Tensor, condition_noise: Tensor) -> tuple[Tensor, ...]:
+        text = self._text_encoder(tokens.to(self._device), lengths)
+        words, sentence = text.words.to(self._dtype), text.sentence.to(self._dtype)
+        output = self._generator(sentence, words, lengths.to(self._device), noise, condition_noise)
+        images: tuple[Tensor, ...] = output.images
+        return images
+
+    def _read(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        text, *noises = read_captions(captions, self._tokenizer, self._manifest)
+        tokens, lengths = map(torch.from_numpy, text)
+        noise, condition_noise = (torch.from_numpy(noise).to(self._device, self._dtype) for noise in noises)
+        return tokens, lengths, noise, condition_noise
+
+
+def _end_lap(stopwatch: Stopwatch, role: Role, _module: nn.Module, _inputs: Any, output: Tensor | TextFeatures) -> None:
+    (output.sentence if isinstance(output, TextFeatures) else output).float().cpu()  # waits for a GPU
+    stopwatch.lap(role)
+
+
+def _prepare_device(device: torch.device, precision: str) -> None:
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise BackendError(f"PyTorch {torch.__version__} sees no CUDA device; install a CUDA build of it")
+        torch.cuda.set_device(device)
+        if precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False
+    wanted: Precision = "bf16" if precision == "bf16" else "fp32"
+    autocast_type(wanted, device)

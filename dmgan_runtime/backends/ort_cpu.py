@@ -1,0 +1,146 @@
+"""ONNX Runtime on the CPU, and what its CUDA sibling shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from dmgan_runtime.backends.base import (
+    Active,
+    Arithmetic,
+    Array,
+    EngineSettings,
+    GraphBackend,
+    choose_precision,
+    graphs_of,
+    read_graph,
+)
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.graphs import check_tensors
+from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+RIVALS = ("onnxruntime", "onnxruntime-gpu")
+# Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
+_PRECISIONS: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
+_DTYPES: dict[str, Literal["float32", "int64"]] = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+_LOG_ERRORS = 3
+
+
+class OrtCpuBackend(GraphBackend):
+    """A bundle's graphs as ONNX Runtime sessions on the CPU."""
+
+    def __init__(self, bundle: Bundle, settings: EngineSettings, roles: Collection[Role] | None = None) -> None:
+        """Loads every graph of the chosen precision, or those of `roles`. See `Backend`."""
+        super().__init__(bundle)
+        engine = import_engine("cpu")
+        chosen = choose_precision(bundle, settings.precision, _PRECISIONS, "onnxruntime on the CPU")
+        options = session_options(engine, settings.threads, settings.options)
+        self._sessions = {
+            role: load_session(engine, options, bundle, graph, "CPUExecutionProvider", {})
+            for role, graph in graphs_of(bundle, chosen).items()
+            if roles is None or role in roles
+        }
+        self.active = Active("onnxruntime", engine.__version__, "cpu", chosen, settings.threads)
+
+    @classmethod
+    def probe(cls, index: int) -> str:
+        """See `Backend`."""
+        return str(import_engine("cpu").__version__)
+
+    def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """See `GraphBackend`."""
+        try:
+            values = self._sessions[role].run(list(outputs), dict(inputs))
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            raise EngineError(f"onnxruntime failed in {role} ({error}); try fewer images at once") from error
+        return dict(zip(outputs, values, strict=True))
+
+
+def import_engine(extra: str) -> ModuleType:
+    """The module onnxruntime, which two packages provide.
+
+    Args:
+        extra: What to install if it is missing.
+
+    Raises:
+        BackendError: if it cannot be imported.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f'onnxruntime cannot be imported ({error}); install it with: pip install "dmgan[{extra}]"'
+        ) from error
+    return cast(ModuleType, onnxruntime)
+
+
+def installed_rivals() -> dict[str, str]:
+    """The versions of the packages that provide the module onnxruntime; two of them overwrite each other."""
+    found = {}
+    for name in RIVALS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def session_options(engine: ModuleType, threads: int, entries: Mapping[str, Any]) -> ort.SessionOptions:
+    """How every session runs.
+
+    Args:
+        engine: The module onnxruntime.
+        threads: CPU threads for one operator.
+        entries: A user's own session configuration entries, which come last and so win.
+    """
+    options = engine.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _LOG_ERRORS
+    # Each graph has its own pool, and one that spins after its graph is done takes the cores from the next graph:
+    # four small graphs in turn took 64 ms with spinning and 26 ms without (two cores).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in entries.items():
+        options.add_session_config_entry(name, str(value))
+    return options
+
+
+def load_session(
+    engine: ModuleType,
+    options: ort.SessionOptions,
+    bundle: Bundle,
+    graph: GraphEntry,
+    provider: str,
+    provider_options: Mapping[str, Any],
+) -> ort.InferenceSession:
+    """A graph, checked and loaded.
+
+    Raises:
+        BundleError: if the graph is damaged, or not what the manifest says.
+        EngineError: if it cannot be loaded.
+    """
+    where = f"{bundle.path}/{graph.file.path}"
+    content = read_graph(bundle, graph, where)
+    try:
+        # By itself it prints a failure and tries again on the CPU, also in a run.
+        session = engine.InferenceSession(
+            content, options, providers=[(provider, dict(provider_options))], enable_fallback=0
+        )
+    except Exception as error:  # ONNX Runtime's errors have no common base of their own
+        raise EngineError(
+            f"{where}: onnxruntime {engine.__version__} cannot load it ({error}); upgrade onnxruntime, or export"
+            " the bundle again"
+        ) from error
+    check_tensors(tuple(map(_describe, session.get_inputs())), graph.inputs, f"{where}, inputs")
+    check_tensors(tuple(map(_describe, session.get_outputs())), graph.outputs, f"{where}, outputs")
+    return session
+
+
+def _describe(node: ort.NodeArg) -> TensorEntry:
+    shape: tuple[int | Literal["batch"], ...] = tuple(side if isinstance(side, int) else "batch" for side in node.shape)
+    return TensorEntry(name=node.name, dtype=_DTYPES.get(node.type, node.type), shape=shape)

@@ -1,0 +1,197 @@
+"""Every engine that dmgan can serve with, in one table; and which of them serves: never another in silence."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, cast
+
+from dmgan_runtime.backends.base import Backend, Candidate, EngineSettings, check_precision, check_threads
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.manifest import ModelSpec, Role
+
+_LOG = logging.getLogger(__name__)
+_CUDA = re.compile(r"cuda(?::(\d{1,3}))?")
+
+
+class Engine(NamedTuple):
+    """An engine on a kind of device: a row of the table.
+
+    Attributes:
+        backend: Its name, as users write it.
+        label: Its name, as its makers write it.
+        device: `cpu` or `cuda`.
+        home: The module and the class that serve with it.
+        extra: What `pip install "dmgan[...]"` takes to bring it.
+        distributions: The packages that it comes in.
+        plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
+            the `refinements`; the others are served from the bundle's ONNX files.
+    """
+
+    backend: str
+    label: str
+    device: Literal["cpu", "cuda"]
+    home: str
+    extra: str
+    distributions: tuple[str, ...]
+    plans: Literal["none", "all", "refinements"] = "none"
+
+    def planned_roles(self, spec: ModelSpec) -> tuple[Role, ...]:
+        """The graphs of a model that it has plans of."""
+        return {"none": (), "all": spec.roles, "refinements": spec.generator_roles[1:]}[self.plans]
+
+    def device_name(self, index: int) -> str:
+        """The device that it would run on, as `Active.device` has it."""
+        return f"cuda:{index}" if self.device == "cuda" else self.device
+
+    def load_class(self) -> type[Backend]:
+        """The class that serves with it; its module is imported here."""
+        module, _, name = self.home.partition(":")
+        return cast("type[Backend]", getattr(import_module(f"dmgan_runtime.backends.{module}"), name))
+
+
+# Best first. ONNX Runtime comes before OpenVINO, because it is what the export proved the graphs with; MNN before both,
+# because it serves those bundles only that somebody built an engine for.
+_RTX, _CUDA_BINDINGS = "tensorrt-rtx", "cuda-bindings"
+ENGINES = (
+    Engine(
+        "tensorrt",
+        "TensorRT",
+        "cuda",
+        "tensorrt.backend:TensorRtBackend",
+        "tensorrt",
+        ("tensorrt", _CUDA_BINDINGS),
+        plans="all",
+    ),
+    Engine(
+        "tensorrt_rtx",
+        "TensorRT for RTX",
+        "cuda",
+        "tensorrt.backend:TensorRtRtxBackend",
+        _RTX,
+        (_RTX, _CUDA_BINDINGS),
+        plans="all",
+    ),
+    Engine("onnxruntime", "ONNX Runtime", "cuda", "ort_cuda:OrtCudaBackend", "gpu", ("onnxruntime-gpu",)),
+    # MNN's gain is in the 3x3 convolutions of the refinement stages; ONNX Runtime is faster at the others.
+    Engine("mnn", "MNN", "cpu", "mnn:MnnBackend", "mnn", ("mnn", "onnxruntime"), plans="refinements"),
+    Engine("onnxruntime", "ONNX Runtime", "cpu", "ort_cpu:OrtCpuBackend", "cpu", ("onnxruntime",)),
+    Engine("openvino", "OpenVINO", "cpu", "openvino:OpenVinoBackend", "openvino", ("openvino",)),
+)
+BACKENDS = tuple(dict.fromkeys(engine.backend for engine in ENGINES))
+PLANNED = tuple(engine.backend for engine in ENGINES if engine.plans != "none")
+"""The engines that serve from plans built beforehand."""
+
+
+def find_engine_row(backend: str) -> Engine:
+    """The first row of an engine."""
+    return next(engine for engine in ENGINES if engine.backend == backend)
+
+
+def open_backend(
+    bundle: Bundle,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+) -> Backend:
+    """Loads a bundle's graphs into an engine.
+
+    Args:
+        bundle: An open bundle; it may be closed afterwards.
+        backend: "auto" or one of `BACKENDS`.
+        device: "auto", "cpu", "cuda" (the first) or "cuda:N".
+        precision: "auto" or a precision that both the engine and the bundle have.
+        threads: CPU threads for one operator; None takes every CPU that this process may use.
+        engine_options: The named engine's own options.
+
+    Raises:
+        BackendError: if something that was asked for cannot be had here; the message has the remedy.
+        BundleError: if a graph is missing, damaged, or not what the manifest says.
+        EngineError: if the engine cannot load a graph.
+        SettingsError: if the number of threads is out of range.
+    """
+    counted = check_threads(threads)
+    index = device_index(device)
+    engines = _fitting(backend, device)
+    if engine_options and backend == "auto":
+        raise BackendError(f"engine_options are one engine's own; name it: backend={' or '.join(map(repr, BACKENDS))}")
+    check_precision(bundle, precision)
+    settings = EngineSettings(index, precision, counted, backend != "auto", engine_options or {})
+    refused: list[Candidate] = []
+    for place, engine in enumerate(engines):
+        name = engine.device_name(index)
+        try:
+            backend_class = engine.load_class()
+            backend_class.probe(index)
+            opened = backend_class(bundle, settings)
+        except BackendError as error:
+            refused.append(Candidate(engine.backend, name, "missing", str(error)))
+        except EngineError as error:
+            # Over the bundle's own graphs there is no reason on a CPU but that they are broken, and then so they are
+            # for the next engine. On a GPU there are many, from cuDNN to its memory; what lies in `engines/` may break.
+            if (engine.device == "cpu" and engine.plans == "none") or len(engines) == 1:
+                raise
+            _LOG.warning("%s on %s is here but does not work, so another is taken: %s", engine.backend, name, error)
+            refused.append(Candidate(engine.backend, name, "broken", str(error)))
+        else:
+            return _explained(opened, refused, engines[place + 1 :], index, "auto" in (backend, device))
+    raise BackendError(_nothing(backend, device, precision, refused))
+
+
+def device_index(device: str) -> int:
+    """N of `cuda:N`, 0 of the others.
+
+    Raises:
+        BackendError: if it is no device.
+    """
+    found = _CUDA.fullmatch(device) if isinstance(device, str) else None
+    if found is None and device not in ("auto", "cpu"):
+        raise BackendError(f"device {device!r} is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return int(found[1] or 0) if found else 0
+
+
+def _fitting(backend: str, device: str) -> list[Engine]:
+    if backend not in (*BACKENDS, "auto"):
+        choices = ", ".join(map(repr, ("auto", *BACKENDS)))
+        raise BackendError(f"backend {backend!r} is unknown; pass one of {choices}")
+    kind = device.partition(":")[0]
+    fitting = [each for each in ENGINES if backend in (each.backend, "auto") and kind in (each.device, "auto")]
+    if not fitting:
+        kinds = " or ".join(repr(each.device) for each in ENGINES if each.backend == backend)
+        raise BackendError(f"the backend {backend} does not run on device {device!r}; pass device={kinds}")
+    return fitting
+
+
+def _explained(
+    opened: Backend, refused: Sequence[Candidate], untried: Sequence[Engine], index: int, automatic: bool
+) -> Backend:
+    active = opened.active
+    what = f"{active.backend} {active.version} on {active.device} in {active.precision}"
+    why = "the best that can be had here" if automatic else "as asked for"
+    nots = [f"not {each.backend} on {each.device}: {each.verdict}" for each in refused]
+    chosen = Candidate(active.backend, active.device, "chosen", active.reason or why)
+    later = [
+        Candidate(each.backend, each.device_name(index), "untried", f"{active.backend} comes first") for each in untried
+    ]
+    opened.active = replace(
+        active,
+        reason="; ".join([f"{what}: {why}", *filter(None, [active.reason]), *nots]),
+        considered=(*refused, chosen, *later),
+    )
+    return opened
+
+
+def _nothing(backend: str, device: str, precision: str, refused: Sequence[Candidate]) -> str:
+    asked = {"backend": backend, "device": device, "precision": precision}
+    named = ", ".join(f"{name} {value!r}" for name, value in asked.items() if value != "auto") or "any engine"
+    if len(refused) == 1:
+        return f"{named} cannot be had: {refused[0].verdict}"
+    reasons = "".join(f"\n  {each.backend} on {each.device}: {each.verdict}" for each in refused)
+    return f"{named} cannot be had:{reasons}"

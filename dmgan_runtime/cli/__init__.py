@@ -1,0 +1,1 @@
+"""The commands `dmgan-generate` and `dmgan-doctor`, and what every command of dmgan shares."""

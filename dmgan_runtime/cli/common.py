@@ -1,0 +1,90 @@
+"""What every command shares: errors become a message and an exit status, never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+
+from dmgan_runtime.errors import (
+    BackendError,
+    BundleError,
+    CaptionError,
+    CheckpointError,
+    DataError,
+    DmganError,
+    SettingsError,
+)
+
+_USER_MISTAKES = (BundleError, CaptionError, BackendError, SettingsError, DataError, CheckpointError)
+
+
+_ENGINE_OPTIONS = (
+    click.option(
+        "--backend", default="auto", show_default=True, help="Engine: auto takes the best; dmgan-doctor shows which."
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or bf16."),
+    click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads."),
+)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _UserMistake(click.ClickException):
+    exit_code = 2
+
+
+class DmganCommand(click.Command):
+    """A command that prints an error's message and exits: 2 for a user's mistake, 1 for other trouble.
+
+    An error of the system, such as a full disk, is other trouble. Anything else is a defect and keeps its
+    traceback.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends in silence when the reader of a pipe, such as `head`, has left
+        except (DmganError, OSError) as error:
+            failure = _UserMistake if isinstance(error, _USER_MISTAKES) else click.ClickException
+            raise failure(str(error)) from error
+
+
+class DmganGroup(click.Group):
+    """A group whose commands are `DmganCommand`s."""
+
+    command_class = DmganCommand
+
+
+def engine_options(command: _Command) -> _Command:
+    """Adds the options of every command that opens a bundle: the arguments of `Generator.open`."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def load_command(module: str, extra: str, name: str) -> click.Command:
+    """The command `main` of a module; ends the process with a message if a package that it needs is missing.
+
+    Args:
+        module: Imported here, so that a missing package is a message and not a traceback.
+        extra: What `pip install "dmgan[...]"` takes to bring the packages.
+        name: What the command is called.
+    """
+    try:
+        command: click.Command = import_module(module).main
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("dmgan_runtime", "dmgan_train", "export"):
+            raise
+        click.echo(f'Error: {name} needs {error.name}, which is not installed; pip install "dmgan[{extra}]"', err=True)
+        raise SystemExit(2) from error
+    return command
+
+
+def launch(module: str, extra: str, name: str) -> None:
+    """Runs the command `main` of a module; see `load_command`."""
+    load_command(module, extra, name)(prog_name=name)

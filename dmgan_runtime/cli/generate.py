@@ -1,0 +1,256 @@
+"""`dmgan-generate`: captions to picture files."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+import dmgan_runtime
+from dmgan_runtime.bundle import PACKAGED_MODEL
+from dmgan_runtime.cli.captions import check_captions, read_captions
+from dmgan_runtime.cli.common import DmganCommand, engine_options
+from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, OutputPlan, plan_files
+from dmgan_runtime.errors import SettingsError, printable
+from dmgan_runtime.generator import Generator
+from dmgan_runtime.noise import fresh_seed
+from dmgan_runtime.results import Generation
+from dmgan_runtime.tokenizer import Encoding
+from dmgan_runtime.viz import pictures as images
+from dmgan_runtime.viz.attention import draw_attention, draw_top_words
+
+_LEGIBLE_SIDE = 192
+_SHOWN_WORDS = 10
+_SHOWN_CAPTIONS = 20
+_SHOWN_CHARACTERS = 80
+
+
+@click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("captions", nargs=-1, metavar="[CAPTION]...")
+@click.option(
+    "-b",
+    "--bundle",
+    type=click.Path(path_type=Path),
+    show_default=f"{PACKAGED_MODEL}, which comes with dmgan",
+    help="The model: a folder or .zip that dmgan-export wrote.",
+)
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text with more captions, one a line; empty lines are left out.",
+)
+@click.option(
+    "-o",
+    "--output",
+    default="out.png",
+    show_default=True,
+    metavar="PATH",
+    help="Where to write: a .png, .jpg or .webp file; or a folder, which is there or whose name ends in a slash. What"
+    " is missing is made.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
+@click.option(
+    "-n",
+    "--n",
+    "images_per_caption",
+    type=click.IntRange(1, MAX_IMAGES),
+    default=1,
+    show_default=True,
+    help="Images for each caption, with the seeds SEED, SEED + 1, ...",
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), show_default="random", help="Seed of the first image.")
+@click.option("--resolution", type=click.IntRange(min=1), show_default="largest", help="Stop at this stage's side.")
+@click.option(
+    "--truncation",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiplies the noise: less is nearer to the typical image, and less varied.",
+)
+@click.option(
+    "--grid",
+    is_flag=True,
+    help=f"Write one picture of all images, at most {MAX_GRID}, with their captions; with --n over 1, a row a caption.",
+)
+@click.option("--stages", is_flag=True, help="Also write each image's stages side by side, to *-stages.*.")
+@click.option(
+    "--attention",
+    is_flag=True,
+    help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
+@engine_options
+@click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
+def main(
+    captions: tuple[str, ...],
+    bundle: Path | None,
+    file: Path | None,
+    output: str,
+    overwrite: bool,
+    images_per_caption: int,
+    seed: int | None,
+    resolution: int | None,
+    truncation: float,
+    grid: bool,
+    stages: bool,
+    attention: bool,
+    as_json: bool,
+    backend: str,
+    device: str,
+    precision: str,
+    threads: int | None,
+) -> None:
+    """Generate an image of each CAPTION; - stands for the lines of standard input.
+
+    One image is written to PATH. Several are numbered, with as many digits as the last needs: out-1.png,
+    out-2.png, ..., all images of the first caption before those of the second; in a folder they are named after
+    caption and seed too. With --grid there is one file whatever the number. Every line of output is a file, its
+    caption and its seed; with --json, an image, its files and what became of the caption's words.
+
+    Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
+    """
+    sources = read_captions(captions, file)
+    texts = [source.caption for source in sources]
+    seeds = range(first := fresh_seed() if seed is None else seed, first + images_per_caption)
+    sheets = ("stages",) * stages + ("attention", "words") * attention
+    plan = plan_files(output, texts, seeds, grid=grid, sheets=sheets)
+    if not overwrite:
+        plan.refuse_existing()
+    with Generator.open(bundle, backend=backend, device=device, precision=precision, threads=threads) as generator:
+        if attention and resolution == generator.resolutions[0]:
+            raise SettingsError(f"--attention needs a --resolution over {resolution}: the first stage has no memory")
+        tokenizer = generator.tokenizer
+        _warn(texts, check_captions(sources, generator.encode, tokenizer.takes), tokenizer.nearest)
+        generations = generator.generate_iter(
+            texts,
+            seed=first,
+            images_per_caption=images_per_caption,
+            resolution=resolution,
+            attention=attention,
+            truncation=truncation,
+        )
+        _write(generations, plan, images_per_caption, as_json)
+
+
+def _write(generations: Iterable[Generation], plan: OutputPlan, images_per_caption: int, as_json: bool) -> None:
+    """Saves every picture as soon as it is there, and says so; but a grid, of course, at the end."""
+    kept = []
+    for index, generation in enumerate(_with_progress(generations, plan)):
+        files = plan.files(index)
+        for kind, path in files.items():
+            if path != plan.grid:
+                _save(_PICTURES[kind](generation), path)
+        if plan.grid:
+            kept.append(generation)
+        else:
+            _report(files, generation, as_json)
+    if plan.grid:
+        _save(_grid(kept, images_per_caption), plan.grid)
+    for index, generation in enumerate(kept):
+        _report(plan.files(index), generation, as_json)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    try:
+        images.save(picture, path)
+    except OSError as error:
+        raise click.ClickException(
+            printable(
+                f"{path} cannot be written ({error.strerror or error}); pass another --output, or make room there"
+            )
+        ) from error
+
+
+def _with_progress(generations: Iterable[Generation], plan: OutputPlan) -> Iterator[Generation]:
+    """Shows a bar, unless the lines of output appear on the same terminal and so are the progress."""
+    total = plan.count
+    hidden = sys.stdout.isatty() and not plan.grid
+    with click.progressbar(
+        generations, length=total, label=f"Images to generate: {total}", file=sys.stderr, hidden=hidden
+    ) as bar:
+        yield from bar
+
+
+def _stages(generation: Generation) -> Image.Image:
+    side = _legible(generation.image.width)
+    pictures = [images.enlarge(picture, side) for picture in generation.stages.values()]
+    return images.grid(pictures, [f"{size} x {size}" for size in generation.stages], columns=len(pictures))
+
+
+_PICTURES: dict[str, Callable[[Generation], Image.Image]] = {
+    "image": lambda generation: generation.image,
+    "stages": _stages,
+    "attention": draw_attention,
+    "words": draw_top_words,
+}
+
+
+def _grid(generations: Sequence[Generation], images_per_caption: int) -> Image.Image:
+    """All pictures with their captions; if a caption has several, a row for it, with their seeds."""
+    pictures = [images.enlarge(each.image, _legible(each.image.width)) for each in generations]
+    if images_per_caption == 1:
+        return images.grid(pictures, [f"{_one_line(each.caption)} (seed\xa0{each.seed})" for each in generations])
+    rows = []
+    for start in range(0, len(generations), images_per_caption):
+        part = slice(start, start + images_per_caption)
+        row = images.grid(pictures[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
+        rows += [images.heading(generations[start].caption, row.width), row]
+    return images.stack(rows)
+
+
+def _one_line(caption: str) -> str:
+    return " ".join(caption.split())
+
+
+def _legible(side: int) -> int:
+    """A whole multiple of a small picture's side that a person can see, and that has room for a caption."""
+    return side * math.ceil(_LEGIBLE_SIDE / side)
+
+
+def _report(files: dict[str, Path], generation: Generation, as_json: bool) -> None:
+    if not as_json:
+        for path in files.values():
+            click.echo(printable(f"{path}: {generation.caption!r}, seed {generation.seed}"))
+        return
+    made: dict[str, Any] = {
+        "caption": generation.caption,
+        "seed": generation.seed,
+        "resolution": generation.image.width,
+        "words": generation.words,
+        "unknown_words": generation.unknown_words,
+        "cut_words": generation.cut_words,
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
+    click.echo(json.dumps(made))
+
+
+def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable[[str], list[str]]) -> None:
+    """Says on stderr which words will have no effect; of many captions, the first."""
+    nearest = cache(nearest)
+    concerned = [pair for pair in zip(texts, encodings, strict=True) if pair[1].unknown or pair[1].cut]
+    for text, encoding in concerned[:_SHOWN_CAPTIONS]:
+        caption = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+        if encoding.unknown:
+            words = dict.fromkeys(encoding.unknown)
+            listed = ", ".join(_with_neighbours(word, nearest) for word in list(words)[:_SHOWN_WORDS])
+            more = f" and {len(words) - _SHOWN_WORDS} more" if len(words) > _SHOWN_WORDS else ""
+            click.echo(f"warning: {caption!r}: the model does not know {listed}{more}; left out", err=True)
+        if encoding.cut:
+            listed = ", ".join(map(repr, encoding.cut[:_SHOWN_WORDS]))
+            more = f" and {len(encoding.cut) - _SHOWN_WORDS} more" if len(encoding.cut) > _SHOWN_WORDS else ""
+            click.echo(f"warning: {caption!r}: there is no room for {listed}{more}; left out", err=True)
+    if (more_captions := len(concerned) - _SHOWN_CAPTIONS) > 0:
+        click.echo(f"warning: words of {more_captions:,} more captions are left out; --json says which", err=True)
+
+
+def _with_neighbours(word: str, nearest: Callable[[str], list[str]]) -> str:
+    neighbours = " or ".join(map(repr, nearest(word)))
+    return f"{word!r} (but {neighbours})" if neighbours else repr(word)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, external_data_helper
+
+from dmgan_runtime import BackendError, BundleError, EngineError
+from dmgan_runtime.backends.base import EngineSettings
+from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
+from dmgan_runtime.bundle import Bundle
+from tests.bundles import MAX_WORDS, SPEC, build_graph, write_manifest
+
+GRAPH = "onnx/generator_1.onnx"
+
+
+def load(path: Path, **changes: Any) -> OrtCpuBackend:
+    with Bundle(path) as bundle:
+        return OrtCpuBackend(bundle, EngineSettings(**changes))
+
+
+def replace_graph(folder: Path, content: bytes) -> None:
+    """Puts another graph in place, with a manifest that vouches for it."""
+    (folder / GRAPH).write_bytes(content)
+    write_manifest(folder)
+
+
+def test_a_graph_runs_for_any_batch_and_returns_what_was_asked(bundle: Path) -> None:
+    backend = load(bundle)
+    for rows in (1, 2, 5):
+        feeds = {"tokens": np.ones((rows, MAX_WORDS), np.int64), "lengths": np.full(rows, 2)}
+        outputs = backend.run("text_encoder", feeds, ["sentence_feature"])
+        assert list(outputs) == ["sentence_feature"]
+        assert outputs["sentence_feature"].shape == (rows, SPEC.text_features)
+
+
+def test_a_run_that_fails_is_an_engine_error(bundle: Path) -> None:
+    feeds = {"tokens": np.ones((1, MAX_WORDS), np.int64), "lengths": np.ones((1, 1), np.int64)}
+    with pytest.raises(EngineError, match=r"onnxruntime failed in text_encoder .*lengths"):
+        load(bundle).run("text_encoder", feeds, ["sentence_feature"])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_number_of_threads_changes_no_bit(bundle: Path, rows: int) -> None:
+    batch = {"tokens": np.ones((rows, MAX_WORDS), np.int64), "lengths": np.full(rows, 2)}
+    images = []
+    for threads in (1, 2, 5):
+        backend = load(bundle, threads=threads)
+        assert backend.active.threads == threads
+        text = backend.run("text_encoder", batch, ["word_features", "sentence_feature"])
+        noise = np.ones((rows, SPEC.noise_features), np.float32), np.ones((rows, SPEC.condition_features), np.float32)
+        feeds = {"sentence_feature": text["sentence_feature"], "noise": noise[0], "condition_noise": noise[1]}
+        images.append(backend.run("generator_0", feeds, ["image"])["image"])
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+def test_a_missing_engine_is_named_with_its_remedy(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r'onnxruntime cannot be imported .* pip install "dmgan\[cpu\]"'):
+        load(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", build_graph("generator_1").SerializeToString()[:-200]])
+def test_a_graph_that_is_none_is_an_engine_error(own_bundle: Path, content: bytes) -> None:
+    replace_graph(own_bundle, content)
+    with pytest.raises(EngineError, match=f"{GRAPH}: .*cannot .*export the bundle again"):
+        load(own_bundle)
+
+
+@pytest.mark.parametrize("role", ["text_encoder", "generator_0", "generator_2"])
+def test_another_graph_in_its_place_is_refused(own_bundle: Path, role: Any) -> None:
+    replace_graph(own_bundle, build_graph(role).SerializeToString())
+    with pytest.raises(BundleError, match=f"{GRAPH}, (in|out)puts: found .*, but expected"):
+        load(own_bundle)
+
+
+def test_a_graph_of_another_type_is_refused(own_bundle: Path) -> None:
+    model = build_graph("generator_1")
+    cast = onnx.helper.make_node("Cast", ["lengths"], ["lengths_int64"], to=TensorProto.INT64)
+    for node in model.graph.node:
+        node.input[:] = ["lengths_int64" if name == "lengths" else name for name in node.input]
+    model.graph.node.insert(0, cast)
+    model.graph.input[2].type.tensor_type.elem_type = TensorProto.INT32
+    replace_graph(own_bundle, model.SerializeToString())
+    with pytest.raises(BundleError, match=r"lengths tensor\(int32\)\[batch\]"):
+        load(own_bundle)
+
+
+def test_a_graph_for_one_batch_size_only_is_refused(own_bundle: Path) -> None:
+    model = build_graph("generator_1")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    replace_graph(own_bundle, model.SerializeToString())
+    with pytest.raises(BundleError, match=r"previous_features float32\[1, 4, 8, 8\]"):
+        load(own_bundle)
+
+
+@pytest.mark.parametrize("beside", ["the working directory", "the graph"])
+def test_weights_outside_the_graph_are_refused(
+    own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    """The manifest does not vouch for them, even where ONNX Runtime by itself would find them."""
+    model = build_graph("generator_1")
+    external_data_helper.convert_model_to_external_data(model, location="weights", size_threshold=100)
+    folder = tmp_path / "cwd" if beside == "the working directory" else own_bundle / "onnx"
+    folder.mkdir(exist_ok=True)
+    external_data_helper.write_external_data_tensors(model, str(folder))
+    monkeypatch.chdir(folder)
+    replace_graph(own_bundle, model.SerializeToString())
+    with pytest.raises(EngineError, match=f"{GRAPH}: keeps weights in another file; export the bundle"):
+        load(own_bundle)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmgan_runtime import BackendError, EngineError
+from dmgan_runtime.backends.base import Active, Backend, EngineSettings
+from dmgan_runtime.backends.registry import BACKENDS, ENGINES, Engine, open_backend
+from dmgan_runtime.bundle import Bundle
+
+Opens = Callable[..., Backend]
+
+
+@pytest.fixture
+def opens(bundle: Path) -> Opens:
+    def open_it(**arguments: Any) -> Backend:
+        asked: dict[str, Any] = {"backend": "auto", "device": "auto", "precision": "auto", "threads": 1}
+        with Bundle(bundle) as opened:
+            return open_backend(opened, **(asked | arguments))
+
+    return open_it
+
+
+@pytest.fixture
+def missing(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Exception]:
+    """Engines are stand-ins that are all there, but for those whose error a test puts in here."""
+    errors: dict[tuple[str, str], Exception] = {}
+
+    def stand_in(engine: Engine) -> Any:
+        class StandIn:
+            def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
+                if isinstance(error := errors.get((engine.backend, engine.device)), EngineError):
+                    raise error
+                device = engine.device_name(settings.index)
+                self.active = Active(engine.backend, "1.2", device, "fp32", settings.threads)
+
+            @classmethod
+            def probe(cls, index: int) -> str:
+                if isinstance(error := errors.get((engine.backend, engine.device)), BackendError):
+                    raise error
+                return "1.2"
+
+        return StandIn
+
+    monkeypatch.setattr(Engine, "load_class", stand_in)
+    return errors
+
+
+def verdicts(active: Active) -> list[str]:
+    return [f"{each.backend} {each.device} {each.state}: {each.verdict}" for each in active.considered]
+
+
+def test_auto_takes_the_first_and_says_so(opens: Opens, missing: dict[Any, Exception]) -> None:
+    active = opens().active
+    assert (active.backend, active.device) == ("tensorrt", "cuda:0")
+    assert active.reason == "tensorrt 1.2 on cuda:0 in fp32: the best that can be had here"
+    assert verdicts(active) == [
+        "tensorrt cuda:0 chosen: the best that can be had here",
+        "tensorrt_rtx cuda:0 untried: tensorrt comes first",
+        "onnxruntime cuda:0 untried: tensorrt comes first",
+        "mnn cpu untried: tensorrt comes first",
+        "onnxruntime cpu untried: tensorrt comes first",
+        "openvino cpu untried: tensorrt comes first",
+    ]
+
+
+def test_auto_says_why_not_the_better_ones(opens: Opens, missing: dict[Any, Exception]) -> None:
+    missing |= {("tensorrt", "cuda"): BackendError("no plan"), ("tensorrt_rtx", "cuda"): BackendError("no package")}
+    active = opens().active
+    assert active.reason == (
+        "onnxruntime 1.2 on cuda:0 in fp32: the best that can be had here;"
+        " not tensorrt on cuda:0: no plan; not tensorrt_rtx on cuda:0: no package"
+    )
+    assert verdicts(active)[0] == "tensorrt cuda:0 missing: no plan"
+
+
+def test_a_gpu_engine_that_breaks_is_passed_over_with_a_warning(
+    opens: Opens, missing: dict[Any, Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    missing[("tensorrt", "cuda")] = EngineError("out of memory")
+    active = opens().active
+    assert active.backend == "tensorrt_rtx"
+    assert verdicts(active)[0] == "tensorrt cuda:0 broken: out of memory"
+    assert "tensorrt on cuda:0 is here but does not work, so another is taken: out of memory" in caplog.text
+
+
+def test_a_gpu_engine_that_was_asked_for_and_breaks_is_an_error(
+    opens: Opens, missing: dict[Any, Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    missing[("tensorrt", "cuda")] = EngineError("out of memory")
+    with pytest.raises(EngineError, match="out of memory"):
+        opens(backend="tensorrt")
+    assert not caplog.records
+
+
+def test_asking_for_a_gpu_never_gives_the_cpu(opens: Opens, missing: dict[Any, Exception]) -> None:
+    missing |= {(name, "cuda"): BackendError(f"{name} is gone") for name in BACKENDS}
+    message = r"device 'cuda:1' cannot be had:\n  tensorrt on cuda:1: tensorrt is gone\n  tensorrt_rtx on cuda:1: .*\n"
+    with pytest.raises(BackendError, match=message):
+        opens(device="cuda:1")
+    with pytest.raises(BackendError, match="backend 'onnxruntime', device 'cuda' cannot be had: onnxruntime is gone"):
+        opens(backend="onnxruntime", device="cuda")
+    assert opens(backend="onnxruntime").active.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "backend", "device"),
+    [
+        ({"device": "cpu"}, "mnn", "cpu"),
+        ({"device": "cuda"}, "tensorrt", "cuda:0"),
+        ({"device": "cuda:2"}, "tensorrt", "cuda:2"),
+        ({"backend": "openvino"}, "openvino", "cpu"),
+        ({"backend": "onnxruntime"}, "onnxruntime", "cuda:0"),
+        ({"backend": "onnxruntime", "device": "cpu"}, "onnxruntime", "cpu"),
+    ],
+)
+def test_what_was_asked_for_is_taken(
+    opens: Opens, missing: dict[Any, Exception], arguments: dict[str, str], backend: str, device: str
+) -> None:
+    active = opens(**arguments).active
+    assert (active.backend, active.device) == (backend, device)
+
+
+def test_one_that_was_asked_for_by_name_says_so(opens: Opens, missing: dict[Any, Exception]) -> None:
+    active = opens(backend="openvino", device="cpu").active
+    assert active.reason == "openvino 1.2 on cpu in fp32: as asked for"
+    assert len(active.considered) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "torch"}, "backend 'torch' is unknown; pass one of 'auto', 'tensorrt', 'tensorrt_rtx', 'onnx"),
+        ({"device": "tpu"}, "device 'tpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        ({"precision": "half"}, "^precision 'half' is unknown; pass one of 'auto', 'fp32', 'fp16', 'int8', 'bf16'$"),
+        ({"precision": "fp16"}, "tiny has no generator graphs for precision 'fp16', but fp32; export it again with"),
+        ({"device": "cuda:-1"}, "device 'cuda:-1' is unknown"),
+        ({"backend": "openvino", "device": "cuda"}, "openvino does not run on device 'cuda'; pass device='cpu'"),
+        ({"backend": "tensorrt", "device": "cpu"}, "tensorrt does not run on device 'cpu'; pass device='cuda'"),
+    ],
+)
+def test_what_is_unknown_is_named(opens: Opens, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        opens(**arguments)
+
+
+def test_every_engine_has_a_home() -> None:
+    assert [engine.load_class().__name__ for engine in ENGINES] == [
+        "TensorRtBackend",
+        "TensorRtRtxBackend",
+        "OrtCudaBackend",
+        "MnnBackend",
+        "OrtCpuBackend",
+        "OpenVinoBackend",
+    ]
+
+
+def test_the_documentation_has_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| `(\w+)`[^|]*\| `(\w+)` \| `dmgan\[([\w-]+)\]`", page, re.MULTILINE)
+    assert found == [(engine.backend, engine.device, engine.extra) for engine in ENGINES]
+
+
+def test_every_extra_is_in_the_package_and_brings_the_engine() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for engine in ENGINES:
+        brought = {re.split(r"[\[<>=;, ]", one)[0] for one in project["optional-dependencies"][engine.extra]}
+        assert set(engine.distributions) <= brought

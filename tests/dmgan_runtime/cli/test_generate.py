@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from dmgan_runtime import CaptionError, Generator, SettingsError, __version__
+from dmgan_runtime.cli.captions import CaptionSource, check_captions, read_captions
+from dmgan_runtime.cli.files import plan_files
+from dmgan_runtime.cli.generate import _warn, main
+from dmgan_runtime.tokenizer import Tokenizer
+
+LEGIBLE = 192  # small pictures are enlarged to it on sheets
+
+
+def run(*arguments: str | Path, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], stdin, prog_name="dmgan-generate")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "pictures" / "out.png"
+
+
+def names(out: Path) -> list[str]:
+    return sorted(file.name for file in out.parent.iterdir())
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_one_picture(bundle: Path, generator: Generator, out: Path) -> None:
+    result = run("-b", bundle, "a red heart", "-o", out, "--seed", "7", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{out}: 'a red heart', seed 7\n"
+    assert names(out) == ["out.png"]
+    with Image.open(out) as picture:
+        expected = generator.generate("a red heart", seed=7)[0].image
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "a heart", "a square", "-n", "5", "-o", out, "--seed", "3")
+    assert names(out) == [f"out-{number:02}.png" for number in range(1, 11)]
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("out-01.png: 'a heart', seed 3")
+    assert lines[9].endswith("out-10.png: 'a square', seed 7")
+
+
+def test_a_grid_is_one_picture(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "a heart", "a square", "--n", "2", "-o", out, "--grid")
+    assert names(out) == ["out.png"]
+    assert size(out)[0] == 2 * (LEGIBLE + 6) + 6
+    assert len(result.stdout.splitlines()) == 4
+
+
+def test_a_grid_of_several_images_a_caption_has_a_row_for_each(bundle: Path, out: Path) -> None:
+    run("-b", bundle, "a heart", "a square", "-n", "3", "-o", out, "--grid")
+    width, height = size(out)
+    assert width == 3 * (LEGIBLE + 6) + 6
+    assert height > 2 * (LEGIBLE + 6)
+
+
+def test_a_grid_has_its_bounds(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "a heart", "-n", "257", "-o", out, "--grid")
+    assert result.exit_code == 2
+    assert "--grid holds at most 256 images, not 257" in result.stderr
+
+
+def test_stages_are_shown_side_by_side(bundle: Path, out: Path) -> None:
+    run("-b", bundle, "a heart", "-n", "2", "-o", out, "--stages")
+    assert names(out) == ["out-1-stages.png", "out-1.png", "out-2-stages.png", "out-2.png"]
+    width, height = size(out.with_name("out-1-stages.png"))
+    assert width == 3 * (LEGIBLE + 6) + 6
+    assert LEGIBLE < height < LEGIBLE + 60
+
+
+def test_attention_is_two_more_pictures(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "a red heart", "-o", out, "--attention", "--grid")
+    assert names(out) == ["out-attention.png", "out-words.png", "out.png"]
+    assert len(result.stdout.splitlines()) == 3
+    result = run("-b", bundle, "a red heart", "-o", out, "--attention", "--resolution", "8", "--overwrite")
+    assert result.exit_code == 2
+    assert "--attention needs a --resolution over 8" in result.stderr
+
+
+@pytest.mark.parametrize("slash", [True, False])
+def test_a_folder_gets_telling_names(bundle: Path, tmp_path: Path, slash: bool) -> None:
+    folder = tmp_path / "pictures"
+    if not slash:
+        folder.mkdir()
+    run("-b", bundle, "a RED heart!", "../a/square", "-n", "2", "--seed", "5", "-o", f"{folder}{'/' * slash}")
+    expected = ["1-a-red-heart-seed5", "2-a-red-heart-seed6", "3-a-square-seed5", "4-a-square-seed6"]
+    assert names(folder / "any") == [f"{name}.png" for name in expected]
+
+
+def test_captions_come_from_a_file(bundle: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_bytes("\ufeffa red heart\r\n\n  a blue square \n".encode())
+    result = run("-b", bundle, "a heart", "--file", file, "-o", out)
+    assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a heart", "a red heart", "a blue square"]
+
+
+def test_captions_come_from_standard_input(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "-", "a heart", "-o", out, stdin="a red heart\na square\n")
+    assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a red heart", "a square", "a heart"]
+
+
+def test_what_was_made_is_told_in_json_lines(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "a red zebra", "-n", "2", "--seed", "4", "-o", out, "--json", "--stages")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first == {
+        "caption": "a red zebra",
+        "seed": 4,
+        "resolution": 32,
+        "words": ["a", "red"],
+        "unknown_words": ["zebra"],
+        "cut_words": [],
+        "files": {"image": str(out.with_stem("out-1")), "stages": str(out.with_stem("out-1-stages"))},
+    }
+    assert second["seed"] == 5
+    assert all(Path(file).exists() for file in second["files"].values())
+
+
+def test_nothing_is_replaced_unasked(bundle: Path, out: Path) -> None:
+    run("-b", bundle, "a heart", "-n", "2", "-o", out, "--seed", "1")
+    before = {file: file.read_bytes() for file in out.parent.iterdir()}
+    refused = run("-b", bundle, "a square", "-n", "2", "-o", out, "--seed", "2")
+    assert refused.exit_code == 2
+    assert "out-1.png, " in refused.stderr
+    assert "there already; pass --overwrite to replace, or another --output" in refused.stderr
+    assert {file: file.read_bytes() for file in out.parent.iterdir()} == before
+    replaced = run("-b", bundle, "a square", "-n", "2", "-o", out, "--seed", "2", "--overwrite")
+    assert replaced.exit_code == 0
+    assert all(file.read_bytes() != content for file, content in before.items())
+
+
+def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("a heart\n\nzebra\n!!\n")
+    result = run("-b", bundle, "--file", file, "-o", out)
+    assert result.exit_code == 2
+    assert f"{file}, line 3: no word of the caption 'zebra'" in result.stderr
+    assert "(and 1 more caption that cannot be read)" in result.stderr
+    assert not out.parent.exists()
+
+
+def test_a_plan_takes_no_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        plan = plan_files(f"{tmp_path}/new/", ["a heart"] * 10, range(100_000), grid=False, sheets=("stages",))
+        plan.refuse_existing()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+    assert plan.files(999_999)["stages"].name == "1000000-a-heart-seed99999-stages.png"
+
+
+def test_of_many_files_that_are_there_a_few_are_named(tmp_path: Path) -> None:
+    plan = plan_files(f"{tmp_path}/", ["a heart"], range(9), grid=False, sheets=())
+    for index in range(2, 9):
+        plan.image(index).touch()
+    with pytest.raises(
+        SettingsError, match=r"/3-a-heart-seed2\.png, .*/5-a-heart-seed4\.png and 4 more: there already"
+    ):
+        plan.refuse_existing()
+
+
+def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:
+    first = run("-b", bundle, "a heart", "-o", out)
+    seed = re.search(r"seed (\d+)", first.stdout)
+    assert seed is not None
+    before = out.read_bytes()
+    run("-b", bundle, "a heart", "-o", out, "--seed", seed[1], "--overwrite")
+    assert out.read_bytes() == before
+
+
+def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
+    result = run("-b", bundle, "a red hart and a small blue heart", "-n", "3", "-o", out)
+    assert result.exit_code == 0
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    caption = "'a red hart and a small blue heart'"
+    assert warnings == [
+        f"warning: {caption}: the model does not know 'hart' (but 'heart'); left out",
+        f"warning: {caption}: there is no room for 'heart'; left out",
+    ]
+
+
+def test_warnings_of_many_captions_are_few_and_look_a_word_up_once(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked_up: list[str] = []
+    nearest = Tokenizer.nearest
+    monkeypatch.setattr(
+        Tokenizer,
+        "nearest",
+        lambda self, word: looked_up.append(word) or nearest(self, word),  # type: ignore[func-returns-value]
+    )
+    file = tmp_path / "captions.txt"
+    file.write_text("a red hart\n" * 1022)
+    sources = read_captions((), file)
+    with Generator.open(bundle, threads=1) as generator:
+        encodings = check_captions(sources, generator.encode, generator.tokenizer.takes)
+        _warn([source.caption for source in sources], encodings, generator.tokenizer.nearest)
+    assert looked_up == ["hart"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "warning: words of 1,002 more captions are left out; --json says which"
+
+
+def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr(Tokenizer, "nearest", lambda self, word: looked_up.append(word) or [])  # type: ignore[func-returns-value]
+    sources = [
+        CaptionSource("a heart", None),
+        *[CaptionSource("zebra", None)] * 1001,
+        CaptionSource("", None),
+        CaptionSource("a" * 20_000, None),
+    ]
+    with (
+        Generator.open(bundle, threads=1) as generator,
+        pytest.raises(CaptionError, match=r"'zebra'.*\(and 1,002 more captions that cannot be read\)"),
+    ):
+        check_captions(sources, generator.encode, generator.tokenizer.takes)
+    assert looked_up == ["zebra"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zebra"], "no word of the caption 'zebra'"),
+        (["a heart", "--resolution", "64"], "pass one of 8, 16, 32"),
+        (["a heart", "--seed", "-1"], "0<=x<=18446744073709551615"),
+        (["a heart", "--truncation", "0"], "0<x<=1"),
+        (["a heart", "--truncation", "nan"], "truncation"),
+        (["a heart", "-n", "0"], "1<=x<=1000000"),
+        (["a heart", "-n", "1000000000"], "1<=x<=1000000"),
+        (["a heart", "a square", "-n", "1000000"], "2,000,000 images are too many at once; ask for at most 1,000,000"),
+        (["a heart", "-o", "w/pics"], "end it in .png, .jpg, .jpeg, .webp, or in a slash if it is a folder"),
+        (["a heart", "-o", f"{__file__}/"], f"{__file__}/: there is a file of this name; leave the slash out"),
+        (["a heart", "--precision", "fp8"], "Error: precision 'fp8' is unknown; pass one of"),
+        (["a heart", "-o", "picture.tiff"], "cannot tell the picture's format"),
+        ([], "there are no captions"),
+        (["--file", "nowhere.txt"], "'nowhere.txt' does not exist"),
+        (["--file", sys.executable], "not UTF-8 text"),
+        (["a heart", "--backend", "abacus"], "backend 'abacus'"),
+    ],
+)
+def test_a_mistake_is_a_message_and_exit_2(bundle: Path, arguments: list[str], message: str) -> None:
+    result = run("-b", bundle, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_bundle_is_a_message_and_exit_2(tmp_path: Path) -> None:
+    result = run("-b", tmp_path / "none", "a heart")
+    assert result.exit_code == 2
+    assert "no such bundle; pass a folder or .zip" in result.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_a_message_and_exit_1(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("-b", bundle, "a heart", "-o", tmp_path / "file" / "out.png")
+    assert result.exit_code == 1
+    assert f"Error: {tmp_path}/file/out.png cannot be written (" in result.stderr
+    assert "; pass another --output, or make room there" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes to /proc")
+def test_a_place_where_nothing_can_be_written_is_named_as_it_was_given(bundle: Path) -> None:
+    result = run("-b", bundle, "a heart", "-o", "/proc/out.png")
+    assert result.exit_code == 1
+    assert "Error: /proc/out.png cannot be written (" in result.stderr
+    assert ".tmp" not in result.stderr
+
+
+def test_help_shows_types_defaults_and_ranges() -> None:
+    text = " ".join(run("--help").stdout.split())
+    for expected in (
+        "[CAPTION]...",
+        "[default: (emoji-64, which comes with dmgan)]",
+        "[default: out.png]",
+        "[default: 1; 1<=x<=1000000]",
+        "[default: (random); 0<=x<=18446744073709551615]",
+        "[default: (largest); x>=1]",
+        "[default: 1.0; 0<x<=1]",
+        "[default: (all CPUs); 1<=x<=1024]",
+        "INTEGER RANGE",
+        "FLOAT RANGE",
+        "out-1.png, out-2.png",
+        "Exit status",
+    ):
+        assert expected in text
+
+
+def test_it_has_a_version() -> None:
+    assert run("--version").stdout == f"dmgan-generate, version {__version__}\n"
+
+
+def test_escape_sequences_never_reach_the_terminal(bundle: Path, tmp_path: Path) -> None:
+    caption = "\x1b]0;owned\x07\x1b[2J red\u202eheart \x9b31m \u200bsquare"
+    captions = tmp_path / "captions.txt"
+    captions.write_text(f"{caption}\n", encoding="utf-8")
+    for folder, options in (("a\x1b[2J", []), ("b", ["--json"])):
+        result = run("-b", bundle, "--file", captions, "-o", f"{tmp_path / folder}/", *options)
+        assert result.exit_code == 0
+        assert (result.stdout + result.stderr).replace("\n", "").isprintable()
+    failed = run("-b", bundle, "\x1b[2Jzebra", "-o", tmp_path / "c.png")
+    assert failed.stderr.replace("\n", "").isprintable()
+
+
+def test_it_runs_as_a_program(bundle: Path, out: Path) -> None:
+    program = "from dmgan_runtime.cli.generate import main; main(prog_name='dmgan-generate')"
+    arguments = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        program,
+        "--bundle",
+        str(bundle),
+        "a red heart",
+        "-o",
+        str(out),
+        "--seed",
+        "1",
+    ]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout) == (0, f"{out}: 'a red heart', seed 1\n")
+    assert result.stderr == "Images to generate: 1\n"
+    assert size(out) == (32, 32)

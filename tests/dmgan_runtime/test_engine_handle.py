@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from dmgan_runtime import EngineError
+from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.engine_handle import EngineHandle
+from dmgan_runtime.graphs import IMAGE
+from dmgan_runtime.request import Batch
+from dmgan_runtime.tokenizer import Tokens
+from tests.dmgan_runtime.stand_ins import StandInBackend
+
+TIMEOUT = 20
+
+
+def never() -> Backend:
+    raise AssertionError("it was opened again")
+
+
+def use_up(backend: Backend) -> None:
+    """Makes an image, which a closed stand-in refuses."""
+    one = np.ones((1, 1))
+    list(backend.generate(Batch(Tokens(one, one[0]), one, one), 1, IMAGE))  # type: ignore[arg-type]
+
+
+def in_thread(action: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_closing_waits_for_a_run_and_frees_once() -> None:
+    backend, running, go_on = StandInBackend(), threading.Event(), threading.Event()
+    handle = EngineHandle(backend, never)  # type: ignore[arg-type]
+
+    def use() -> None:
+        with handle.use() as lent:
+            running.set()
+            assert go_on.wait(TIMEOUT)
+            use_up(lent)
+
+    user = in_thread(use)
+    assert running.wait(TIMEOUT)
+    closers = [in_thread(handle.close) for _ in range(3)]
+    closers[0].join(0.1)
+    assert closers[0].is_alive()
+    assert backend.closed == 0
+    go_on.set()
+    for thread in (user, *closers):
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert backend.closed == 1
+    with pytest.raises(EngineError, match="this generator is closed"), handle.use():
+        pass
+
+
+def test_a_signal_handler_may_close_what_it_interrupts() -> None:
+    """It runs in the thread of the run, and waiting for that would be for ever."""
+    backend = StandInBackend()
+    handle = EngineHandle(backend, never)  # type: ignore[arg-type]
+    with handle.use() as lent:
+        handle.close()
+        assert backend.closed == 0
+        use_up(lent)
+    assert backend.closed == 1
+
+
+def test_a_use_that_fails_ends() -> None:
+    backend = StandInBackend()
+    handle = EngineHandle(backend, never)  # type: ignore[arg-type]
+
+    def fail() -> None:
+        with pytest.raises(ZeroDivisionError), handle.use():
+            raise ZeroDivisionError
+
+    in_thread(fail).join(TIMEOUT)
+    handle.close()
+    assert backend.closed == 1
+
+
+def test_32_threads_and_a_close_never_meet() -> None:
+    for _ in range(2):
+        backend = StandInBackend()
+        handle = EngineHandle(backend, never)  # type: ignore[arg-type]
+
+        def use(handle: EngineHandle = handle) -> int:
+            runs = 0
+            try:
+                while True:
+                    with handle.use() as lent:
+                        use_up(lent)
+                    runs += 1
+            except EngineError:
+                return runs
+
+        with ThreadPoolExecutor(32) as pool:
+            users = [pool.submit(use) for _ in range(32)]
+            handle.close()
+            assert all(user.result(TIMEOUT) >= 0 for user in users)
+        assert backend.closed == 1
+
+
+def test_after_a_fork_the_inherited_engine_is_left_alone() -> None:
+    inherited, fresh = StandInBackend(), StandInBackend()
+    handle = EngineHandle(inherited, lambda: fresh)  # type: ignore[arg-type,return-value]
+    with handle._changed:
+        in_thread(handle.close)  # a lock that another thread held stays locked in the fork
+        handle._after_fork()
+        with handle.use() as lent:
+            assert lent is fresh
+    handle.close()
+    assert (inherited.closed, fresh.closed) == (0, 1)
+
+
+def test_after_a_fork_a_closed_engine_stays_closed() -> None:
+    handle = EngineHandle(StandInBackend(), never)  # type: ignore[arg-type]
+    handle.close()
+    handle._after_fork()
+    with pytest.raises(EngineError, match="closed"), handle.use():
+        pass
