@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train import processes
 from dmgan_train.data import Batch, CaptionedImages, Split, make_loader
 from dmgan_train.models import Generator, TextEncoder
 from dmgan_train.models.batch_norm import settle_batch_norms
@@ -48,7 +49,9 @@ def settle_average(generator: Generator, captions: Captions, settings: Settings,
         max_words=settings.data.training_words,
         seed=settings.seed,
     )
-    batches = itertools.islice(make_loader(dataset, settings.gan.batch_size, settings.seed), BATCHES)
+    # The main process does this alone, so a batch is no larger than its share; there are as many more.
+    own = settings.gan.batch_size // processes.count()
+    batches = itertools.islice(make_loader(dataset, own, settings.seed), BATCHES * processes.count())
 
     def run(batch: Batch) -> None:
         lengths = batch.lengths.to(device)

@@ -17,7 +17,7 @@ from dmgan_train.adoption import OfficialFiles, adopt
 from dmgan_train.config import PRESETS, RECIPES, resolve_settings
 from dmgan_train.data import SOURCES
 from dmgan_train.data.cli import prepare
-from dmgan_train.devices import choose_device, default_workers, resolve_precision
+from dmgan_train.devices import choose_device, decide_arithmetic, default_workers, resolve_precision
 from dmgan_train.evaluation_cli import evaluate, report
 from dmgan_train.figures.cli import figure
 from dmgan_train.fit import TrainingData, begin, read_data, with_vocabulary
@@ -94,6 +94,7 @@ def _run(
     dry_run: bool,
 ) -> None:
     chosen = choose_device(device)
+    decide_arithmetic(chosen)
     with processes.joined(chosen):
         settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
         settings = resolve_precision(settings, chosen)

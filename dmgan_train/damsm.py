@@ -59,6 +59,7 @@ class DamsmPhase:
         place(self.image_encoder, device)
         synchronise_batch_norms(self.image_encoder, device)
         encoders = nn.ModuleList([self.text_encoder, self.image_encoder])
+        processes.broadcast(encoders)
         self._trained = [parameter for parameter in encoders.parameters() if parameter.requires_grad]
         betas = (own.beta1, own.beta2)
         self._optimizer = torch.optim.Adam(self._trained, lr=own.learning_rate, betas=betas, fused=True)

@@ -16,13 +16,16 @@ from dmgan_train.settings import Precision, Settings
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Each of several processes takes a GPU of its own.
 
+    Returns:
+        A device whose index is set if it is a GPU, as `torch.cuda.set_device` demands.
+
     Raises:
         BackendError: if the device cannot be had.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and dist.is_torchelastic_launched():
-        name = f"cuda:{processes.local_rank()}"
+    if name == "cuda":
+        name = f"cuda:{processes.local_rank() if dist.is_torchelastic_launched() else 0}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -34,13 +37,26 @@ def choose_device(name: str) -> torch.device:
             f"--device {name}: PyTorch {torch.__version__} sees no CUDA device; install a CUDA build of PyTorch and"
             " the NVIDIA driver, or use --device cpu"
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     if device.type == "cuda" and device.index != processes.local_rank() and processes.local_count() > 1:
         raise BackendError(
             f"--device {name}: {processes.local_count()} processes cannot share one GPU; use cuda or auto"
         )
     return device
+
+
+def decide_arithmetic(device: torch.device) -> None:
+    """Sets what PyTorch leaves open on a GPU, for the whole process; on a CPU nothing is open.
+
+    fp32 is fp32: TF32 keeps 10 bits of a product, and whoever wants that speed has `gan.precision: bf16`. cuDNN times
+    its algorithms for each shape and takes the fastest, so two runs may round differently; resuming on a GPU is not
+    bit-exact anyway, because many gradients are summed there in no fixed order.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
 
 
 def place(network: nn.Module, device: torch.device, layout: torch.memory_format = torch.channels_last) -> None:

@@ -102,6 +102,8 @@ class GanPhase:
         place(self.generator, self.device, layout)
         self.discriminators = build_discriminators(spec, own.discriminator_channels)
         place(self.discriminators, self.device, layout)
+        for network in (self.generator, self.discriminators):
+            processes.broadcast(network)
         self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
         synchronise_batch_norms(self.generator, self.device)
         if own.compile:

@@ -150,6 +150,18 @@ def any_process(flag: bool) -> bool:
     return bool(total(torch.tensor(int(flag))))
 
 
+@torch.no_grad()
+def broadcast(network: nn.Module) -> None:
+    """Gives every process the first one's weights and buffers.
+
+    The seed alone does not: another processor or another build of a library may round the first weights otherwise, and
+    as only gradients are averaged, that would never heal.
+    """
+    if count() > 1:
+        for tensor in (*network.parameters(), *network.buffers()):
+            dist.broadcast(tensor, src=0)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces every gradient by its mean over all processes."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import register_parametrization
 
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models.layers import initialise
@@ -12,10 +13,26 @@ from dmgan_train.models.layers import initialise
 LAST_SIDE = 4
 
 
+class SpectralNorm(_SpectralNorm):
+    """PyTorch's spectral norm (Miyato et al., ICLR 2018), in fp32 on every device.
+
+    Autocast on a GPU would round the power iteration's products to half precision, and with them the norm by which
+    every weight is divided.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight, divided by its largest singular value."""
+        if weight.is_meta:  # networks that are only counted; there is no autocast to turn off
+            return super().forward(weight)
+        with torch.autocast(weight.device.type, enabled=False):
+            return super().forward(weight)
+
+
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
     initialise(convolution)
-    return spectral_norm(convolution)
+    register_parametrization(convolution, "weight", SpectralNorm(convolution.weight))
+    return convolution
 
 
 def _down(in_channels: int, out_channels: int) -> list[nn.Module]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import BackendError
-from dmgan_train.devices import autocast_type, choose_device, default_workers, resolve_precision
+from dmgan_train import processes
+from dmgan_train.devices import autocast_type, choose_device, decide_arithmetic, default_workers, resolve_precision
 from tests.training import small_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -62,6 +63,16 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch) -> None:
         choose_device("cuda")
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_gpu_is_one_that_pytorch_can_make_current(name, monkeypatch) -> None:
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)  # under PyTorch's own check
+    with processes.joined(choose_device(name)):
+        assert chosen == [0]
+
+
 def test_processes_do_not_share_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -73,8 +84,21 @@ def test_processes_do_not_share_a_gpu(monkeypatch) -> None:
         choose_device("cuda:0")
 
 
-@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 8, 1), (4, 4, 0)])
-def test_processes_share_the_cores_for_their_workers(cores, processes, workers, monkeypatch) -> None:
+def test_on_a_gpu_fp32_is_fp32_and_cudnn_takes_its_fastest_algorithm() -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = True, True, False
+        decide_arithmetic(CPU)
+        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (True, True, False)
+        decide_arithmetic(CUDA)
+        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+@pytest.mark.parametrize(("cores", "count", "workers"), [(1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 8, 1), (4, 4, 0)])
+def test_processes_share_the_cores_for_their_workers(cores, count, workers, monkeypatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
     assert default_workers() == workers
