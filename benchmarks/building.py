@@ -11,14 +11,14 @@ import msgspec
 import torch
 from torch import nn
 
-from benchmarks.subject import SUBJECT_NAME, Source, Subject
+from benchmarks.subject import SUBJECT_NAME, Subject, SubjectSource
 from dmgan_runtime.backends.built_engines import BatchProfile
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import DmganError, ExportError
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.tokenizer import PAD, Tokenizer
 from dmgan_train.config import resolve_settings
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.run import RunFolder
 from export.bundle import Model, write_bundle
 from export.graphs import build_graphs
@@ -37,7 +37,7 @@ _LARGEST_BATCH = 64
 _PRECISIONS: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
 
 
-def build_subject(source: Source, folder: Path, kind: str) -> None:
+def build_subject(source: SubjectSource, folder: Path, kind: str) -> None:
     """Writes a subject into a folder, whole or not at all.
 
     Args:
@@ -81,7 +81,7 @@ def random_model(preset: str) -> Model:
     settings = resolve_settings(preset)
     torch.manual_seed(0)
     spec, words = settings.model, settings.data.serving_words
-    generator, text_encoder = Generator(spec), TextEncoder(VOCABULARY, spec).eval()
+    generator, text_encoder = GeneratorNetwork(spec), TextEncoder(VOCABULARY, spec).eval()
     tokenizer = Tokenizer([PAD, *(f"word{index}" for index in range(1, VOCABULARY))])
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:

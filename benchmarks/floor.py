@@ -11,7 +11,7 @@ from dmgan_runtime.manifest import GraphEntry, TensorEntry
 _BYTES = {"float32": 4, "int64": 8}
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MachineRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the machine was measured to do at most.
 
     Attributes:
@@ -55,7 +55,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return max(self.operations_s, self.bytes_s)
 
 
-def floor_of(work: Work, precision: str, rates: Rates) -> Floor | None:
+def floor_of(work: Work, precision: str, rates: MachineRates) -> Floor | None:
     """The floor of a run, or None if the rate of its precision was not measured."""
     rate = rates.operations_per_s.get(precision)
     if rate is None:

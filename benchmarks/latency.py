@@ -9,11 +9,11 @@ from functools import partial
 import click
 
 from benchmarks.contenders import Contender
-from benchmarks.floor import Rates
+from benchmarks.floor import MachineRates
 from benchmarks.lineup import END_TO_END, Lineup, measure_rates_of, open_lineup
 from benchmarks.options import SubjectOptions, batches_option, limits_options, subject_options
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
+from benchmarks.results import SCHEMA_VERSION, BenchmarkResult, Environment, Series
 from benchmarks.subject import Subject
 from benchmarks.turns import Calls, Limits, calls_per_turn, take_turns
 from benchmarks.worker import Worker
@@ -40,7 +40,7 @@ def measure_latency(
     contenders: Sequence[Contender],
     batches: Sequence[int],
     limits: Limits,
-) -> Result:
+) -> BenchmarkResult:
     """Everybody in turn, batch size after batch size.
 
     Args:
@@ -56,7 +56,7 @@ def measure_latency(
         for batch in batches:
             series += _measure_batch(lineup, rates, batch, limits)
             lineup.each(lambda _, worker: worker.call("release"), batch)
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure="latency",
         environment=environment,
@@ -69,7 +69,7 @@ def measure_latency(
     )
 
 
-def _measure_batch(lineup: Lineup, rates: Rates, batch: int, limits: Limits) -> list[Series]:
+def _measure_batch(lineup: Lineup, rates: MachineRates, batch: int, limits: Limits) -> list[Series]:
     captions = lineup.subject.take_captions(batch)
     times: dict[str, float] = {}
 
@@ -95,7 +95,7 @@ def _turn(worker: Worker, name: str, captions: Sequence[str], calls: Calls, samp
 
 
 def _series(
-    lineup: Lineup, rates: Rates, batch: int, calls: Calls, key: tuple[str, str], values: list[float]
+    lineup: Lineup, rates: MachineRates, batch: int, calls: Calls, key: tuple[str, str], values: list[float]
 ) -> Series:
     name, measure = key
     return Series(

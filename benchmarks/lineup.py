@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.contenders import REFERENCE, TORCH, Contender
-from benchmarks.floor import Floor, Rates, Work, floor_of, total
+from benchmarks.floor import Floor, MachineRates, Work, floor_of, total
 from benchmarks.results import Absence, Entry
 from benchmarks.subject import Subject
 from benchmarks.timed_sampler import TimedSampler
@@ -64,7 +64,7 @@ class Lineup:
         click.echo(f"without {name}{f' at batch {batch}' if batch else ''}: {absence.reason}", err=True)
         self.absences.append(absence)
 
-    def floors(self, name: str, batch: int, rates: Rates) -> dict[str, Floor | None]:
+    def floors(self, name: str, batch: int, rates: MachineRates) -> dict[str, Floor | None]:
         """What a contender cannot go under, by graph and as `END_TO_END`.
 
         PyTorch computes the network as it is published, the others what was exported.
@@ -117,16 +117,16 @@ def open_lineup(subject: Subject, contenders: Sequence[Contender]) -> Iterator[L
         yield lineup
 
 
-def measure_rates_of(lineup: Lineup) -> Rates:
+def measure_rates_of(lineup: Lineup) -> MachineRates:
     """The machine's rates in every precision of those who take part, while they wait."""
     click.echo("measuring what the machine can do at most ...", err=True)
     first, *_ = contenders = list(lineup.contenders.values())
     precisions = [contender.precision for contender in contenders]
-    rates: Rates = call_in_worker(_measure_rates, first.device, first.threads, precisions)
+    rates: MachineRates = call_in_worker(_measure_rates, first.device, first.threads, precisions)
     return rates
 
 
-def _measure_rates(device: str, threads: int, precisions: Sequence[str]) -> Rates:
+def _measure_rates(device: str, threads: int, precisions: Sequence[str]) -> MachineRates:
     from benchmarks.rates import measure_rates  # PyTorch: only in the process that needs it
 
     return measure_rates(device, threads, precisions)

@@ -14,7 +14,7 @@ from benchmarks.contenders import Contender
 from benchmarks.lineup import open_lineup
 from benchmarks.options import SubjectOptions, batches_option, limits_options, subject_options
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
+from benchmarks.results import SCHEMA_VERSION, BenchmarkResult, Environment, Series
 from benchmarks.subject import Subject
 from benchmarks.timed_sampler import TimedSampler
 from benchmarks.turns import Limits, take_turns
@@ -44,7 +44,7 @@ def measure_memory(
     contenders: Sequence[Contender],
     batches: Sequence[int],
     limits: Limits,
-) -> Result:
+) -> BenchmarkResult:
     """Everybody in turn, a new process each time that opens the model and generates three times.
 
     Args:
@@ -63,7 +63,7 @@ def measure_memory(
         }
         for name, reason in take_turns(turns, limits).items():
             lineup.note(name, reason, batch)
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure="memory",
         environment=environment,

@@ -12,7 +12,7 @@ import click
 from benchmarks.contenders import Contender, candidates, select
 from benchmarks.environment import describe_environment, share_libraries
 from benchmarks.results import Environment, Measure
-from benchmarks.subject import Source, Subject, prepare_subject
+from benchmarks.subject import Subject, SubjectSource, prepare_subject
 from benchmarks.turns import Limits
 from dmgan_runtime.backends.base import check_threads
 from dmgan_runtime.backends.gpus import find_gpus
@@ -45,7 +45,7 @@ class SubjectOptions(NamedTuple):
         output: The result's file.
     """
 
-    source: Source
+    source: SubjectSource
     device: str
     threads: int | None
     only: tuple[str, ...]
@@ -158,7 +158,7 @@ def subject_options(measure: Measure) -> Callable[[Callable[..., Any]], Callable
             if bundle is not None and run is None:
                 raise click.UsageError("--bundle needs the --run that it was exported from")
             chosen = choose_device(device)
-            source = Source(preset=preset, run=str(run) if run else None, bundle=str(bundle) if bundle else None)
+            source = SubjectSource(preset=preset, run=str(run) if run else None, bundle=str(bundle) if bundle else None)
             names = tuple(only.split(",")) if only else ()
             where = output or default_output(measure, chosen)
             command(options=SubjectOptions(source, chosen, threads, names, cache, where), **own)

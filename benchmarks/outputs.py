@@ -24,9 +24,18 @@ from benchmarks.options import (
     look_around,
 )
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Absence, Entry, Environment, Measure, Result, Series, SubjectEntry
+from benchmarks.results import (
+    SCHEMA_VERSION,
+    Absence,
+    BenchmarkResult,
+    Entry,
+    Environment,
+    Measure,
+    Series,
+    SubjectEntry,
+)
 from benchmarks.samplers import read_captions
-from benchmarks.subject import Source, prepare_subject
+from benchmarks.subject import SubjectSource, prepare_subject
 from benchmarks.turns import Calls, Limits, calls_per_turn, take_turns
 from benchmarks.worker import Worker
 from dmgan_runtime.backends.base import Active, check_threads
@@ -60,14 +69,16 @@ def outputs(
     """
     chosen = choose_device(device)
     environment = look_around(chosen)
-    folder = Path(prepare_subject(Source(preset=model), CACHE, chosen).bundle) if model in PRESETS else Path(model)
+    folder = (
+        Path(prepare_subject(SubjectSource(preset=model), CACHE, chosen).bundle) if model in PRESETS else Path(model)
+    )
     result = measure_outputs(environment, folder, batches, chosen, check_threads(threads), limits)
     publish(result, output or default_output(_MEASURE, chosen))
 
 
 def measure_outputs(
     environment: Environment, folder: Path, batches: Sequence[int], device: str, threads: int, limits: Limits
-) -> Result:
+) -> BenchmarkResult:
     """Every engine in turn, batch size after batch size; in a turn the two ways alternate.
 
     Args:
@@ -115,7 +126,7 @@ def measure_outputs(
             turns = {name: partial(_turn, workers[name], name, batch, calls[batch], samples) for name in times}
             for name, reason in take_turns(turns, limits).items():
                 note(name, reason, batch)
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure=_MEASURE,
         environment=environment,

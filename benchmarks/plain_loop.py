@@ -15,21 +15,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmgan_train.data import Batch
+from dmgan_train.data import TrainingBatch
 from dmgan_train.losses import conditioning_loss
-from dmgan_train.models import Discriminator, Generator, GeneratorOutput, ImageEncoder, TextEncoder, TextFeatures
+from dmgan_train.models import (
+    Discriminator,
+    GeneratorNetwork,
+    GeneratorOutput,
+    ImageEncoder,
+    TextEncoder,
+    TextEncoderOutput,
+)
 from dmgan_train.models.layers import UpBlock
 from dmgan_train.settings import Settings
 
 
 class PlainLoop:
-    """Generator against discriminators, step by step as published."""
+    """GeneratorNetwork against discriminators, step by step as published."""
 
     def __init__(
         self,
         settings: Settings,
         encoders: tuple[TextEncoder, ImageEncoder],
-        generator: Generator,
+        generator: GeneratorNetwork,
         discriminators: nn.ModuleList,
     ) -> None:
         """Args:
@@ -51,7 +58,7 @@ class PlainLoop:
         ]
         self.average = [parameter.detach().clone() for parameter in self.generator.parameters()]
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: TrainingBatch, step: int) -> dict[str, Tensor]:
         """Trains on a batch; returns the losses by the names that `GanPhase.step` gives them."""
         device = next(self.generator.parameters()).device
         reals = [images.to(device) for images in batch.images]
@@ -73,7 +80,7 @@ class PlainLoop:
         return cast("Iterable[Discriminator]", self.discriminators)
 
     def _train_discriminators(
-        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures
+        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextEncoderOutput
     ) -> dict[str, Tensor]:
         losses = {}
         for judge, optimizer, real, fake in zip(self._judges(), self._optimizers, reals, fakes.images, strict=True):
@@ -85,7 +92,7 @@ class PlainLoop:
         return losses
 
     def _train_generator(
-        self, fakes: GeneratorOutput, text: TextFeatures, lengths: Tensor, class_ids: Tensor
+        self, fakes: GeneratorOutput, text: TextEncoderOutput, lengths: Tensor, class_ids: Tensor
     ) -> dict[str, Tensor]:
         own, gammas = self.settings.gan, self.settings.damsm
         self.generator.zero_grad()
@@ -108,7 +115,7 @@ class PlainLoop:
         return losses
 
 
-def as_published(generator: Generator) -> Generator:
+def as_published(generator: GeneratorNetwork) -> GeneratorNetwork:
     """Gives a generator the up blocks of the published code, in place: nearest x2 and then 3x3, in training too."""
     for parent in list(generator.modules()):
         for name, child in parent.named_children():

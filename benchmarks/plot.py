@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.contenders import TORCH
 from benchmarks.environment import ENGINE_PACKAGES
-from benchmarks.results import Entry, Measure, Result, Series
+from benchmarks.results import BenchmarkResult, Entry, Measure, Series
 from benchmarks.statistics import median, paired_ratio, percentile
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Panel(NamedTuple):
     bars: list[Bar]
 
 
-def draw(result: Result, path: Path) -> None:
+def draw(result: BenchmarkResult, path: Path) -> None:
     """Writes a result's plot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _latency(result: Result) -> list[Panel]:
+def _latency(result: BenchmarkResult) -> list[Panel]:
     panels = []
     for batch in result.batches():
         reference = result.find(result.entries[0].name, "end_to_end", batch)
@@ -111,7 +111,7 @@ def _latency(result: Result) -> list[Panel]:
     return panels
 
 
-def _throughput(result: Result) -> list[Panel]:
+def _throughput(result: BenchmarkResult) -> list[Panel]:
     panels = []
     for batch in result.batches():
         bars = []
@@ -131,8 +131,8 @@ def _clients(count: int | None) -> str:
     return "1 client" if count == 1 else f"{count} clients"
 
 
-def _bytes(measure: str, heading: str) -> Callable[[Result], list[Panel]]:
-    def panels(result: Result) -> list[Panel]:
+def _bytes(measure: str, heading: str) -> Callable[[BenchmarkResult], list[Panel]]:
+    def panels(result: BenchmarkResult) -> list[Panel]:
         made = []
         batches: list[int | None] = [*result.batches()]
         for batch in batches or [None]:
@@ -149,18 +149,18 @@ def _bytes(measure: str, heading: str) -> Callable[[Result], list[Panel]]:
     return panels
 
 
-def _memory(result: Result) -> list[Panel]:
+def _memory(result: BenchmarkResult) -> list[Panel]:
     return [
         *_bytes("peak_memory", "main memory")(result),
         *_bytes("peak_device_memory", "GPU memory")(result),
     ]
 
 
-def _size(result: Result) -> list[Panel]:
+def _size(result: BenchmarkResult) -> list[Panel]:
     return [*_bytes("model", "the model")(result), *_bytes("installed", "packages installed")(result)]
 
 
-def _startup(result: Result) -> list[Panel]:
+def _startup(result: BenchmarkResult) -> list[Panel]:
     bars = []
     for entry, series in _found(result, "first_image", 1):
         value = median(series.samples)
@@ -168,7 +168,7 @@ def _startup(result: Result) -> list[Panel]:
     return [Panel("from the process's start to its first picture", "seconds; line: the longest", bars)]
 
 
-def _training(result: Result) -> list[Panel]:
+def _training(result: BenchmarkResult) -> list[Panel]:
     batch = result.batches()[0]
     plain = result.find(result.entries[0].name, "images_per_second", batch)
     bars = []
@@ -178,7 +178,7 @@ def _training(result: Result) -> list[Panel]:
     return [Panel(f"whole GAN steps, batch {batch}", "images a second", bars)]
 
 
-def _outputs(result: Result) -> list[Panel]:
+def _outputs(result: BenchmarkResult) -> list[Panel]:
     panels = []
     for batch in result.batches():
         bars = []
@@ -190,7 +190,7 @@ def _outputs(result: Result) -> list[Panel]:
     return panels
 
 
-def _found(result: Result, measure: str, batch: int) -> list[tuple[Entry, Series]]:
+def _found(result: BenchmarkResult, measure: str, batch: int) -> list[tuple[Entry, Series]]:
     pairs = [(entry, result.find(entry.name, measure, batch)) for entry in result.entries]
     return [(entry, series) for entry, series in pairs if series is not None]
 
@@ -199,12 +199,12 @@ def _ratio(above: Series | None, below: Series | None) -> float:
     return paired_ratio(above, below).median if above is not None and below is not None else float("nan")
 
 
-def _title(result: Result) -> str:
+def _title(result: BenchmarkResult) -> str:
     place = result.environment.gpu or f"{result.environment.cpus} cores of {result.environment.cpu}"
     return f"{_TITLES[result.measure]} ({result.subject.resolution} pixels) on {place}"
 
 
-def _footer(result: Result) -> str:
+def _footer(result: BenchmarkResult) -> str:
     place = result.environment
     parts = [f"{result.subject.name}, {result.subject.weights} weights"]
     parts += [f"{name} {number}" for name, number in place.packages.items() if name in ENGINE_PACKAGES | {TORCH}]
@@ -212,7 +212,7 @@ def _footer(result: Result) -> str:
     return f"{'; '.join(parts)}; {place.time[:10]}{busy}"
 
 
-_PANELS: dict[Measure, Callable[[Result], list[Panel]]] = {
+_PANELS: dict[Measure, Callable[[BenchmarkResult], list[Panel]]] = {
     "latency": _latency,
     "throughput": _throughput,
     "startup": _startup,

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from onnx import parser
 
-from benchmarks.floor import Rates
+from benchmarks.floor import MachineRates
 from dmgan_runtime.backends.ort_cpu import session_options
 from dmgan_train.devices import autocast_type
 
@@ -20,7 +20,7 @@ _COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def measure_rates(device: str, threads: int, precisions: Sequence[str]) -> Rates:
+def measure_rates(device: str, threads: int, precisions: Sequence[str]) -> MachineRates:
     """The best of several trials of each.
 
     Args:
@@ -39,7 +39,7 @@ def measure_rates(device: str, threads: int, precisions: Sequence[str]) -> Rates
     source = torch.ones(_COPIED_BYTES[place.type] // 4, device=place)
     target = torch.empty_like(source)
     copied = 2 * source.nbytes
-    return Rates(operations_per_s=rates, bytes_per_s=copied / _fastest(lambda: target.copy_(source), place))
+    return MachineRates(operations_per_s=rates, bytes_per_s=copied / _fastest(lambda: target.copy_(source), place))
 
 
 def _product(device: torch.device, precision: str, threads: int) -> Callable[[], object] | None:

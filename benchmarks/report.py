@@ -9,7 +9,7 @@ import click
 
 from benchmarks.environment import measure_others
 from benchmarks.plot import draw
-from benchmarks.results import Result, read_result
+from benchmarks.results import BenchmarkResult, read_result
 from benchmarks.table import summary, tables
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import DataError
@@ -20,7 +20,7 @@ _BLOCK = re.compile(
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def publish(result: Result, output: Path) -> None:
+def publish(result: BenchmarkResult, output: Path) -> None:
     """Writes a result as FILE.json, FILE.md and FILE.png, and prints its summary."""
     result = result.__replace__(environment=result.environment.__replace__(busy_after=measure_others()))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def plot(result: Path, output: Path | None) -> None:
     click.echo(f"{picture}: written")
 
 
-def rewrite(text: str, results: dict[str, Result]) -> str:
+def rewrite(text: str, results: dict[str, BenchmarkResult]) -> str:
     """A text with the tables of some results, by name; other tables in it stay as they are."""
 
     def replace(found: re.Match[str]) -> str:

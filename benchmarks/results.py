@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from benchmarks.floor import Floor, Rates
+from benchmarks.floor import Floor, MachineRates
 from dmgan_runtime.errors import DataError
 
 SCHEMA_VERSION = "1.0"
@@ -143,7 +143,7 @@ class Series(_Part, frozen=True):
     floor: Floor | None = None
 
 
-class Result(_Part, frozen=True):
+class BenchmarkResult(_Part, frozen=True):
     """One run of a benchmark.
 
     Attributes:
@@ -166,7 +166,7 @@ class Result(_Part, frozen=True):
     entries: tuple[Entry, ...]
     series: tuple[Series, ...]
     absences: tuple[Absence, ...] = ()
-    rates: Rates | None = None
+    rates: MachineRates | None = None
 
     @property
     def was_disturbed(self) -> bool:
@@ -195,7 +195,7 @@ class _Version(msgspec.Struct):
     schema_version: str = "missing"
 
 
-def read_result(path: Path) -> Result:
+def read_result(path: Path) -> BenchmarkResult:
     """Reads a result.
 
     Raises:
@@ -206,6 +206,6 @@ def read_result(path: Path) -> Result:
         version = msgspec.json.decode(content, type=_Version).schema_version
         if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
             raise DataError(f"{path}: schema version {version}, and this reads {SCHEMA_VERSION}; measure again")
-        return msgspec.json.decode(content, type=Result)
+        return msgspec.json.decode(content, type=BenchmarkResult)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is no result ({error}); pass a file that `python -m benchmarks` wrote") from error

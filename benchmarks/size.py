@@ -14,7 +14,7 @@ from benchmarks.contenders import TORCH, Contender
 from benchmarks.lineup import open_lineup
 from benchmarks.options import SubjectOptions, subject_options
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
+from benchmarks.results import SCHEMA_VERSION, BenchmarkResult, Environment, Series
 from benchmarks.subject import Subject
 from dmgan_runtime.backends.base import graphs_of
 from dmgan_runtime.backends.registry import ENGINES
@@ -33,7 +33,7 @@ def size(options: SubjectOptions) -> None:
     publish(measure_size(*options.prepare()), options.output)
 
 
-def measure_size(environment: Environment, subject: Subject, contenders: Sequence[Contender]) -> Result:
+def measure_size(environment: Environment, subject: Subject, contenders: Sequence[Contender]) -> BenchmarkResult:
     """The bytes of the files that each contender needs.
 
     Args:
@@ -48,7 +48,7 @@ def measure_size(environment: Environment, subject: Subject, contenders: Sequenc
         sizes = {MODEL: model_bytes(subject, contender), INSTALLED: installed_bytes(packages(contender.engine))}
         for measure, value in sizes.items():
             series.append(Series(contender=name, measure=measure, unit="bytes", samples=(float(value),)))
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure="size",
         environment=environment,

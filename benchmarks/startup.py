@@ -19,7 +19,7 @@ from benchmarks.first_picture import DONE
 from benchmarks.lineup import open_lineup
 from benchmarks.options import SubjectOptions, limits_options, subject_options
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
+from benchmarks.results import SCHEMA_VERSION, BenchmarkResult, Environment, Series
 from benchmarks.subject import Subject
 from benchmarks.turns import Limits, take_turns
 from dmgan_runtime.cli.common import DmganCommand
@@ -38,7 +38,7 @@ def startup(options: SubjectOptions, limits: Limits) -> None:
 
 def measure_startup(
     environment: Environment, subject: Subject, contenders: Sequence[Contender], limits: Limits
-) -> Result:
+) -> BenchmarkResult:
     """Everybody in turn, a new process each time. Files are in the system's cache, compiled kernels in PyTorch's.
 
     Args:
@@ -57,7 +57,7 @@ def measure_startup(
         }
         for name, reason in take_turns(turns, limits).items():
             lineup.note(name, reason, None)
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure="startup",
         environment=environment,

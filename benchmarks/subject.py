@@ -31,7 +31,7 @@ _SOURCES = (
 )
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class SubjectSource(msgspec.Struct, frozen=True, kw_only=True):
     """Where the weights come from.
 
     Attributes:
@@ -110,7 +110,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
 
 
-def prepare_subject(source: Source, cache: Path, device: str) -> Subject:
+def prepare_subject(source: SubjectSource, cache: Path, device: str) -> Subject:
     """The subject of a source, made once and then kept.
 
     Args:
@@ -132,7 +132,7 @@ def prepare_subject(source: Source, cache: Path, device: str) -> Subject:
     return msgspec.json.decode((folder / SUBJECT_NAME).read_bytes(), type=Subject)
 
 
-def _build(source: Source, folder: Path, kind: str) -> None:
+def _build(source: SubjectSource, folder: Path, kind: str) -> None:
     from benchmarks.building import build_subject  # PyTorch and ONNX: only in the process that needs them
 
     build_subject(source, folder, kind)
@@ -152,7 +152,7 @@ def _build_engines(bundle: Path, kind: str) -> None:
     add_engines(bundle, kind)
 
 
-def _key(source: Source) -> str:
+def _key(source: SubjectSource) -> str:
     """A digest of all that the subject follows from: another export is another subject."""
     digest = hashlib.sha256(msgspec.json.encode(source))
     digest.update(msgspec.json.encode(installed(("torch", "onnx", "onnxruntime", "mnn"))))

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
-from benchmarks.results import Entry, Measure, Result, Series
+from benchmarks.results import BenchmarkResult, Entry, Measure, Series
 from benchmarks.statistics import median, paired_ratio, percentile
 from dmgan_runtime.manifest import Role
 
 _NONE = "-"
 
 
-def tables(result: Result) -> str:
+def tables(result: BenchmarkResult) -> str:
     """Everything that a result says, with where it was measured."""
     parts = [_TITLES[result.measure], _where(result), *_TABLES[result.measure](result), _notes(result)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def summary(result: Result) -> str:
+def summary(result: BenchmarkResult) -> str:
     """The first table alone, with where it was measured."""
     return "\n\n".join([next(iter(_TABLES[result.measure](result))), _where(result)]) + "\n"
 
 
-def _where(result: Result) -> str:
+def _where(result: BenchmarkResult) -> str:
     place, subject = result.environment, result.subject
     first = result.entries[0]
     machine = f"{place.gpu} (CUDA {place.cuda}), {place.cpu}" if place.gpu else place.cpu
@@ -39,7 +39,7 @@ def _where(result: Result) -> str:
     return "\n\n".join(lines)
 
 
-def _latency(result: Result) -> Iterable[str]:
+def _latency(result: BenchmarkResult) -> Iterable[str]:
     for batch in result.batches():
         yield _end_to_end(result, batch)
     for batch in result.batches():
@@ -48,7 +48,7 @@ def _latency(result: Result) -> Iterable[str]:
             yield _by_graph(result, batch, roles)
 
 
-def _end_to_end(result: Result, batch: int) -> str:
+def _end_to_end(result: BenchmarkResult, batch: int) -> str:
     reference = result.find(result.entries[0].name, "end_to_end", batch)
     images = "image" if batch == 1 else "images"
     head = (
@@ -80,7 +80,7 @@ def _end_to_end(result: Result, batch: int) -> str:
     return _table(head, rows)
 
 
-def _by_graph(result: Result, batch: int, roles: Sequence[str]) -> str:
+def _by_graph(result: BenchmarkResult, batch: int, roles: Sequence[str]) -> str:
     head = (f"p50, ms (floor), batch {batch}", "precision", *(role.replace("_", " ") for role in roles))
     rows = []
     for entry in result.entries:
@@ -96,7 +96,7 @@ def _with_floor(series: Series | None) -> str:
     return f"{_ms(median(series.samples))} ({_ms(series.floor.seconds if series.floor else None)})"
 
 
-def _throughput(result: Result) -> Iterable[str]:
+def _throughput(result: BenchmarkResult) -> Iterable[str]:
     counts = sorted({series.clients for series in result.series if series.clients is not None})
     for batch in result.batches():
         head = (
@@ -124,7 +124,7 @@ def _share(found: Sequence[Series | None], batch: int) -> str:
     return f"{max(shares):.0%}" if shares else _NONE
 
 
-def _startup(result: Result) -> Iterable[str]:
+def _startup(result: BenchmarkResult) -> Iterable[str]:
     reference = result.find(result.entries[0].name, "first_image", 1)
     rows = [
         (
@@ -139,7 +139,7 @@ def _startup(result: Result) -> Iterable[str]:
     yield _table(("from process to first picture, s", "precision", "p50", "longest", "speed"), rows)
 
 
-def _memory(result: Result) -> Iterable[str]:
+def _memory(result: BenchmarkResult) -> Iterable[str]:
     batches = result.batches()
     for measure, name in (("peak_memory", "main memory"), ("peak_device_memory", "GPU memory")):
         rows = []
@@ -151,7 +151,7 @@ def _memory(result: Result) -> Iterable[str]:
             yield _table((f"peak of {name}, MB", "precision", *(f"batch {batch}" for batch in batches)), rows)
 
 
-def _size(result: Result) -> Iterable[str]:
+def _size(result: BenchmarkResult) -> Iterable[str]:
     rows = []
     for entry in result.entries:
         found = [result.find(entry.name, measure) for measure in ("model", "installed")]
@@ -159,7 +159,7 @@ def _size(result: Result) -> Iterable[str]:
     yield _table(("on disk, MB", "precision", "model", "packages installed"), rows)
 
 
-def _training(result: Result) -> Iterable[str]:
+def _training(result: BenchmarkResult) -> Iterable[str]:
     batch = result.batches()[0]
     plain = result.find(result.entries[0].name, "images_per_second", batch)
     rows = []
@@ -168,7 +168,7 @@ def _training(result: Result) -> Iterable[str]:
     yield _table((f"a whole step, batch {batch}", "precision", "images/s", "speed"), rows)
 
 
-def _outputs(result: Result) -> Iterable[str]:
+def _outputs(result: BenchmarkResult) -> Iterable[str]:
     for batch in result.batches():
         head = (f"ms, batch {batch}", "precision", "images alone", "everything", "everything / images alone")
         rows = []
@@ -182,14 +182,14 @@ def _outputs(result: Result) -> Iterable[str]:
         yield _table(head, rows)
 
 
-def _found(result: Result, measure: str, batch: int) -> Iterable[tuple[Entry, Series]]:
+def _found(result: BenchmarkResult, measure: str, batch: int) -> Iterable[tuple[Entry, Series]]:
     for entry in result.entries:
         series = result.find(entry.name, measure, batch)
         if series is not None:
             yield entry, series
 
 
-def _notes(result: Result) -> str:
+def _notes(result: BenchmarkResult) -> str:
     if not result.absences:
         return ""
     lines = [
@@ -213,7 +213,7 @@ def _ratio(above: Series | None, below: Series | None) -> str:
     return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _psnr(entry: Entry, result: Result) -> str:
+def _psnr(entry: Entry, result: BenchmarkResult) -> str:
     if entry == result.entries[0]:
         return "reference"
     return "equal" if entry.psnr_db is None else f"{entry.psnr_db:.0f}"
@@ -238,7 +238,7 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
-_TABLES: dict[Measure, Callable[[Result], Iterable[str]]] = {
+_TABLES: dict[Measure, Callable[[BenchmarkResult], Iterable[str]]] = {
     "latency": _latency,
     "throughput": _throughput,
     "startup": _startup,

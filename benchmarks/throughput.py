@@ -9,11 +9,11 @@ from functools import partial
 import click
 
 from benchmarks.contenders import Contender
-from benchmarks.floor import Rates
+from benchmarks.floor import MachineRates
 from benchmarks.lineup import END_TO_END, Lineup, measure_rates_of, open_lineup
 from benchmarks.options import NUMBERS, SubjectOptions, batches_option, limits_options, subject_options
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Environment, Result, Series
+from benchmarks.results import SCHEMA_VERSION, BenchmarkResult, Environment, Series
 from benchmarks.subject import Subject
 from benchmarks.timed_sampler import Served
 from benchmarks.turns import Limits, take_turns
@@ -46,7 +46,7 @@ def measure_throughput(
     clients: Sequence[int],
     turn_s: float,
     limits: Limits,
-) -> Result:
+) -> BenchmarkResult:
     """Everybody in turn, for every batch size and number of clients.
 
     Args:
@@ -67,7 +67,7 @@ def measure_throughput(
             for count in clients:
                 series += _measure(lineup, able, rates, batch, count, turn_s, limits)
             lineup.each(lambda _, worker: worker.call("release"), batch)
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure="throughput",
         environment=environment,
@@ -87,7 +87,7 @@ def measure_throughput(
 
 
 def _measure(
-    lineup: Lineup, able: Sequence[str], rates: Rates, batch: int, clients: int, turn_s: float, limits: Limits
+    lineup: Lineup, able: Sequence[str], rates: MachineRates, batch: int, clients: int, turn_s: float, limits: Limits
 ) -> list[Series]:
     captions = lineup.subject.take_captions(batch)
     samples: dict[str, list[float]] = defaultdict(list)
@@ -103,7 +103,7 @@ def _measure(
     return [_series(lineup, name, values, rates, batch, clients) for name, values in samples.items()]
 
 
-def _series(lineup: Lineup, name: str, values: list[float], rates: Rates, batch: int, clients: int) -> Series:
+def _series(lineup: Lineup, name: str, values: list[float], rates: MachineRates, batch: int, clients: int) -> Series:
     return Series(
         contender=name,
         measure=IMAGES_PER_SECOND,

@@ -20,7 +20,7 @@ from dmgan_runtime.manifest import Role
 from dmgan_runtime.request import FloatArray
 from dmgan_runtime.results import to_pil
 from dmgan_train.devices import autocast_type
-from dmgan_train.models import Generator, TextEncoder, TextFeatures
+from dmgan_train.models import GeneratorNetwork, TextEncoder, TextEncoderOutput
 from dmgan_train.settings import Precision
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -45,7 +45,7 @@ class TorchSampler:
         state = torch.load(subject.weights, map_location="cpu", weights_only=True)
         self._text_encoder = TextEncoder(len(self._tokenizer), spec).eval().to(self._device)
         self._text_encoder.load_state_dict(state["text_encoder"])
-        self._network = Generator(spec).eval().requires_grad_(False)
+        self._network = GeneratorNetwork(spec).eval().requires_grad_(False)
         self._network.load_state_dict(state["generator"])
         self._network.to(self._device, self._dtype)
         if contender.form == "channels_last":
@@ -106,8 +106,10 @@ class TorchSampler:
         return tokens, lengths, noise, condition_noise
 
 
-def _end_lap(stopwatch: Stopwatch, role: Role, _module: nn.Module, _inputs: Any, output: Tensor | TextFeatures) -> None:
-    (output.sentence if isinstance(output, TextFeatures) else output).float().cpu()  # waits for a GPU
+def _end_lap(
+    stopwatch: Stopwatch, role: Role, _module: nn.Module, _inputs: Any, output: Tensor | TextEncoderOutput
+) -> None:
+    (output.sentence if isinstance(output, TextEncoderOutput) else output).float().cpu()  # waits for a GPU
     stopwatch.lap(role)
 
 

@@ -15,10 +15,10 @@ from benchmarks.training_step import Loop
 from dmgan_runtime.tokenizer import PAD, Tokenizer
 from dmgan_train.config import resolve_settings
 from dmgan_train.damsm import build_encoders
-from dmgan_train.data import Batch, Example, Split
+from dmgan_train.data import Example, Split, TrainingBatch
 from dmgan_train.devices import choose_device, resolve_precision
 from dmgan_train.gan import GanPhase
-from dmgan_train.models import Generator, build_discriminators
+from dmgan_train.models import GeneratorNetwork, build_discriminators
 from dmgan_train.settings import Settings
 
 _PUBLISHED = (
@@ -99,16 +99,16 @@ def make_plain_loop(settings: Settings, device: torch.device) -> PlainLoop:
     text_encoder, image_encoder = build_encoders(settings, VOCABULARY)
     for encoder in (text_encoder, image_encoder):
         encoder.to(device).eval().requires_grad_(False)
-    generator = Generator(settings.model).to(device)
+    generator = GeneratorNetwork(settings.model).to(device)
     discriminators = build_discriminators(settings.model, settings.gan.discriminator_channels).to(device)
     return PlainLoop(settings, (text_encoder, image_encoder), generator, discriminators)
 
 
-def random_batch(settings: Settings) -> Batch:
+def random_batch(settings: Settings) -> TrainingBatch:
     """Images and captions of full length, drawn at random."""
     random = torch.Generator().manual_seed(0)
     count, words = settings.gan.batch_size, settings.data.training_words
-    return Batch(
+    return TrainingBatch(
         images=tuple(torch.rand(count, 3, side, side, generator=random) * 2 - 1 for side in settings.model.resolutions),
         tokens=torch.randint(1, VOCABULARY, (count, words), generator=random),
         lengths=torch.randint(min(6, words), words + 1, (count,), generator=random),

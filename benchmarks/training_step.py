@@ -15,7 +15,16 @@ import msgspec
 from benchmarks.contenders import select
 from benchmarks.options import PRESETS, choose_device, default_output, device_options, limits_options, look_around
 from benchmarks.report import publish
-from benchmarks.results import SCHEMA_VERSION, Absence, Entry, Environment, Measure, Result, Series, SubjectEntry
+from benchmarks.results import (
+    SCHEMA_VERSION,
+    Absence,
+    BenchmarkResult,
+    Entry,
+    Environment,
+    Measure,
+    Series,
+    SubjectEntry,
+)
 from benchmarks.turns import Limits, take_turns
 from benchmarks.worker import Worker
 from dmgan_runtime.backends.base import check_threads
@@ -93,7 +102,7 @@ def measure_training(
     device: str,
     threads: int,
     limits: Limits,
-) -> Result:
+) -> BenchmarkResult:
     """Everybody in turn, a step each: discriminators, generator, averaged weights. Images and weights are random.
 
     Args:
@@ -127,7 +136,7 @@ def measure_training(
         failures = take_turns(turns, limits)
     absences += [Absence(contender=name, reason=reason) for name, reason in failures.items()]
     size = facts["batch"]
-    return Result(
+    return BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         measure=_MEASURE,
         environment=environment,

@@ -15,7 +15,7 @@ from dmgan_train.fit import TrainingData, begin, fit, pretrain
 from dmgan_train.image_source import RunSource
 from dmgan_train.metrics.evaluate import Plan, evaluate
 from dmgan_train.metrics.features import FeatureNetwork
-from dmgan_train.metrics.protocol import Evaluation, Result, read_evaluation
+from dmgan_train.metrics.protocol import Evaluation, MetricResult, read_evaluation
 from dmgan_train.metrics.r_precision import read_encoders
 from dmgan_train.run import RunFolder, share_encoders, write_whole
 from dmgan_train.settings import Settings
@@ -151,7 +151,7 @@ def _measure(run: RunFolder, network: FeatureNetwork, plan: Plan, device: torch.
     return measured
 
 
-def _cell(result: Result) -> str:
+def _cell(result: MetricResult) -> str:
     return f"{result.value:.4g}" + ("" if result.std is None else f" +- {result.std:.2g}")
 
 

@@ -10,15 +10,15 @@ import torch
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
-from dmgan_train.data import Batch, CaptionedImages, Split, make_loader
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.data import CaptionedImages, Split, TrainingBatch, make_loader
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.models.batch_norm import settle_batch_norms
 from dmgan_train.settings import Settings
 
 BATCHES = 16
 
 
-class Captions(NamedTuple):
+class StatisticsCaptions(NamedTuple):
     """Where the captions come from that statistics are taken over.
 
     Attributes:
@@ -32,7 +32,9 @@ class Captions(NamedTuple):
     text_encoder: TextEncoder
 
 
-def settle_average(generator: Generator, captions: Captions, settings: Settings, autocast: torch.autocast) -> None:
+def settle_average(
+    generator: GeneratorNetwork, captions: StatisticsCaptions, settings: Settings, autocast: torch.autocast
+) -> None:
     """Gives the averaged generator its own BatchNorm statistics, on the same captions and noise every time.
 
     Args:
@@ -53,7 +55,7 @@ def settle_average(generator: Generator, captions: Captions, settings: Settings,
     own = settings.gan.batch_size // processes.count()
     batches = itertools.islice(make_loader(dataset, own, settings.seed), BATCHES * processes.count())
 
-    def run(batch: Batch) -> None:
+    def run(batch: TrainingBatch) -> None:
         lengths = batch.lengths.to(device)
         text = captions.text_encoder(batch.tokens.to(device), batch.lengths)
         noise = torch.randn(len(lengths), model.noise_features, device=device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_optimizer
-from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
+from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
 from dmgan_train.devices import autocast_type, place
 from dmgan_train.journal import Journal
 from dmgan_train.loop import phase_steps
@@ -71,7 +71,7 @@ class DamsmPhase:
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Iterator[TrainingBatch]:
         """Batches from a step on; without pictures where the trunk's features are cached.
 
         Raises:
@@ -105,7 +105,7 @@ class DamsmPhase:
             pin=self.device.type == "cuda",
         )
 
-    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+    def step(self, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
         """See `Phase.step`."""
         own = self.settings.damsm
         self.text_encoder.train()
@@ -160,7 +160,7 @@ class DamsmPhase:
         for group in self._optimizer.param_groups:
             group["lr"] = own.learning_rate * max(own.learning_rate_decay**epoch, 0.1)
 
-    def _encode_images(self, batch: Batch) -> ImageFeatures:
+    def _encode_images(self, batch: TrainingBatch) -> ImageFeatures:
         if self._cache is None:
             features = self._extract_features(batch.images[0].to(self.device, non_blocking=True))
         else:

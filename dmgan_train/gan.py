@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import processes
 from dmgan_train.augmentation import augment
-from dmgan_train.averaging import Captions, settle_average
+from dmgan_train.averaging import StatisticsCaptions, settle_average
 from dmgan_train.checkpoint import check_fingerprint, fingerprint
-from dmgan_train.data import Batch, BrokenFiles, CaptionedImages, Split, make_loader, steps_per_epoch
+from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
 from dmgan_train.devices import autocast_type, place
 from dmgan_train.journal import Journal
 from dmgan_train.loop import phase_steps
@@ -30,11 +30,11 @@ from dmgan_train.losses import (
 )
 from dmgan_train.models import (
     Discriminator,
-    Generator,
+    GeneratorNetwork,
     GeneratorOutput,
     ImageEncoder,
     TextEncoder,
-    TextFeatures,
+    TextEncoderOutput,
     build_discriminators,
 )
 from dmgan_train.models.batch_norm import synchronise_batch_norms
@@ -80,7 +80,7 @@ class GanPhase:
         self._generator_updates = self._updates(self.generator, own.generator_learning_rate)
         # One optimizer for all: Adam treats every parameter on its own.
         self._discriminator_updates = self._updates(self.discriminators, own.discriminator_learning_rate)
-        self._captions = Captions(split, tokenizer, self.text_encoder)
+        self._captions = StatisticsCaptions(split, tokenizer, self.text_encoder)
         self._watch, self._workers = watch, workers
         self._settled_after: int | None = None  # updates of the average
         self.batch_size = own.batch_size
@@ -98,7 +98,7 @@ class GanPhase:
         own, spec = self.settings.gan, self.settings.model
         # On CPUs transposed convolutions and spectral norm are slower with the channels last (docs/training.md).
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.generator = Generator(spec)
+        self.generator = GeneratorNetwork(spec)
         place(self.generator, self.device, layout)
         self.discriminators = build_discriminators(spec, own.discriminator_channels)
         place(self.discriminators, self.device, layout)
@@ -119,7 +119,7 @@ class GanPhase:
         for network in (self.generator, self.generator_ema.module):
             network.load_state_dict(generator)
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Iterator[TrainingBatch]:
         """See `Phase.batches`."""
         dataset = CaptionedImages(
             self._captions.split,
@@ -142,7 +142,7 @@ class GanPhase:
             pin=self.device.type == "cuda",
         )
 
-    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+    def step(self, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
         """See `Phase.step`."""
         self.generator.train()
         self.discriminators.train()
@@ -195,8 +195,8 @@ class GanPhase:
         }
         return {**networks, **updates, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
-    def _settle_average(self) -> Generator:
-        generator, averaged = cast("Generator", self.generator_ema.module), int(self.generator_ema.n_averaged)
+    def _settle_average(self) -> GeneratorNetwork:
+        generator, averaged = cast("GeneratorNetwork", self.generator_ema.module), int(self.generator_ema.n_averaged)
         if averaged != self._settled_after:
             settle_average(generator, self._captions, self.settings, self._autocast())
             self._settled_after = averaged
@@ -235,7 +235,7 @@ class GanPhase:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None)
 
-    def _draw(self, text: TextFeatures, lengths: Tensor, stages: int) -> GeneratorOutput:
+    def _draw(self, text: TextEncoderOutput, lengths: Tensor, stages: int) -> GeneratorOutput:
         """Images of this process's share of the captions; the noise is drawn for all."""
         spec, count = self.settings.model, len(lengths)
         noise = torch.randn(count, spec.noise_features, device=self.device)
@@ -250,7 +250,7 @@ class GanPhase:
         return augment(*images) if self.settings.gan.augmentation else tuple(images)
 
     def _train_discriminators(
-        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextFeatures, step: int
+        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextEncoderOutput, step: int
     ) -> dict[str, Tensor]:
         own = self.settings.gan
         penalised = own.r1_weight > 0 and step % own.r1_every == 0
@@ -271,7 +271,12 @@ class GanPhase:
         return losses | penalties | accuracies | _named("discriminator", measured)
 
     def _train_generator(
-        self, fakes: GeneratorOutput, reals: list[Tensor], text: TextFeatures, lengths: Tensor, class_ids: Tensor | None
+        self,
+        fakes: GeneratorOutput,
+        reals: list[Tensor],
+        text: TextEncoderOutput,
+        lengths: Tensor,
+        class_ids: Tensor | None,
     ) -> dict[str, Tensor]:
         self.discriminators.requires_grad_(False)
         losses = self._own_losses(fakes, reals)
@@ -292,7 +297,7 @@ class GanPhase:
         return losses
 
     def _encoder_losses(
-        self, fake: Tensor, real: Tensor, text: TextFeatures, lengths: Tensor, class_ids: Tensor | None
+        self, fake: Tensor, real: Tensor, text: TextEncoderOutput, lengths: Tensor, class_ids: Tensor | None
     ) -> dict[str, Tensor]:
         """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness."""
         gammas = self.settings.damsm

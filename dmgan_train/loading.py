@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.checkpoint import check_fingerprint, load_checkpoint, restore
 from dmgan_train.damsm import build_encoders
-from dmgan_train.models import Generator, ImageEncoder, TextEncoder
+from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.run import RunFolder
 
 
@@ -22,7 +22,7 @@ class TrainedModel(NamedTuple):
     """
 
     text_encoder: TextEncoder
-    generator: Generator
+    generator: GeneratorNetwork
     steps: int
 
 
@@ -53,7 +53,7 @@ def load_model(run: RunFolder, step: int | None = None) -> TrainedModel:
     """
     path, settings = _generator_file(run, step), run.settings()
     state = load_checkpoint(path, "gan")
-    generator = Generator(settings.model)
+    generator = GeneratorNetwork(settings.model)
     prefix = "module."
     ema = {key.removeprefix(prefix): value for key, value in state["generator_ema"].items() if key.startswith(prefix)}
     restore(generator, ema, path)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dmgan_runtime.errors import CheckpointError, TrainingError
 from dmgan_train import processes
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
-from dmgan_train.data import Batch
+from dmgan_train.data import TrainingBatch
 from dmgan_train.journal import Journal
 from dmgan_train.progress import Progress
 from dmgan_train.run import RunFolder
@@ -45,10 +45,10 @@ class Phase(Protocol):
     checkpoint_every: int
     headlines: tuple[str, ...]
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Iterator[TrainingBatch]:
         """This process's share of the batches from a step on."""
 
-    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+    def step(self, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
         """Trains on a batch; `step` counts from 0.
 
         Returns scalars to log, the losses among them. They stay on the device: reading one would wait for it.
@@ -197,7 +197,7 @@ class _Meter:
         self._waited = 0.0
         self._start = time.perf_counter()
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+    def wait_for(self, batches: Iterator[TrainingBatch]) -> TrainingBatch:
         """The next batch; how long it took to come is measured."""
         began = time.perf_counter()
         batch = next(batches)
@@ -243,7 +243,7 @@ class _Meter:
         return means
 
 
-def _step(phase: Phase, batch: Batch, step: int) -> Mapping[str, Tensor]:
+def _step(phase: Phase, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
     try:
         return phase.step(batch, step)
     except torch.OutOfMemoryError as error:

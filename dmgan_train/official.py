@@ -18,7 +18,7 @@ from dmgan_runtime.errors import CheckpointError
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data.unpickle import load_pickle
-from dmgan_train.models import Generator, ImageEncoder, TextEncoder
+from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.inception import InceptionTrunk
 
 _GENERATOR_NAMES = (
@@ -44,7 +44,7 @@ _IMAGE_ENCODER_NAMES = (
 _TEXT_ENCODER_NAMES = ((r"encoder\.", "embedding."), (r"rnn\.", "lstm."))
 
 
-def load_official_generator(path: Path) -> Generator:
+def load_official_generator(path: Path) -> GeneratorNetwork:
     """Reads a published generator: three stages; its widths are inferred from the shapes.
 
     Args:
@@ -58,7 +58,7 @@ def load_official_generator(path: Path) -> Generator:
         spec = _infer_spec(state)
     except KeyError as error:
         raise CheckpointError(f"{path}: lacks {error}; pass a generator published with DM-GAN (netG*.pth)") from error
-    generator = Generator(spec)
+    generator = GeneratorNetwork(spec)
     _fill(generator, state, path)
     return generator.eval()
 

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.data import Batch
+from dmgan_train.data import TrainingBatch
 
 
-class Captions(NamedTuple):
+class CaptionBatch(NamedTuple):
     """The captions of a whole batch, as every process has them, on the CPU.
 
     Attributes:
@@ -128,11 +128,11 @@ def gather(rows: Tensor) -> Tensor:
     return total(torch.cat([rows if process == rank() else others for process in range(count())]))
 
 
-def gather_captions(batch: Batch) -> Captions:
+def gather_captions(batch: TrainingBatch) -> CaptionBatch:
     """The captions of all processes' shares of a batch: small, and every image is compared with all of them."""
     parts = (batch.tokens, batch.lengths[:, None], batch.class_ids[:, None])
     whole = gather(torch.cat(parts, dim=1))
-    return Captions(whole[:, :-2], whole[:, -2], whole[:, -1])
+    return CaptionBatch(whole[:, :-2], whole[:, -2], whole[:, -1])
 
 
 def total(value: Tensor) -> Tensor:

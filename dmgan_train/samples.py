@@ -17,7 +17,7 @@ from dmgan_runtime.tokenizer import Tokenizer, Tokens
 from dmgan_runtime.viz.pictures import enlarge, grid, save
 from dmgan_train.data import Split
 from dmgan_train.loading import load_model
-from dmgan_train.models import Generator, GeneratorOutput, TextEncoder
+from dmgan_train.models import GeneratorNetwork, GeneratorOutput, TextEncoder
 from dmgan_train.run import RunFolder
 
 CAPTIONS = 8
@@ -42,7 +42,7 @@ class SampleSheet:
         self._folder = folder
         self._tokens = tokenizer.encode_batch(self.captions, max_words)
 
-    def draw(self, generator: Generator, text_encoder: TextEncoder, step: int) -> Image.Image:
+    def draw(self, generator: GeneratorNetwork, text_encoder: TextEncoder, step: int) -> Image.Image:
         """Writes the sheet of a step and returns it. The generator is left in evaluation mode."""
         seeds = range(len(self.captions))
         output = generate(generator, text_encoder, self._tokens, seeds)
@@ -74,7 +74,7 @@ def stage_rows(images: Sequence[Tensor], captions: Sequence[str], columns: int) 
 
 @torch.inference_mode()
 def generate(
-    generator: Generator,
+    generator: GeneratorNetwork,
     text_encoder: TextEncoder,
     tokens: Tokens,
     seeds: Iterable[int],

@@ -27,7 +27,7 @@ def check_schedule(steps: int, settings: GanSettings) -> None:
         )
 
 
-class Rates(NamedTuple):
+class LearningRates(NamedTuple):
     """The learning rates of a step."""
 
     generator: float
@@ -45,7 +45,7 @@ def stages_warming_up(step: int, settings: GanSettings) -> int:
     return next((stages for stages, end in enumerate(ends, start=1) if step < end), 0)
 
 
-def learning_rates(step: int, steps: int, settings: GanSettings) -> Rates:
+def learning_rates(step: int, steps: int, settings: GanSettings) -> LearningRates:
     """Constant, but for a warm-up with a rate of its own and a linear decay at the end.
 
     Args:
@@ -57,4 +57,4 @@ def learning_rates(step: int, steps: int, settings: GanSettings) -> Rates:
     generator = settings.generator_learning_rate
     if settings.warm_up_learning_rate is not None and stages_warming_up(step, settings):
         generator = settings.warm_up_learning_rate
-    return Rates(left * generator, left * settings.discriminator_learning_rate)
+    return LearningRates(left * generator, left * settings.discriminator_learning_rate)

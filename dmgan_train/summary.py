@@ -8,7 +8,7 @@ from torch import nn
 from dmgan_train.data import steps_per_epoch
 from dmgan_train.fit import TrainingData
 from dmgan_train.loop import phase_steps
-from dmgan_train.models import Generator, build_discriminators
+from dmgan_train.models import GeneratorNetwork, build_discriminators
 from dmgan_train.schedule import check_schedule
 from dmgan_train.settings import Settings
 
@@ -20,7 +20,7 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         SettingsError: if the data are too few for the settings' schedule.
     """
     with torch.device("meta"):
-        generator = _parameters(Generator(settings.model))
+        generator = _parameters(GeneratorNetwork(settings.model))
         discriminators = _parameters(build_discriminators(settings.model, settings.gan.discriminator_channels))
     pyramid = "/".join(str(side) for side in settings.model.resolutions)
     lines = [

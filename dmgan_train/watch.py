@@ -17,7 +17,7 @@ from dmgan_train.image_source import to_levels
 from dmgan_train.journal import Journal
 from dmgan_train.metrics.orders import random_orders
 from dmgan_train.metrics.r_precision import MISMATCHED, Encoders, RPrecision
-from dmgan_train.models import Generator, MemoryOutput, TextEncoder
+from dmgan_train.models import GeneratorNetwork, MemoryOutput, TextEncoder
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet, generate, sample_name
 
@@ -62,7 +62,7 @@ class HeldOut:
         for number, order in enumerate(self._orders):
             judge.draw(number, order)
 
-    def r_precision(self, generator: Generator) -> float:
+    def r_precision(self, generator: GeneratorNetwork) -> float:
         """In percent, see `RPrecision`. The generator is left in evaluation mode."""
         judge, own = self._judge(), self._encoders
         for start in range(0, len(self._orders), _AT_ONCE):
@@ -95,7 +95,7 @@ class Watch:
         """
         self._run, self._sheet, self._held_out = run, sheet, held_out
 
-    def look(self, generator: Generator, text_encoder: TextEncoder, done: int, journal: Journal) -> None:
+    def look(self, generator: GeneratorNetwork, text_encoder: TextEncoder, done: int, journal: Journal) -> None:
         """Draws and judges it after so many steps. It is left in evaluation mode."""
         if self._held_out:
             journal.record(done, {"r_precision": self._held_out.r_precision(generator)})

@@ -28,7 +28,7 @@ from dmgan_runtime.manifest import (
 )
 from dmgan_runtime.self_test import make_self_test
 from dmgan_runtime.tokenizer import Encoding, Tokenizer, Tokens
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.card import model_card
 from export.graph_files import GraphFiles, Variant, choose_variants, rewritten_graphs, write_graphs
 from export.graphs import build_graphs
@@ -64,7 +64,7 @@ class Model:
     name: str
     license: str
     text_encoder: TextEncoder
-    generator: Generator
+    generator: GeneratorNetwork
     tokenizer: Tokenizer
     max_words: int
     provenance: Mapping[str, Any] = field(default_factory=dict)

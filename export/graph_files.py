@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.manifest import FileEntry, GraphEntry, ParityEntry, Precision, Role, UpBlocks
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.onnx_file import read_opset, write_onnx
 from export.operations import count_operations
@@ -89,7 +89,7 @@ class GraphFiles:
 
 
 def rewritten_graphs(
-    text_encoder: TextEncoder, generator: Generator, max_words: int, variant: Variant
+    text_encoder: TextEncoder, generator: GeneratorNetwork, max_words: int, variant: Variant
 ) -> Mapping[Role, Graph]:
     """Builds the graphs that are exported for a variant.
 

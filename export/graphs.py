@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dmgan_runtime.graphs import Interface, graph_interface
 from dmgan_runtime.manifest import ModelSpec, Role
-from dmgan_train.models import Generator, InitialStage, RefinementStage, TextEncoder, valid_words
+from dmgan_train.models import GeneratorNetwork, InitialStage, RefinementStage, TextEncoder, valid_words
 from dmgan_train.models.conditioning import ConditioningAugmentation
 
 
@@ -128,7 +128,7 @@ def _passed_on(graph: Graph, features: Tensor) -> tuple[Tensor, ...]:
     return (features,) if any(entry.name == "features" for entry in graph.outputs) else ()
 
 
-def build_graphs(text_encoder: TextEncoder, generator: Generator, max_words: int) -> Mapping[Role, Graph]:
+def build_graphs(text_encoder: TextEncoder, generator: GeneratorNetwork, max_words: int) -> Mapping[Role, Graph]:
     """The graphs of a bundle by role, in the order in which they run, in evaluation mode.
 
     Args:

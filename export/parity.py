@@ -18,7 +18,7 @@ from dmgan_runtime.errors import ExportError
 from dmgan_runtime.graphs import run_graphs
 from dmgan_runtime.manifest import ParityEntry, Precision, Role
 from dmgan_runtime.tokenizer import Tokens
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.precision import RoundedProducts
 from export.quality import decibels, psnr
@@ -48,7 +48,7 @@ def random_captions(vocabulary_size: int, max_words: int) -> list[Tokens]:
     return batches
 
 
-def reference_graphs(text_encoder: TextEncoder, generator: Generator, max_words: int) -> Mapping[Role, Graph]:
+def reference_graphs(text_encoder: TextEncoder, generator: GeneratorNetwork, max_words: int) -> Mapping[Role, Graph]:
     """Builds the graphs as the model was trained, not rewritten, in float64.
 
     In fp32 PyTorch's convolutions on a CPU sum thousands of products one after the other: at paper size they are up to

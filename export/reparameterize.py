@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from dmgan_runtime.manifest import UpBlocks
-from dmgan_train.models import Generator, RefinementStage
+from dmgan_train.models import GeneratorNetwork, RefinementStage
 from dmgan_train.models.layers import ResidualBlock, UpBlock, transposed_kernel
 
 
-def reparameterize(generator: Generator, up_blocks: UpBlocks) -> Generator:
+def reparameterize(generator: GeneratorNetwork, up_blocks: UpBlocks) -> GeneratorNetwork:
     """Copies a generator and rewrites the copy for serving; it can no longer be trained.
 
     Args:
@@ -46,7 +46,7 @@ def reparameterize(generator: Generator, up_blocks: UpBlocks) -> Generator:
     return decompose_up_blocks(rewritten, up_blocks).eval()
 
 
-def fold_batch_norms(generator: Generator) -> Generator:
+def fold_batch_norms(generator: GeneratorNetwork) -> GeneratorNetwork:
     """Folds every BatchNorm of a generator into the convolution or linear layer before it, in place."""
     for module in generator.modules():
         if isinstance(module, nn.Sequential):
@@ -106,7 +106,7 @@ def sum_of_halves(weight: Tensor) -> Tensor:
     return first + second
 
 
-def decompose_up_blocks(generator: Generator, up_blocks: UpBlocks) -> Generator:
+def decompose_up_blocks(generator: GeneratorNetwork, up_blocks: UpBlocks) -> GeneratorNetwork:
     """Replaces every up block of a generator by its other form, in place."""
     new = {"transposed": TransposedUpBlock, "phases": PhasedUpBlock}[up_blocks]
     for parent in list(generator.modules()):

@@ -9,8 +9,8 @@ import click
 import pytest
 from PIL import Image
 
-from dmgan_runtime.cli.generate import main as generate
 from dmgan_runtime.cli.doctor import main as doctor
+from dmgan_runtime.cli.generate import main as generate
 from dmgan_train.cli import main as train
 from export.commands import DEFAULT_COMMAND
 from export.commands import main as export

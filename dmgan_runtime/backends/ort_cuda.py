@@ -61,7 +61,7 @@ class SlotKey(NamedTuple):
 
 
 @dataclass(eq=False)
-class ExecutionSlot:
+class BufferSlot:
     """The buffers of one batch at a time; a stage's features are where the next stage reads them.
 
     Every output has a buffer of its own. One that ONNX Runtime allocated by itself would lie where it keeps
@@ -102,8 +102,8 @@ class OrtCudaBackend:
         self._resolutions = dict(zip(spec.generator_roles, spec.resolutions, strict=True))
         # Least recently used first. Slots come back without a lock, as appending to a list is atomic: the garbage
         # collector may end an abandoned batch in any thread, also in one that holds the lock.
-        self._idle: list[ExecutionSlot] = []
-        self._slots: set[ExecutionSlot] = set()
+        self._idle: list[BufferSlot] = []
+        self._slots: set[BufferSlot] = set()
         self._graph_ids = map(str, count(1))
         self._captures_left = _MAX_CAPTURES
         self._sessions: dict[Role, ort.InferenceSession] = {}
@@ -188,7 +188,7 @@ class OrtCudaBackend:
         self._idle.append(slot)
         return arrays
 
-    def _begin(self, key: SlotKey, inputs: Mapping[str, Array]) -> ExecutionSlot:
+    def _begin(self, key: SlotKey, inputs: Mapping[str, Array]) -> BufferSlot:
         """A slot for a whole batch, with the batch in it."""
         while len(self._idle) > _IDLE_SLOTS:
             self._drop(self._idle.pop(0))
@@ -207,7 +207,7 @@ class OrtCudaBackend:
             slot.inputs[name].update_inplace(np.ascontiguousarray(array))
         return slot
 
-    def _run(self, slot: ExecutionSlot, role: Role) -> dict[str, Array]:
+    def _run(self, slot: BufferSlot, role: Role) -> dict[str, Array]:
         """Runs a graph in a slot, and fetches what is wanted of its outputs."""
         graph = slot.graphs[role]
         options = self._engine.RunOptions()
@@ -221,14 +221,14 @@ class OrtCudaBackend:
             self._drop(slot)  # a CUDA graph in it may be half captured
             raise
 
-    def _drop(self, slot: ExecutionSlot) -> None:
+    def _drop(self, slot: BufferSlot) -> None:
         """Frees a slot, also if a batch that was abandoned half-way still has it."""
         slot.is_free = True
         slot.graphs.clear()
         slot.inputs.clear()
         self._slots.discard(slot)
 
-    def _new_slot(self, key: SlotKey, inputs: Mapping[str, Array]) -> ExecutionSlot:
+    def _new_slot(self, key: SlotKey, inputs: Mapping[str, Array]) -> BufferSlot:
         buffers = {name: self._buffer(array.shape, array.dtype) for name, array in inputs.items()}
         graphs: dict[Role, BoundGraph] = {}
 
@@ -244,7 +244,7 @@ class OrtCudaBackend:
 
         for _ in run_graphs(bind, {role: self._interfaces[role] for role in key.roles}, buffers, key.wanted):
             pass
-        slot = ExecutionSlot(key, buffers, graphs)
+        slot = BufferSlot(key, buffers, graphs)
         self._slots.add(slot)
         return slot
 

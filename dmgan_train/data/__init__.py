@@ -8,13 +8,12 @@ from typing import NamedTuple, Protocol
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import coco, cub, image_folder
-from dmgan_train.data.batches import Batch, CaptionedImages, EpochSampler, collate, make_loader, steps_per_epoch
+from dmgan_train.data.batches import CaptionedImages, EpochSampler, TrainingBatch, collate, make_loader, steps_per_epoch
 from dmgan_train.data.broken import BrokenFiles, check_files
 from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName
 
 __all__ = [
     "SOURCES",
-    "Batch",
     "BrokenFiles",
     "CaptionedImages",
     "EpochSampler",
@@ -22,6 +21,7 @@ __all__ = [
     "MissingSplitError",
     "Split",
     "SplitName",
+    "TrainingBatch",
     "check_files",
     "collate",
     "detect_source",
@@ -35,7 +35,7 @@ class _Load(Protocol):
     def __call__(self, root: Path, split: SplitName, captions_per_image: int | None = None) -> Split: ...
 
 
-class Source(NamedTuple):
+class DataSource(NamedTuple):
     """How a kind of data set is read, and the layout it is known by."""
 
     load: _Load
@@ -43,11 +43,11 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "cub": Source(cub.load_cub, cub.LAYOUT),
-    "coco": Source(coco.load_coco, coco.LAYOUT),
-    "image_folder": Source(image_folder.load_image_folder, image_folder.LAYOUT),
-    "emoji": Source(image_folder.load_image_folder, image_folder.LAYOUT),
-    "synthetic": Source(cub.load_cub, cub.LAYOUT),
+    "cub": DataSource(cub.load_cub, cub.LAYOUT),
+    "coco": DataSource(coco.load_coco, coco.LAYOUT),
+    "image_folder": DataSource(image_folder.load_image_folder, image_folder.LAYOUT),
+    "emoji": DataSource(image_folder.load_image_folder, image_folder.LAYOUT),
+    "synthetic": DataSource(cub.load_cub, cub.LAYOUT),
 }
 _RECOGNISERS = {"cub": cub.is_cub, "coco": coco.is_coco, "image_folder": image_folder.is_image_folder}
 

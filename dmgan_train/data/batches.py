@@ -44,7 +44,7 @@ class Item(NamedTuple):
     broken: tuple[str, ...]
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """N examples as the networks take them.
 
     Attributes:
@@ -170,9 +170,9 @@ class CaptionedImages(Dataset[Item]):
         return ImageCache(loads, short_side)
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[Item]) -> TrainingBatch:
     """Stacks items into a batch."""
-    return Batch(
+    return TrainingBatch(
         images=tuple(torch.from_numpy(np.stack(level)) for level in zip(*(item.images for item in items), strict=True)),
         tokens=torch.from_numpy(np.stack([item.tokens for item in items])),
         lengths=torch.tensor([item.length for item in items]),
@@ -258,7 +258,7 @@ def make_loader(
     share: range | None = None,
     by_class: bool = False,
     pin: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """Endless batches, from any step on exactly as an uninterrupted run would have them.
 
     Args:
@@ -292,8 +292,8 @@ def make_loader(
     return _watched(loader, broken or BrokenFiles(dataset.split))
 
 
-def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Iterator[Batch]:
-    batch: Batch
+def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Iterator[TrainingBatch]:
+    batch: TrainingBatch
     try:
         for batch in loader:
             broken.add(batch.broken)

@@ -12,7 +12,7 @@ from dmgan_runtime.errors import DataError
 from dmgan_train.data import Split
 from dmgan_train.metrics.features import FeatureNetwork
 from dmgan_train.metrics.orders import Order, random_orders
-from dmgan_train.metrics.protocol import Result
+from dmgan_train.metrics.protocol import MetricResult
 
 IMAGES_A_CAPTION = 10
 CAPTIONS = 100
@@ -51,7 +51,7 @@ class Spread:
         return float(1 - (self._sum.square().sum() - self.count) / (self.count * (self.count - 1)))
 
 
-def measure_diversity(generated: Iterable[Tensor], real: Spread, network: FeatureNetwork) -> Result:
+def measure_diversity(generated: Iterable[Tensor], real: Spread, network: FeatureNetwork) -> MetricResult:
     """Compares the spread within captions with the spread between them and among real images.
 
     Args:
@@ -66,7 +66,7 @@ def measure_diversity(generated: Iterable[Tensor], real: Spread, network: Featur
     captions = features.unflatten(0, (-1, IMAGES_A_CAPTION))
     within = torch.tensor([_mean_distance(one) for one in captions])
     between = torch.tensor([_mean_distance(one) for one in captions.transpose(0, 1)])
-    return Result(
+    return MetricResult(
         name=f"diversity ({network.name})",
         value=float(within.mean()),
         std=float(within.std(correction=0)),

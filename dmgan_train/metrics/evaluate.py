@@ -18,7 +18,7 @@ from dmgan_train.metrics.features import FeatureNetwork, Seen
 from dmgan_train.metrics.fid import FrechetDistance
 from dmgan_train.metrics.inception_score import ClassScore
 from dmgan_train.metrics.orders import Order, painted, photographed, random_orders
-from dmgan_train.metrics.protocol import Evaluation, MetricName, Result, versions
+from dmgan_train.metrics.protocol import Evaluation, MetricName, MetricResult, versions
 from dmgan_train.metrics.r_precision import Encoders, RPrecision
 from dmgan_train.metrics.retrieval import Retrieval
 
@@ -70,7 +70,7 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
     if "retrieval" in plan.metrics:
         retrieval = Retrieval(_all_splits(kind, source, plan.data), network, source, plan.batch_size)
         results["retrieval"] = retrieval.measure(plan.images, plan.seed)
-    ordered: dict[str, Result] = {name: results[name] for name in plan.metrics}
+    ordered: dict[str, MetricResult] = {name: results[name] for name in plan.metrics}
     return Evaluation(results=ordered, protocol=describe(source, plan, kind, split))
 
 
@@ -104,7 +104,7 @@ class _Work:
         judged = encoders if "r_precision" in self._wanted else None
         self._judge = RPrecision(judged, split, plan.seed) if judged else None
 
-    def measure(self) -> dict[str, Result]:
+    def measure(self) -> dict[str, MetricResult]:
         if self._wanted & {"fid", "r_precision", "diversity"}:
             self._look_at_real()
         if self._wanted & {"fid", "is", "r_precision"}:
@@ -144,7 +144,7 @@ class _Work:
             if self._judge:
                 self._judge.add(images, batch)
 
-    def _diversity(self) -> Result:
+    def _diversity(self) -> MetricResult:
         orders = diversity_orders(self._split, self._plan.images, self._plan.seed)
         batches = painted(self._source, orders, self._plan.batch_size, "one caption, many seeds")
         features = (self._network.see(images).features for _, images in batches)

@@ -7,7 +7,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.metrics.features import FeatureNetwork
-from dmgan_train.metrics.protocol import Result
+from dmgan_train.metrics.protocol import MetricResult
 
 
 class _Given(nn.Identity):
@@ -33,7 +33,7 @@ class FrechetDistance:
         # On the CPU, because not every device has double precision.
         self._metric.update(features.double().cpu(), real=real)
 
-    def result(self, network: FeatureNetwork) -> Result:
+    def result(self, network: FeatureNetwork) -> MetricResult:
         """||mu - mu'||^2 + tr(S + S' - 2 (S S')^(1/2)).
 
         Raises:
@@ -54,7 +54,7 @@ class FrechetDistance:
                 f"fewer images than the {self._dimensions} features: the covariances are singular and the distance is"
                 " biased upwards; compare only with the same counts"
             )
-        return Result(
+        return MetricResult(
             name=f"FID ({network.name})",
             value=float(self._metric.compute()),
             better="lower",

@@ -10,7 +10,7 @@ from torchmetrics.image.inception import InceptionScore
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.metrics.features import FeatureNetwork
-from dmgan_train.metrics.protocol import Result
+from dmgan_train.metrics.protocol import MetricResult
 
 SPLITS = 10
 
@@ -33,7 +33,7 @@ class ClassScore:
         self._metric.update(logits.cpu())
         self._count += len(logits)
 
-    def result(self, network: FeatureNetwork) -> Result:
+    def result(self, network: FeatureNetwork) -> MetricResult:
         """exp(E KL(p(y|x) || p(y))), the mean of ten splits.
 
         Raises:
@@ -44,7 +44,7 @@ class ClassScore:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             mean, std = self._metric.compute()
-        return Result(
+        return MetricResult(
             name=f"IS ({network.name})",
             value=float(mean),
             std=float(std),

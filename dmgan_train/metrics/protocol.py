@@ -18,7 +18,7 @@ METRICS: tuple[MetricName, ...] = ("fid", "is", "r_precision", "diversity", "ret
 _PACKAGES = ("dmgan", "torch", "torchmetrics", "numpy", "pillow")
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one metric measured.
 
     Attributes:
@@ -50,7 +50,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         protocol: Model, data, split, seed, truncation, versions.
     """
 
-    results: dict[str, Result]
+    results: dict[str, MetricResult]
     protocol: dict[str, Any]
 
     def write(self, path: Path) -> None:
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def table(results: Iterable[Result]) -> list[str]:
+def table(results: Iterable[MetricResult]) -> list[str]:
     """Aligned lines for a person: name, value and deviation, direction, references, and under them the details."""
     listed = list(results)
     rows = []

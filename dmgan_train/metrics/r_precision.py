@@ -18,7 +18,7 @@ from dmgan_train.data import Split
 from dmgan_train.image_source import from_levels
 from dmgan_train.loading import load_encoders
 from dmgan_train.metrics.orders import Order
-from dmgan_train.metrics.protocol import Result
+from dmgan_train.metrics.protocol import MetricResult
 from dmgan_train.models import ImageEncoder, TextEncoder
 from dmgan_train.run import RunFolder
 
@@ -105,14 +105,14 @@ class RPrecision:
         device = next(self._encoders.image.parameters()).device
         return F.normalize(self._encoders.image(from_levels(images.to(device))).image).cpu()
 
-    def result(self) -> Result:
+    def result(self) -> MetricResult:
         """Mean and standard deviation of ten folds, in percent."""
         folds = [100 * float(fold.mean()) for fold in np.array_split(np.array(self._right[False], float), FOLDS)]
         references = {"chance": 100 / (self.mismatched + 1)}
         if self._right[True]:
             references["real images"] = 100 * float(np.mean(self._right[True]))
         encoders = self._encoders
-        return Result(
+        return MetricResult(
             name="R-precision %",
             value=float(np.mean(folds)),
             std=float(np.std(folds)),

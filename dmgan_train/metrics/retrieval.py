@@ -17,7 +17,7 @@ from dmgan_train.metrics.features import FeatureNetwork
 from dmgan_train.metrics.gallery import Answer, Gallery, Target, Vectors, shares
 from dmgan_train.metrics.nearest_caption import NearestCaption
 from dmgan_train.metrics.orders import Order, every_caption, painted, photographed
-from dmgan_train.metrics.protocol import Result
+from dmgan_train.metrics.protocol import MetricResult
 
 LAB = "lab_16px"
 _GENERATED, _WRONG = "generated", "wrong caption"
@@ -56,7 +56,7 @@ class Retrieval:
             raise DataError("retrieval needs drawings of at least two classes; leave it out of --metrics")
         self._gallery, self._degraded = Gallery(_join(whole), class_ids), _join(degraded)
 
-    def measure(self, limit: int, seed: int) -> Result:
+    def measure(self, limit: int, seed: int) -> MetricResult:
         """Paints every caption of every split once, and looks the images up.
 
         Args:
@@ -66,7 +66,7 @@ class Retrieval:
         details = {name: self._measure_split(name, limit, seed) for name in self._splits}
         name, space = list(self._splits)[-1], self._network.name
         at_1 = {kind: measured[space]["class_at_1"] for kind, measured in details[name].items()}
-        return Result(
+        return MetricResult(
             name=f"retrieval % ({name} captions, {space})",
             value=at_1.pop(_GENERATED),
             better="higher",

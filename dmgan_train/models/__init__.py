@@ -3,16 +3,16 @@
 from dmgan_train.models.conditioning import Condition, ConditioningAugmentation
 from dmgan_train.models.discriminator import Discriminator, build_discriminators
 from dmgan_train.models.dynamic_memory import DynamicMemory, MemoryOutput
-from dmgan_train.models.generator import Generator, GeneratorOutput, InitialStage, RefinementStage, valid_words
+from dmgan_train.models.generator import GeneratorNetwork, GeneratorOutput, InitialStage, RefinementStage, valid_words
 from dmgan_train.models.image_encoder import ImageEncoder, ImageFeatures
-from dmgan_train.models.text_encoder import TextEncoder, TextFeatures
+from dmgan_train.models.text_encoder import TextEncoder, TextEncoderOutput
 
 __all__ = [
     "Condition",
     "ConditioningAugmentation",
     "Discriminator",
     "DynamicMemory",
-    "Generator",
+    "GeneratorNetwork",
     "GeneratorOutput",
     "ImageEncoder",
     "ImageFeatures",
@@ -20,7 +20,7 @@ __all__ = [
     "MemoryOutput",
     "RefinementStage",
     "TextEncoder",
-    "TextFeatures",
+    "TextEncoderOutput",
     "build_discriminators",
     "valid_words",
 ]

@@ -85,7 +85,7 @@ class RefinementStage(nn.Module):
         return self.upsample(self.residual(memory.features)), memory
 
 
-class Generator(nn.Module):
+class GeneratorNetwork(nn.Module):
     """The generator of `spec.stages` stages: the initial one and, beyond one stage, refinements."""
 
     def __init__(self, spec: ModelSpec) -> None:

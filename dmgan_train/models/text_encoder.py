@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from dmgan_runtime.manifest import ModelSpec
 
 
-class TextFeatures(NamedTuple):
+class TextEncoderOutput(NamedTuple):
     """What the text encoder says of a batch of captions.
 
     Attributes:
@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(spec.embedding_features, spec.text_features // 2, batch_first=True, bidirectional=True)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
+    def forward(self, tokens: Tensor, lengths: Tensor) -> TextEncoderOutput:
         """Encodes captions in any order of length.
 
         Args:
@@ -43,4 +43,4 @@ class TextEncoder(nn.Module):
         packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         outputs, (hidden, _) = self.lstm(packed)
         words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
-        return TextFeatures(words.transpose(1, 2), hidden.transpose(0, 1).flatten(1))
+        return TextEncoderOutput(words.transpose(1, 2), hidden.transpose(0, 1).flatten(1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.building import build_subject
-from benchmarks.subject import SUBJECT_NAME, Source, Subject
+from benchmarks.subject import SUBJECT_NAME, Subject, SubjectSource
 from dmgan_train.run import RunFolder
 
 
@@ -14,7 +14,7 @@ from dmgan_train.run import RunFolder
 def subject(run: RunFolder, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The small run and its bundle, ready to be measured."""
     folder = tmp_path_factory.mktemp("subject") / "squares"
-    build_subject(Source(preset="tiny", run=str(run.root), bundle=str(bundle)), folder, "cpu")
+    build_subject(SubjectSource(preset="tiny", run=str(run.root), bundle=str(bundle)), folder, "cpu")
     return msgspec.json.decode((folder / SUBJECT_NAME).read_bytes(), type=Subject)
 
 

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from benchmarks.floor import Floor, Rates
+from benchmarks.floor import Floor, MachineRates
 from benchmarks.results import (
     SCHEMA_VERSION,
     Absence,
+    BenchmarkResult,
     Entry,
     Environment,
     Measure,
-    Result,
     Series,
     SubjectEntry,
 )
@@ -73,7 +73,7 @@ def environment(**changes: Any) -> Environment:
     return Environment(**(fields | changes))
 
 
-def make_result(measure: Measure, scale: float = 1.0, **changes: Any) -> Result:
+def make_result(measure: Measure, scale: float = 1.0, **changes: Any) -> BenchmarkResult:
     """The second contender has a quarter of the reference's seconds, bytes or images; `scale` multiplies all."""
     series = [
         Series(contender=entry.name, samples=tuple(scale * share * value for value in (0.4, 0.4, 0.6, 0.6)), **fields)
@@ -89,6 +89,6 @@ def make_result(measure: Measure, scale: float = 1.0, **changes: Any) -> Result:
         "entries": ENTRIES,
         "series": tuple(series),
         "absences": (Absence(contender="openvino-bf16", reason="this CPU has no bf16", batch=4),),
-        "rates": Rates(operations_per_s={"fp32": 1e11}, bytes_per_s=1e10),
+        "rates": MachineRates(operations_per_s={"fp32": 1e11}, bytes_per_s=1e10),
     }
-    return Result(**(fields | changes))
+    return BenchmarkResult(**(fields | changes))

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.floor import Rates, Work, floor_of, graph_work, total
+from benchmarks.floor import MachineRates, Work, floor_of, graph_work, total
 from dmgan_runtime.manifest import FileEntry, GraphEntry, TensorEntry
 
-RATES = Rates(operations_per_s={"fp32": 1e11, "int8": 4e11}, bytes_per_s=1e10)
+RATES = MachineRates(operations_per_s={"fp32": 1e11, "int8": 4e11}, bytes_per_s=1e10)
 GRAPH = GraphEntry(
     role="generator_1",
     precision="fp32",

@@ -14,7 +14,7 @@ from benchmarks.building import random_captions, random_model
 from benchmarks.cli import main
 from benchmarks.contenders import REFERENCE, candidates, select
 from benchmarks.environment import describe_environment
-from benchmarks.floor import Rates
+from benchmarks.floor import MachineRates
 from benchmarks.latency import measure_latency
 from benchmarks.lineup import END_TO_END, Lineup, open_lineup
 from benchmarks.memory import measure_memory
@@ -34,7 +34,7 @@ from dmgan_runtime.errors import EngineError
 
 SERVED = "onnxruntime-fp32"
 ONCE = Limits(rounds=2, seconds=100, least=1)
-RATES = Rates(operations_per_s={"fp32": 1e11}, bytes_per_s=1e10)
+RATES = MachineRates(operations_per_s={"fp32": 1e11}, bytes_per_s=1e10)
 
 
 class Here:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_train.models import Generator, ImageEncoder, TextEncoder
+from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.inception import InceptionTrunk
 from dmgan_train.official import (
     load_official_captions,
@@ -22,7 +22,7 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 
 @pytest.fixture(scope="module")
-def networks() -> tuple[TextEncoder, Generator]:
+def networks() -> tuple[TextEncoder, GeneratorNetwork]:
     generator = load_official_generator(golden_data.FOLDER / "netG.pth")
     return load_official_text_encoder(golden_data.FOLDER / "text_encoder.pth", generator.spec), generator
 

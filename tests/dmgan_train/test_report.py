@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.cli import main
-from dmgan_train.metrics.protocol import Evaluation, Result, detail_rows
+from dmgan_train.metrics.protocol import Evaluation, MetricResult, detail_rows
 from dmgan_train.report import read_curves, smooth
 from dmgan_train.run import RunFolder
 
@@ -27,7 +27,7 @@ def page(run: RunFolder) -> str:
 
 def test_the_page_holds_everything_and_fetches_nothing(own) -> None:
     details = {"test": {"generated": {"lab": {"queries": 8, "class_at_1": 37.5}}}}
-    fid = Result(name="FID (x)", value=12.345, better="lower", definition="d", protocol={"n": 3}, details=details)
+    fid = MetricResult(name="FID (x)", value=12.345, better="lower", definition="d", protocol={"n": 3}, details=details)
     Evaluation(results={"fid": fid}, protocol={"seed": "<0>"}).write(own.root / "metrics" / "first.json")
     html = page(own)
     assert html.count("data:image/png;base64,") == 1

@@ -11,7 +11,7 @@ from dmgan_runtime.errors import CheckpointError, SettingsError
 from dmgan_train.fit import read_data
 from dmgan_train.loading import load_encoders, load_model
 from dmgan_train.metrics.r_precision import Encoders
-from dmgan_train.models import Generator, GeneratorOutput
+from dmgan_train.models import GeneratorNetwork, GeneratorOutput
 from dmgan_train.run import RunFolder
 from dmgan_train.served import open_source
 from dmgan_train.settings import Settings
@@ -73,7 +73,7 @@ def test_judging_draws_nothing_from_the_runs_random_numbers(run, images, monkeyp
 
 def test_gates_leave_padding_out() -> None:
     spec = Settings().model.__replace__(base_resolution=8, generator_channels=4)
-    generator = Generator(spec)
+    generator = GeneratorNetwork(spec)
     lengths = torch.tensor([1, 3])
     words = torch.randn(2, spec.text_features, 5)
     sentence = torch.randn(2, spec.text_features)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dmgan_runtime.manifest import ModelSpec
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.parity import Case, random_captions, reference_case, reference_graphs
@@ -38,7 +38,7 @@ class Stages(NamedTuple):
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     quiet_exporter()
     torch.manual_seed(0)
-    generator, encoder = Generator(SPEC).eval(), TextEncoder(9, SPEC).eval()
+    generator, encoder = GeneratorNetwork(SPEC).eval(), TextEncoder(9, SPEC).eval()
     graphs = list(build_graphs(encoder, reparameterize(generator, "phases"), 6).values())[1:]
     folder = tmp_path_factory.mktemp("int8")
     sources = [folder / f"{graph.role}.onnx" for graph in graphs]

@@ -4,7 +4,7 @@ import torch
 
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_runtime.tokenizer import PAD, Tokenizer
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.bundle import Model
 
 WORDS = (PAD, "a", "red", "green", "blue", "round", "square", "heart", "on", "white")
@@ -33,7 +33,7 @@ def small_model(stages: int) -> Model:
         name="small",
         license="MIT",
         text_encoder=TextEncoder(len(WORDS), spec).eval(),
-        generator=Generator(spec).eval(),
+        generator=GeneratorNetwork(spec).eval(),
         tokenizer=Tokenizer(WORDS),
         max_words=MAX_WORDS,
         captions=CAPTIONS,

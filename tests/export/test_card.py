@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dmgan_runtime.manifest import SCHEMA_VERSION, FileEntry, Manifest, ModelSpec, TokenizerEntry
-from dmgan_train.metrics.protocol import Evaluation, Result
+from dmgan_train.metrics.protocol import Evaluation, MetricResult
 from dmgan_train.run import RunFolder
 from export.card import model_card
 from export.onnx_file import quiet_exporter
@@ -71,7 +71,7 @@ def test_nothing_that_a_card_quotes_breaks_it() -> None:
 
 
 def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
-    measured = Result(name="FID", value=12.5, better="lower", definition="a distance", protocol={"images": 64})
+    measured = MetricResult(name="FID", value=12.5, better="lower", definition="a distance", protocol={"images": 64})
     copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
     Evaluation(results={"fid": measured}, protocol={"seed": 3}).write(copy.root / "metrics" / "step-0000004-test.json")
     Evaluation(results={}, protocol={}).write(copy.root / "metrics" / "step-0000002-test.json")

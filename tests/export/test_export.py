@@ -20,7 +20,7 @@ from dmgan_runtime.errors import BundleError, ExportError
 from dmgan_runtime.manifest import ModelSpec, parse_manifest
 from dmgan_runtime.self_test import run_self_test
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.samples import generate
 from export import bundle as bundle_module
 from export import graph_files
@@ -199,7 +199,7 @@ def test_every_ablation_exports(writing, response, tmp_path) -> None:
         memory_writing=writing,
         memory_response=response,
     )
-    graphs = build_graphs(TextEncoder(11, spec).eval(), Generator(spec).eval(), 7)
+    graphs = build_graphs(TextEncoder(11, spec).eval(), GeneratorNetwork(spec).eval(), 7)
     cases = [reference_case(graphs, captions, 0) for captions in random_captions(11, 7)]
     write_onnx(graphs["generator_1"], tmp_path / "graph.onnx")
     entries = measure_parity(tmp_path / "graph.onnx", graphs["generator_1"], "fp32", cases)

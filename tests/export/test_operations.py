@@ -6,7 +6,7 @@ import onnx
 from onnx import parser
 
 from dmgan_runtime.manifest import ModelSpec, Role
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.operations import count_operations
@@ -28,7 +28,7 @@ def test_every_kind_of_arithmetic_is_counted(tmp_path) -> None:
     assert count_operations(tmp_path / "g.onnx") == 2 * (convolution + transposed + product)
 
 
-def operations(generator: Generator, encoder: TextEncoder, path: Path, *roles: Role) -> int:
+def operations(generator: GeneratorNetwork, encoder: TextEncoder, path: Path, *roles: Role) -> int:
     total = 0
     for role, graph in build_graphs(encoder, generator, 25).items():
         if role in roles:
@@ -42,7 +42,7 @@ def test_the_paper_size_falls_from_66_to_44_gflop(tmp_path, monkeypatch) -> None
     quiet_exporter()
     monkeypatch.setattr("dmgan_train.models.generator.initialise", lambda _: None)
     spec = ModelSpec()
-    generator, encoder = Generator(spec).eval(), TextEncoder(9, spec).eval()
+    generator, encoder = GeneratorNetwork(spec).eval(), TextEncoder(9, spec).eval()
     written = operations(generator, encoder, tmp_path / "g.onnx", *spec.generator_roles)
     rewritten = operations(reparameterize(generator, "transposed"), encoder, tmp_path / "g.onnx", *spec.roles)
     assert 65.6e9 < written < 65.7e9
@@ -53,7 +53,7 @@ def test_phases_do_as_little(tmp_path) -> None:
     """The second refinement stage at the paper's widths; its size in pixels is a quarter, which scales both alike."""
     quiet_exporter()
     spec = ModelSpec(base_resolution=16)
-    generator, encoder = Generator(spec).eval(), TextEncoder(9, spec).eval()
+    generator, encoder = GeneratorNetwork(spec).eval(), TextEncoder(9, spec).eval()
     counts = [
         operations(network, encoder, tmp_path / "g.onnx", "generator_2")
         for network in (generator, reparameterize(generator, "phases"))

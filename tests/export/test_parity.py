@@ -8,7 +8,7 @@ import torch
 
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.manifest import ModelSpec
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.parity import check_images, random_captions, reference_case, reference_graphs
 from export.quality import decibels, psnr
 
@@ -56,7 +56,7 @@ def test_a_psnr_just_under_its_limit_does_not_read_as_the_limit() -> None:
 
 def test_the_reference_is_what_float64_gives() -> None:
     spec = ModelSpec(base_resolution=16, generator_channels=4, text_features=8, noise_features=4, memory_features=4)
-    encoder, generator = TextEncoder(9, spec).eval(), Generator(spec).eval()
+    encoder, generator = TextEncoder(9, spec).eval(), GeneratorNetwork(spec).eval()
     graphs = reference_graphs(encoder, generator, 5)
     assert {value.dtype for graph in graphs.values() for value in graph.parameters()} == {torch.float64}
     assert {value.dtype for value in generator.parameters()} == {torch.float32}

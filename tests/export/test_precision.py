@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export import precision
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
@@ -25,7 +25,7 @@ WORDS = 6
 def graphs() -> dict[str, Graph]:
     quiet_exporter()
     torch.manual_seed(0)
-    generator = reparameterize(Generator(SPEC).eval(), "transposed")
+    generator = reparameterize(GeneratorNetwork(SPEC).eval(), "transposed")
     return dict(build_graphs(TextEncoder(9, SPEC).eval(), generator, WORDS))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dmgan_runtime.manifest import ModelSpec, UpBlocks
-from dmgan_train.models import Generator
+from dmgan_train.models import GeneratorNetwork
 from dmgan_train.models.layers import ResidualBlock, UpBlock
 from export.reparameterize import (
     MergedResidualBlock,
@@ -78,7 +78,7 @@ specs = st.builds(
 )
 
 
-def images_and_memories(generator: Generator, spec: ModelSpec) -> list[torch.Tensor]:
+def images_and_memories(generator: GeneratorNetwork, spec: ModelSpec) -> list[torch.Tensor]:
     torch.manual_seed(1)
     text = torch.randn(3, spec.text_features), torch.randn(3, spec.text_features, WORDS), torch.tensor([1, WORDS, 2])
     with torch.inference_mode():
@@ -87,7 +87,7 @@ def images_and_memories(generator: Generator, spec: ModelSpec) -> list[torch.Ten
     return [*output.images, *memories]
 
 
-def assert_same_function(actual: Generator, expected: Generator, spec: ModelSpec) -> None:
+def assert_same_function(actual: GeneratorNetwork, expected: GeneratorNetwork, spec: ModelSpec) -> None:
     for ours, theirs in zip(images_and_memories(actual, spec), images_and_memories(expected, spec), strict=True):
         assert_same(ours, theirs)
 
@@ -96,7 +96,7 @@ def assert_same_function(actual: Generator, expected: Generator, spec: ModelSpec
 @given(specs, seeds)
 def test_folded_batch_norms_are_the_same(spec, seed) -> None:
     torch.manual_seed(seed)
-    generator = trained(Generator(spec), seed)
+    generator = trained(GeneratorNetwork(spec), seed)
     folded = fold_batch_norms(copy.deepcopy(generator))
     assert not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in folded.modules())
     assert_same_function(folded, generator, spec)
@@ -107,13 +107,13 @@ def test_folded_batch_norms_are_the_same(spec, seed) -> None:
 @given(specs, seeds)
 def test_all_rewrites_together_are_the_same(form, spec, seed) -> None:
     torch.manual_seed(seed)
-    generator = trained(Generator(spec), seed)
+    generator = trained(GeneratorNetwork(spec), seed)
     assert_same_function(reparameterize(generator, form), generator, spec)
 
 
 def test_the_generator_itself_is_left_alone() -> None:
     spec = ModelSpec(base_resolution=8, generator_channels=4, residual_blocks=1)
-    generator = trained(Generator(spec), 0)
+    generator = trained(GeneratorNetwork(spec), 0)
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     reparameterize(generator, "phases")
     assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())

@@ -11,7 +11,7 @@ import torch
 import dmgan_runtime
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.noise import draw_noise
-from dmgan_train.models import Generator, TextEncoder
+from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.run import RunFolder
 from export.bundle import Model, write_bundle
 from export.graph_files import Variant
@@ -90,7 +90,7 @@ def test_the_card_names_every_resolution(bundles, stages: int, pyramid: str) -> 
 @pytest.mark.parametrize("stages", [1, 2, 6])
 def test_each_stage_is_fed_with_the_one_before(stages: int) -> None:
     spec = small_spec(stages)
-    encoder, generator = TextEncoder(len(WORDS), spec).eval(), Generator(spec).eval()
+    encoder, generator = TextEncoder(len(WORDS), spec).eval(), GeneratorNetwork(spec).eval()
     graphs = build_graphs(encoder, generator, MAX_WORDS)
     assert tuple(graphs) == spec.roles
     case = reference_case(reference_graphs(encoder, generator, MAX_WORDS), random_captions(len(WORDS), MAX_WORDS)[0], 0)

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from dmgan_runtime.manifest import ModelSpec
-from dmgan_train.models import Generator, build_discriminators
+from dmgan_train.models import GeneratorNetwork, build_discriminators
 
 SMALL = {"generator_channels": 4, "text_features": 8, "noise_features": 5, "condition_features": 3}
 ABLATIONS = [("gated", "gated"), ("gated", "concatenation"), ("words", "concatenation"), ("none", "concatenation")]
 
 
-def run(generator: Generator, batch: int = 2, words: int = 6):
+def run(generator: GeneratorNetwork, batch: int = 2, words: int = 6):
     spec = generator.spec
     return generator(
         torch.randn(batch, spec.text_features),
@@ -21,13 +21,13 @@ def run(generator: Generator, batch: int = 2, words: int = 6):
 
 def test_paper_size_has_the_papers_parameters() -> None:
     with torch.device("meta"):
-        generator = Generator(ModelSpec())
+        generator = GeneratorNetwork(ModelSpec())
     assert sum(parameter.numel() for parameter in generator.parameters()) == 21_449_042
 
 
 @pytest.mark.parametrize(("base", "stages"), [(8, 3), (16, 3), (64, 3), (32, 1), (16, 2), (8, 6)])
 def test_every_stage_doubles_the_image(base, stages) -> None:
-    output = run(Generator(ModelSpec(base_resolution=base, stages=stages, **SMALL)))
+    output = run(GeneratorNetwork(ModelSpec(base_resolution=base, stages=stages, **SMALL)))
     assert [image.shape[-1] for image in output.images] == [base << stage for stage in range(stages)]
     assert [2 * memory.features.shape[-1] for memory in output.memories] == [
         base << stage for stage in range(1, stages)
@@ -36,7 +36,7 @@ def test_every_stage_doubles_the_image(base, stages) -> None:
 
 
 def test_without_refinement_the_noise_and_the_sentence_alone_make_the_image() -> None:
-    generator = Generator(ModelSpec(base_resolution=8, stages=1, **SMALL))
+    generator = GeneratorNetwork(ModelSpec(base_resolution=8, stages=1, **SMALL))
     output = run(generator)
     (output.images[-1].square().mean() + output.condition.mean.sum()).backward()
     assert all(parameter.grad is not None for parameter in generator.parameters())
@@ -46,7 +46,7 @@ def test_without_refinement_the_noise_and_the_sentence_alone_make_the_image() ->
 @pytest.mark.parametrize(("writing", "response"), ABLATIONS)
 def test_every_ablation_trains(writing, response) -> None:
     spec = ModelSpec(base_resolution=8, memory_writing=writing, memory_response=response, **SMALL)
-    generator = Generator(spec)
+    generator = GeneratorNetwork(spec)
     output = run(generator)
     (output.images[-1].square().mean() + output.condition.mean.sum()).backward()
     # The image heads of the first two stages see no loss here.
