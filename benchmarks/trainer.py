@@ -16,6 +16,7 @@ from dmgan_runtime.tokenizer import PAD, Tokenizer
 from dmgan_train.config import resolve_settings
 from dmgan_train.damsm import build_encoders
 from dmgan_train.data import Batch, Example, Split
+from dmgan_train.data.intervals import WHOLE
 from dmgan_train.devices import choose_device, resolve_precision
 from dmgan_train.gan import GanPhase
 from dmgan_train.models import Generator, build_discriminators
@@ -114,5 +115,6 @@ def random_batch(settings: Settings) -> Batch:
         class_ids=torch.arange(count),
         keys=("none",) * count,
         indices=torch.arange(count),
+        intervals=torch.tensor([WHOLE] * count, dtype=torch.float64),
         broken=(),
     )

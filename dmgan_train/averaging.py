@@ -31,7 +31,9 @@ class Captions(NamedTuple):
     text_encoder: TextEncoder
 
 
-def settle_average(generator: Generator, captions: Captions, settings: Settings, autocast: torch.autocast) -> None:
+def settle_average(
+    generator: Generator, captions: Captions, settings: Settings, autocast: torch.autocast, stages: int
+) -> None:
     """Gives the averaged generator its own BatchNorm statistics, on the same captions and noise every time.
 
     Args:
@@ -39,6 +41,7 @@ def settle_average(generator: Generator, captions: Captions, settings: Settings,
         captions: What it paints for this.
         settings: The run's.
         autocast: As in training.
+        stages: How many stages are trained by now; those after them would only cost time.
     """
     model, device = settings.model, next(generator.parameters()).device
     dataset = CaptionedImages(
@@ -56,7 +59,7 @@ def settle_average(generator: Generator, captions: Captions, settings: Settings,
         noise = torch.randn(len(lengths), model.noise_features, device=device)
         condition_noise = torch.randn(len(lengths), model.condition_features, device=device)
         with autocast:
-            generator(text.sentence, text.words, lengths, noise, condition_noise)
+            generator(text.sentence, text.words, lengths, noise, condition_noise, stages=stages)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
