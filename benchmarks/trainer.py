@@ -16,6 +16,7 @@ from dmgan_runtime.tokenizer import PAD, Tokenizer
 from dmgan_train.config import resolve_settings
 from dmgan_train.damsm import build_encoders
 from dmgan_train.data import Example, Split, TrainingBatch
+from dmgan_train.data.intervals import WHOLE
 from dmgan_train.devices import choose_device, resolve_precision
 from dmgan_train.gan import GanPhase
 from dmgan_train.models import GeneratorNetwork, build_discriminators
@@ -115,5 +116,6 @@ def random_batch(settings: Settings) -> TrainingBatch:
         class_ids=torch.arange(count),
         keys=("none",) * count,
         indices=torch.arange(count),
+        intervals=torch.tensor([WHOLE] * count, dtype=torch.float64),
         broken=(),
     )

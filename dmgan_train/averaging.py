@@ -33,7 +33,11 @@ class StatisticsCaptions(NamedTuple):
 
 
 def settle_average(
-    generator: GeneratorNetwork, captions: StatisticsCaptions, settings: Settings, autocast: torch.autocast
+    generator: GeneratorNetwork,
+    captions: StatisticsCaptions,
+    settings: Settings,
+    autocast: torch.autocast,
+    stages: int,
 ) -> None:
     """Gives the averaged generator its own BatchNorm statistics, on the same captions and noise every time.
 
@@ -42,6 +46,7 @@ def settle_average(
         captions: What it paints for this.
         settings: The run's.
         autocast: As in training.
+        stages: How many stages are trained by now; those after them would only cost time.
     """
     model, device = settings.model, next(generator.parameters()).device
     dataset = CaptionedImages(
@@ -61,7 +66,7 @@ def settle_average(
         noise = torch.randn(len(lengths), model.noise_features, device=device)
         condition_noise = torch.randn(len(lengths), model.condition_features, device=device)
         with autocast:
-            generator(text.sentence, text.words, lengths, noise, condition_noise)
+            generator(text.sentence, text.words, lengths, noise, condition_noise, stages=stages)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)

@@ -41,6 +41,7 @@ from dmgan_train.models.batch_norm import synchronise_batch_norms
 from dmgan_train.schedule import check_schedule, learning_rates, stages_warming_up
 from dmgan_train.settings import Settings
 from dmgan_train.update import Updates
+from dmgan_train.variation import noise_of_pictures, vary
 from dmgan_train.watch import Watch, gate_means
 
 
@@ -83,6 +84,7 @@ class GanPhase:
         self._captions = StatisticsCaptions(split, tokenizer, self.text_encoder)
         self._watch, self._workers = watch, workers
         self._settled_after: int | None = None  # updates of the average
+        self._stages = settings.model.stages  # that the last step trained
         self.batch_size = own.batch_size
         self._share = processes.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
@@ -129,6 +131,7 @@ class GanPhase:
             seed=self.settings.seed,
             augment=self.settings.data.augment,
             cache=self.settings.data.cache,
+            intervals=self.settings.gan.noise_variation,
         )
         broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
         return make_loader(
@@ -153,7 +156,12 @@ class GanPhase:
         with torch.no_grad():
             text = self.text_encoder(tokens, captions.lengths)
         warming_up = stages_warming_up(step, self.settings.gan)
-        fakes = self._draw(text, lengths, warming_up or self.settings.model.stages)
+        self._stages = warming_up or self.settings.model.stages
+        noises = self._draw_noises(len(lengths))
+        if self.settings.gan.noise_variation:
+            noises = noise_of_pictures(noises[0], batch.intervals.to(self.device, non_blocking=True)), noises[1]
+            reals = vary(reals[: self._stages], noises[0])
+        fakes = self._draw(text, lengths, noises, self._stages)
         if warming_up:
             losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
         else:
@@ -198,7 +206,7 @@ class GanPhase:
     def _settle_average(self) -> GeneratorNetwork:
         generator, averaged = cast("GeneratorNetwork", self.generator_ema.module), int(self.generator_ema.n_averaged)
         if averaged != self._settled_after:
-            settle_average(generator, self._captions, self.settings, self._autocast())
+            settle_average(generator, self._captions, self.settings, self._autocast(), self._stages)
             self._settled_after = averaged
         return generator
 
@@ -235,14 +243,20 @@ class GanPhase:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None)
 
-    def _draw(self, text: TextEncoderOutput, lengths: Tensor, stages: int) -> GeneratorOutput:
-        """Images of this process's share of the captions; the noise is drawn for all."""
-        spec, count = self.settings.model, len(lengths)
+    def _draw_noises(self, count: int) -> tuple[Tensor, Tensor]:
+        """This process's share of z and of the condition's noise; they are drawn for all captions."""
+        spec = self.settings.model
         noise = torch.randn(count, spec.noise_features, device=self.device)
         condition_noise = torch.randn(count, spec.condition_features, device=self.device)
-        own = map(processes.share, (text.sentence, text.words, lengths, noise, condition_noise))
+        return processes.share(noise), processes.share(condition_noise)
+
+    def _draw(
+        self, text: TextEncoderOutput, lengths: Tensor, noises: tuple[Tensor, Tensor], stages: int
+    ) -> GeneratorOutput:
+        """Images of this process's share of the captions."""
+        own = map(processes.share, (text.sentence, text.words, lengths))
         with self._autocast():
-            return self.generator(*own, stages=stages)
+            return self.generator(*own, *noises, stages=stages)
 
     def _see(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """What is seen of batches of images, each [N, 3, R, R], where they are augmented."""

@@ -9,6 +9,7 @@ import yaml
 
 from dmgan_runtime.manifest import ModelSpec, PositiveInt
 from dmgan_train.models.trunks import TrunkName
+from dmgan_train.variation import COMPONENTS
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -129,6 +130,9 @@ class GanSettings(_Section, frozen=True):
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, and so on to all
             (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
         warm_up_learning_rate: The generator's in these steps; None takes generator_learning_rate.
+        noise_variation: The noise says which of the pictures that share a caption is reconstructed, and tilts, shrinks
+            and recolours it a little (`dmgan_train.variation`), for drawings on a plain ground; the paper's noise says
+            nothing of the picture.
         augmentation: Differentiable augmentation of what the discriminators see (Zhao et al., DiffAugment, NeurIPS
             2020), and of both images of the perceptual loss, for small data sets; the paper has none.
         r1_weight: gamma of the R1 penalty on the discriminators (Mescheder et al., ICML 2018); the paper has none.
@@ -158,6 +162,7 @@ class GanSettings(_Section, frozen=True):
     perceptual_weight: Weight = 0.0
     warm_up_steps: tuple[Steps, ...] = ()
     warm_up_learning_rate: Rate | None = None
+    noise_variation: bool = False
     augmentation: bool = False
     r1_weight: Weight = 0.0
     r1_every: PositiveInt = 16
@@ -210,6 +215,8 @@ class Settings(_Section, frozen=True):
             msgspec.structs.force_setattr(self, "gan", msgspec.structs.replace(self.gan, warm_up_steps=()))
         if self.damsm.cache_trunk and self.data.augment != "none":
             raise ValueError("damsm.cache_trunk needs data.augment none: a cached image is always seen the same way")
+        if self.gan.noise_variation and self.model.noise_features < COMPONENTS:
+            raise ValueError(f"gan.noise_variation needs model.noise_features of at least {COMPONENTS}")
 
     def to_yaml(self) -> str:
         """The settings as YAML that `read_settings` takes."""

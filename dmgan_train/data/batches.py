@@ -18,6 +18,7 @@ from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data.broken import BrokenFiles
 from dmgan_train.data.examples import Example, Split
 from dmgan_train.data.image_cache import ImageCache
+from dmgan_train.data.intervals import WHOLE, CaptionIntervals, Interval
 from dmgan_train.data.transforms import Augment, cub_crop, load_image, pyramid, scaled_side, to_square
 
 ItemKey = tuple[int, int]
@@ -33,6 +34,7 @@ class Item(NamedTuple):
         length: How many of the tokens are words, at least 1.
         example: The example that was used.
         position: Its index in the split; another than was asked for, if that one was broken.
+        interval: The part of (0, 1) that is the picture's among all that its caption fits; see `CaptionIntervals`.
         broken: `<file>: <reason>` of each example that could not be used.
     """
 
@@ -41,6 +43,7 @@ class Item(NamedTuple):
     length: int
     example: Example
     position: int
+    interval: Interval
     broken: tuple[str, ...]
 
 
@@ -54,6 +57,7 @@ class TrainingBatch(NamedTuple):
         class_ids: [N] int64.
         keys: The names of the examples.
         indices: [N] int64, their indices in the split.
+        intervals: [N, 2] float64, the parts of (0, 1) that are theirs among all that their captions fit.
         broken: `<file>: <reason>` of each example that could not be used and was replaced.
     """
 
@@ -63,6 +67,7 @@ class TrainingBatch(NamedTuple):
     class_ids: Tensor
     keys: tuple[str, ...]
     indices: Tensor
+    intervals: Tensor
     broken: tuple[str, ...]
 
 
@@ -84,6 +89,7 @@ class CaptionedImages(Dataset[Item]):
         augment: Augment = "crop_flip",
         evaluation: bool = False,
         cache: bool = False,
+        intervals: bool = False,
     ) -> None:
         """Args:
         split: The examples.
@@ -95,6 +101,7 @@ class CaptionedImages(Dataset[Item]):
         evaluation: Takes pictures from the middle, not mirrored, and a long caption's first words. Which of an
             image's captions is used still follows from the seed and the epoch.
         cache: Reads every picture now, scaled down, and keeps its pixels in memory; the loader's workers share them.
+        intervals: Tells the pictures of a caption apart by `Item.interval`; otherwise it is (0, 1).
         """
         self.split = split
         self.tokenizer = tokenizer
@@ -103,6 +110,7 @@ class CaptionedImages(Dataset[Item]):
         self.seed = seed
         self.augment: Augment = augment
         self.evaluation = evaluation
+        self._intervals = CaptionIntervals(split) if intervals else None
         self._cache = self._read_all() if cache and self.resolutions else None
 
     def __len__(self) -> int:
@@ -120,23 +128,25 @@ class CaptionedImages(Dataset[Item]):
         for _ in range(_REPLACEMENTS):
             example = self.split.examples[index]
             try:
-                tokens, length = self._draw_tokens(example, rng)
+                caption, tokens, length = self._draw_tokens(example, rng)
                 images = self._draw_images(index, rng)
             except DataError as error:
                 broken.append(str(error))
                 index = int(rng.integers(len(self)))
             else:
-                return Item(images, tokens, length, example, index, tuple(dict.fromkeys(broken)))
+                interval = self._intervals.of(caption, index) if self._intervals else WHOLE
+                return Item(images, tokens, length, example, index, interval, tuple(dict.fromkeys(broken)))
         raise DataError(
             f"{self.split.root}: none of {_REPLACEMENTS} examples of the split {self.split.name!r} can be used;"
             f" the last error is: {broken[-1]}"
         )
 
-    def _draw_tokens(self, example: Example, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], int]:
+    def _draw_tokens(self, example: Example, rng: np.random.Generator) -> tuple[str, npt.NDArray[np.int64], int]:
         for choice in rng.permutation(len(example.captions)):
-            words = self.tokenizer.indices(example.captions[choice])
+            caption = example.captions[choice]
+            words = self.tokenizer.indices(caption)
             if words:
-                return self._fit(words, rng)
+                return caption, *self._fit(words, rng)
         raise DataError(f"{example.image}: no caption of it has a word of the vocabulary")
 
     def _fit(self, words: list[int], rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], int]:
@@ -179,6 +189,7 @@ def collate(items: Sequence[Item]) -> TrainingBatch:
         class_ids=torch.tensor([item.example.class_id for item in items]),
         keys=tuple(item.example.key for item in items),
         indices=torch.tensor([item.position for item in items]),
+        intervals=torch.tensor([item.interval for item in items], dtype=torch.float64),
         broken=tuple(reason for item in items for reason in item.broken),
     )
 

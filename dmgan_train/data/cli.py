@@ -33,22 +33,33 @@ def synthetic(folder: Path, count: int, seed: int) -> None:
 @prepare.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--tarballs",
-    nargs=2,
+    "--style",
+    "styles",
+    type=click.Choice(["3d", "flat"]),
+    multiple=True,
+    help="A style to draw every emoji in; repeatable.  [default: all]",
+)
+@click.option(
+    "--tarball",
+    "tarballs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="DRAWINGS NAMES",
-    help="The two npm packages, if they are here already.  [default: fetched with `npm pack`]",
+    multiple=True,
+    help="An npm package that is here already: of a style, or of the names; repeatable.  [default: fetched with"
+    " `npm pack`]",
 )
 @click.option("--resolution", type=click.IntRange(16, 256), default=256, help="Side of the pictures in pixels.")
-def emoji(folder: Path, tarballs: tuple[Path, Path] | None, resolution: int) -> None:
+def emoji(folder: Path, styles: tuple[str, ...], tarballs: tuple[Path, ...], resolution: int) -> None:
     """Make an image folder of the Fluent emoji drawings (MIT) in DIR.
 
-    The drawings come from the npm package @lobehub/fluent-emoji-3d, names and keywords from emojibase-data.
+    The drawings come from the npm packages @lobehub/fluent-emoji-3d and @lobehub/fluent-emoji-flat, names and keywords
+    from emojibase-data.
     """
-    from dmgan_train.data.emoji import prepare_emoji
+    from dmgan_train.data.emoji import STYLES, prepare_emoji
 
     with _progress("drawing", "emoji") as progress:
-        count = prepare_emoji(folder, tarballs=tarballs, resolution=resolution, progress=progress)
+        count = prepare_emoji(
+            folder, styles=styles or STYLES, tarballs=tarballs or None, resolution=resolution, progress=progress
+        )
     click.echo(f"{folder}: {count.train:,} drawings to train on, {count.test:,} held out, {count.concepts:,} concepts")
 
 

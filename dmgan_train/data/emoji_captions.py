@@ -79,14 +79,17 @@ def with_article(name: str) -> str:
     return f"an {name}" if first in _SPELLED_OPEN or _OPEN_SOUND.match(name.lower()) else f"a {name}"
 
 
-def captions_for(label: str, tags: Sequence[str], tone: str | None, *, has_tones: bool) -> list[str]:
-    """Five to ten different captions of one drawing, always the same ones, the plain name first.
+def captions_for(
+    label: str, tags: Sequence[str], tone: str | None, *, has_tones: bool, style: str | None = None
+) -> list[str]:
+    """Five to thirteen different captions of one drawing, always the same ones, the plain name first.
 
     Args:
         label: The emoji's name without its skin tone.
         tags: Keywords.
         tone: The drawing's skin tone, such as `medium-light skin tone`; None for the yellow drawing.
         has_tones: Whether the emoji comes in skin tones, so that the drawing without one shows yellow skin.
+        style: The drawing's style, such as `flat`, which three more captions name; None where there is only one.
     """
     name = spoken_name(label)
     skin = tone or ("yellow skin" if has_tones else None)
@@ -101,6 +104,8 @@ def captions_for(label: str, tags: Sequence[str], tone: str | None, *, has_tones
     if skin:
         captions.append(f"{skin} {name}")
     captions.extend(f"{whole}, {', '.join(group)}" for group in _tag_groups(name, tags))
+    if style:
+        captions += [f"{style} {whole}", f"{whole}, {style} style", f"a {style} drawing of {with_article(whole)}"]
     return list(dict.fromkeys(captions))
 
 

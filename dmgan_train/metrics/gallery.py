@@ -16,10 +16,17 @@ Vectors = dict[str, Tensor]
 
 
 class Target(NamedTuple):
-    """What a query should find: a class, and among its drawings one (its place in the gallery)."""
+    """What a query should find.
+
+    Attributes:
+        class_id: Whose drawings.
+        drawing: The one of them that was described, by its place in the gallery.
+        alike: Others that the same captions fit, such as the drawing in another style; they are as right.
+    """
 
     class_id: int
     drawing: int
+    alike: frozenset[int] = frozenset()
 
 
 class Answer(NamedTuple):
@@ -27,13 +34,15 @@ class Answer(NamedTuple):
 
     Attributes:
         ranks: For each of `RANKS`, whether a drawing of the right class is among so many nearest.
-        drawing: Whether the nearest drawing of the right class is the right one; None if the class has only one.
+        drawing: Whether the nearest drawing of the right class is a right one; None if all of the class's are.
         siblings: Drawings of the class.
+        right: How many of them are right.
     """
 
     ranks: tuple[bool, ...]
     drawing: bool | None
     siblings: int
+    right: int
 
 
 class Gallery:
@@ -73,8 +82,9 @@ class Gallery:
         nearest = distances.topk(min(max(RANKS), len(self)), largest=False).indices
         right = self.class_ids[nearest] == target.class_id
         own = self._members[target.class_id]
-        drawing = bool(own[distances[own].argmin()] == target.drawing) if len(own) > 1 else None
-        return Answer(tuple(bool(right[:rank].any()) for rank in RANKS), drawing, len(own))
+        sought = (target.alike | {target.drawing}) & set(own.tolist())
+        drawing = int(own[distances[own].argmin()]) in sought if len(sought) < len(own) else None
+        return Answer(tuple(bool(right[:rank].any()) for rank in RANKS), drawing, len(own), len(sought))
 
 
 def shares(answers: Sequence[Answer], gallery: int) -> dict[str, float]:
@@ -92,7 +102,7 @@ def shares(answers: Sequence[Answer], gallery: int) -> dict[str, float]:
     if several:
         result["drawing_of_class_queries"] = len(several)
         result["drawing_of_class"] = _percent(bool(answer.drawing) for answer in several)
-        result["drawing_of_class_by_chance"] = _percent(1 / answer.siblings for answer in several)
+        result["drawing_of_class_by_chance"] = _percent(answer.right / answer.siblings for answer in several)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,16 +42,17 @@ class Retrieval:
             DataError: if the drawings cannot be read, or are all of one class.
         """
         self._splits, self._network, self._source, self._batch_size = splits, network, source, batch_size
-        self._targets: dict[tuple[str, int], Target] = {}
+        places: dict[tuple[str, int], int] = {}
         whole: list[Vectors] = []
         degraded: list[Vectors] = []
         for name, split in splits.items():
             pictures = photographed(split, source.resolution, source.data.augment, batch_size, f"drawings ({name})")
             for indices, images in pictures:
                 for index in indices:
-                    self._targets[name, index] = Target(split.examples[index].class_id, len(self._targets))
+                    places[name, index] = len(places)
                 whole.append(self._vectors(images))
                 degraded.append(self._vectors(degrade(images)))
+        self._targets = _targets(splits, places)
         class_ids = torch.tensor([target.class_id for target in self._targets.values()])
         if len(class_ids.unique()) < 2:
             raise DataError("retrieval needs drawings of at least two classes; leave it out of --metrics")
@@ -127,8 +129,9 @@ class Retrieval:
             },
             "class_at_k": "a drawing of the caption's class is among the k nearest",
             "drawing_of_class": (
-                "of the class's own drawings, held-out ones included, the nearest is the caption's own (for emoji:"
-                " it has the right skin tone); classes of one drawing do not count"
+                "of the class's own drawings, held-out ones included, the nearest is the caption's own or shares a"
+                " caption with it (for emoji: it has the right skin tone, in any style); classes without another"
+                " drawing do not count"
             ),
             _DEGRADED: f"shrunk to {round(resolution * _SHRUNK)} px and back: the upper bound",
             _WRONG: "the same images, judged by another caption's class and drawing",
@@ -144,6 +147,25 @@ def degrade(images: Tensor) -> Tensor:
     side = images.shape[-1]
     small = F.interpolate(images.float(), size=round(side * _SHRUNK), mode="bilinear", antialias=True)
     return F.interpolate(small, size=side, mode="bilinear").round().clamp(0, 255).to(torch.uint8)
+
+
+def _targets(splits: Mapping[str, Split], places: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Target]:
+    """What the captions of each drawing should find.
+
+    Args:
+        splits: By name.
+        places: In the gallery, of each drawing by its split and its index there.
+    """
+    fitting: dict[str, set[int]] = defaultdict(set)
+    for (name, index), place in places.items():
+        for caption in splits[name].examples[index].captions:
+            fitting[caption].add(place)
+    targets = {}
+    for (name, index), place in places.items():
+        example = splits[name].examples[index]
+        alike = frozenset[int]().union(*(fitting[caption] for caption in example.captions))
+        targets[name, index] = Target(example.class_id, place, alike)
+    return targets
 
 
 def wrong_targets(targets: Sequence[Target]) -> list[Target]:

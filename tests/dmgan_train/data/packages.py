@@ -32,8 +32,18 @@ def drawing(color: tuple[int, int, int], size: tuple[int, int] = (32, 32)) -> by
     return content.getvalue()
 
 
-def write_emoji_packages(folder: Path, people: int = 12) -> tuple[Path, Path]:
-    """Some people in all skin tones, of which every second has two tones exchanged; a heart, a sign and flags."""
+def vector(color: tuple[int, int, int]) -> bytes:
+    """The same as an SVG: a square of one color in the middle of nothing."""
+    fill = "#{:02x}{:02x}{:02x}".format(*color)
+    path = f'<path d="M8 8H24V24H8Z" fill="{fill}"/>'
+    return f'<svg width="32" height="32" viewBox="0 0 32 32" xmlns="http://www.w3.org/2000/svg">{path}</svg>'.encode()
+
+
+def write_emoji_packages(folder: Path, people: int = 12) -> tuple[Path, Path, Path]:
+    """Drawings, flat drawings and names: people in all skin tones, a heart, a sign and flags.
+
+    Every second person has two tones exchanged, and the last one, not flat, all of them.
+    """
     names = [
         {"label": "red heart", "hexcode": "2764", "tags": ["emotion", "love"], "order": 1},
         {"label": "copyright", "hexcode": "00A9", "tags": ["c"]},
@@ -49,6 +59,7 @@ def write_emoji_packages(folder: Path, people: int = 12) -> tuple[Path, Path]:
         "1f1f9-1f1e9": drawing((0, 0, 255)),
         "1f3f4-e0067_e0062_e007f": drawing((1, 1, 1)),
     }
+    flat = {"2764-fe0f": vector((255, 0, 0))}
     for number in range(people):
         hexcode = f"1F{number:03X}"
         skins = [{"hexcode": f"{hexcode}-{tone}", "tone": index} for index, tone in enumerate(TONES, start=1)]
@@ -57,12 +68,23 @@ def write_emoji_packages(folder: Path, people: int = 12) -> tuple[Path, Path]:
         light, medium_light, medium, *dark = SKINS
         colors = (light, medium, medium_light, *dark) if number % 2 else SKINS
         drawings[hexcode.lower()] = drawing(YELLOW)
-        drawings |= {s["hexcode"].lower(): drawing(color) for s, color in zip(skins, colors, strict=True)}
+        if number == people - 1:
+            drawings |= {s["hexcode"].lower(): drawing(color) for s, color in zip(skins, SKINS[::-1], strict=True)}
+        else:
+            drawings |= {s["hexcode"].lower(): drawing(color) for s, color in zip(skins, colors, strict=True)}
+        flat[hexcode.lower()] = vector(YELLOW)
+        flat |= {s["hexcode"].lower(): vector(color) for s, color in zip(skins, colors, strict=True)}
     return (
         write_tarball(
             folder / "drawings.tgz",
             {f"assets/{stem}.webp": content for stem, content in drawings.items()} | {"README.md": b"MIT, by A"},
             "@lobehub/fluent-emoji-3d",
+            "1.1.0",
+        ),
+        write_tarball(
+            folder / "flat.tgz",
+            {f"assets/{stem}.svg": content for stem, content in flat.items()} | {"README.md": b"MIT, by A too"},
+            "@lobehub/fluent-emoji-flat",
             "1.1.0",
         ),
         write_tarball(

@@ -12,11 +12,19 @@ def invoke():
 
 def test_emoji_are_prepared_and_counted(tmp_path, invoke):
     tarballs = write_emoji_packages(tmp_path)
-    result = invoke("emoji", tmp_path / "emoji", "--tarballs", *tarballs, "--resolution", 16)
+    given = [argument for tarball in tarballs for argument in ("--tarball", tarball)]
+    result = invoke("emoji", tmp_path / "emoji", *given, "--resolution", 16)
     assert result.exit_code == 0
-    assert f"{tmp_path / 'emoji'}: 63 drawings to train on, 12 held out, 15 concepts" in result.stdout
+    assert f"{tmp_path / 'emoji'}: 124 drawings to train on, 24 held out, 15 concepts" in result.stdout
     assert "15/15 emoji" in result.stderr
-    assert len(list((tmp_path / "emoji" / "images").iterdir())) == 75
+    assert [len(list((tmp_path / "emoji" / "images" / style).iterdir())) for style in ("3d", "flat")] == [75, 73]
+
+
+def test_one_style_needs_no_package_of_the_other(tmp_path, invoke):
+    drawings, _, names = write_emoji_packages(tmp_path)
+    given = ["--tarball", drawings, "--tarball", names, "--style", "3d", "--resolution", 16]
+    result = invoke("emoji", tmp_path / "emoji", *given)
+    assert "63 drawings to train on, 12 held out, 15 concepts" in result.stdout
 
 
 def test_a_mistake_is_a_message_and_exit_code_2(tmp_path, invoke):

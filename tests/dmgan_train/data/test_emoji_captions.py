@@ -88,6 +88,17 @@ def test_keywords_that_may_not_be_true_of_the_drawing_are_left_out():
     assert captions[-1] == "construction worker with yellow skin, hard-hat"
 
 
+def test_a_style_is_said_in_three_more_captions():
+    plain = captions_for("waving hand", ["hello"], "dark skin tone", has_tones=True)
+    styled = captions_for("waving hand", ["hello"], "dark skin tone", has_tones=True, style="flat")
+    assert styled[: len(plain)] == plain
+    assert styled[len(plain) :] == [
+        "flat waving hand with dark skin tone",
+        "waving hand with dark skin tone, flat style",
+        "a flat drawing of a waving hand with dark skin tone",
+    ]
+
+
 @given(
     label=st.from_regex(r"[A-Za-z]{1,8}( [a-z]{1,8}){0,3}(: [a-z]{1,8}(, [a-z]{1,8}){0,2})?", fullmatch=True),
     tags=st.lists(st.text(max_size=8), max_size=12),

@@ -76,7 +76,7 @@ def path_folder(tmp_path, monkeypatch):
 
 
 def test_without_npm_the_tarballs_are_the_remedy(path_folder):
-    with pytest.raises(DataError, match=r"is not installed; install Node\.js, or .*with 'npm pack b@2', .*--tarballs"):
+    with pytest.raises(DataError, match=r"is not installed; install Node\.js, or .*with 'npm pack b@2', .*--tarball"):
         pack("b@2", path_folder)
 
 
@@ -90,5 +90,5 @@ def test_npm_says_which_file_it_wrote(path_folder):
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a shell script")
 def test_what_npm_says_of_its_failure_is_passed_on(path_folder):
     fake_npm(path_folder, "echo E404 not found >&2; exit 1")
-    with pytest.raises(DataError, match=r"cannot download b@2 \(E404 not found\); .*--tarballs"):
+    with pytest.raises(DataError, match=r"cannot download b@2 \(E404 not found\); .*--tarball"):
         pack("b@2", path_folder)

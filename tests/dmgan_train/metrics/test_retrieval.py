@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,30 @@ def test_the_numbers_equal_a_count_by_hand() -> None:
     assert found["class_at_1"] == pytest.approx(100 / 3)  # only the first query's nearest drawing is of its class
     assert found["class_at_5"] == 100  # the five nearest leave out one drawing
     assert found["drawing_of_class"] == pytest.approx(100 / 3)  # nearest of class: 0, 1 and 2; sought: 2, 1 and 0
+
+
+def test_drawings_that_a_caption_fits_are_as_right() -> None:
+    vectors = torch.tensor([[0.0], [1.0], [5.0], [6.0], [20.0]])
+    gallery = Gallery({"line": vectors}, torch.tensor([0, 0, 0, 1, 1]))
+    queries = {"line": torch.tensor([[0.9], [5.0], [6.0]])}
+    both, everything = frozenset({0, 1}), frozenset({3, 4})
+    targets = [Target(0, 0, both), Target(0, 0, both), Target(1, 3, everything)]
+    found = shares(gallery.look_up(queries, targets)["line"], len(gallery))
+    assert found["drawing_of_class_queries"] == 2  # in the other class no drawing is wrong
+    assert found["drawing_of_class"] == 50
+    assert found["drawing_of_class_by_chance"] == pytest.approx(200 / 3)
+
+
+def test_the_styles_of_a_drawing_share_its_captions(drawings) -> None:
+    """A second style of the dark foot is found where the first is sought, and the light foot is still wrong."""
+    train = drawings["train"]
+    foot = next(example for example in train.examples if example.key == "foot-dark.png")
+    other = next(example for example in train.examples if example.key == "sea.png")
+    flat = replace(other, key="flat.png", captions=(*foot.captions, "flat foot"), class_id=foot.class_id)
+    styled = {"train": replace(train, examples=(*train.examples, flat)), "test": drawings["test"]}
+    painted = Retrieval(styled, NETWORK, Copyist(drawings, "blue sea"), batch_size=4).measure(limit=100, seed=0)
+    found = painted.details["train"]["generated"][LAB]
+    assert found["drawing_of_class"] > 0
 
 
 def test_degrading_keeps_flat_areas_and_blurs_edges() -> None:

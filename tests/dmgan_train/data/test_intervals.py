@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from dmgan_train.data import Example, Split
+from dmgan_train.data.intervals import WHOLE, CaptionIntervals
+
+
+def split_of(*captions: tuple[str, ...]) -> Split:
+    examples = [Example(str(index), Path(f"{index}.png"), own, index) for index, own in enumerate(captions)]
+    return Split("train", Path(), tuple(examples))
+
+
+def test_a_caption_of_one_picture_has_the_whole_interval():
+    intervals = CaptionIntervals(split_of(("pizza", "flat pizza"), ("pizza", "3d pizza"), ("kiss",)))
+    assert intervals.of("flat pizza", 0) == WHOLE
+    assert intervals.of("kiss", 2) == WHOLE
+
+
+def test_the_pictures_of_a_caption_share_the_interval_in_their_order():
+    intervals = CaptionIntervals(split_of(("pizza", "a"), ("kiss",), ("pizza", "b"), ("pizza", "c")))
+    cuts = [intervals.of("pizza", index) for index in (0, 2, 3)]
+    assert [low for low, _ in cuts] == pytest.approx([0, 1 / 3, 2 / 3])
+    assert [high for _, high in cuts] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_a_picture_with_few_captions_says_each_more_often_and_has_more_of_the_interval():
+    intervals = CaptionIntervals(split_of(("pizza",), ("pizza", "a", "b"), ("a",)))
+    assert intervals.of("pizza", 0) == pytest.approx((0, 0.75))
+    assert intervals.of("pizza", 1) == pytest.approx((0.75, 1))
+
+
+def test_a_caption_said_twice_of_a_picture_counts_once():
+    intervals = CaptionIntervals(split_of(("pizza", "pizza"), ("kiss",)))
+    assert intervals.of("pizza", 0) == WHOLE

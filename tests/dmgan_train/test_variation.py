@@ -1,0 +1,134 @@
+"""The noise that picks the picture: still standard normal, and the same variation for the same noise."""
+
+import itertools
+
+import pytest
+import torch
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.variation import COMPONENTS, noise_of_pictures, vary
+from tests.training import phase_of, small_settings
+
+ON = ("gan.noise_variation=true", "gan.reconstruction_weight=10")
+
+
+def square(side: int = 32) -> torch.Tensor:
+    """A red square on white."""
+    images = torch.ones(1, 3, side, side)
+    images[:, 1:, side // 4 : -side // 4, side // 4 : -side // 4] = -1
+    return images
+
+
+def noise_at(**components: float) -> torch.Tensor:
+    noise = torch.zeros(1, 5)
+    for name, value in components.items():
+        noise[0, int(name[1:])] = value
+    return noise
+
+
+@pytest.mark.parametrize("cuts", [(0.0, 0.5, 1.0), (0.0, 0.2, 0.3, 1.0)])
+def test_over_the_pictures_of_a_caption_the_noise_is_standard_normal(cuts) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for low, high in itertools.pairwise(cuts):
+        count = round(100_000 * (high - low))
+        noise = torch.randn(count, 5, generator=generator)
+        drawn.append(noise_of_pictures(noise, torch.tensor([[low, high]]).expand(count, 2)))
+        assert torch.equal(drawn[-1][:, 1:], noise[:, 1:])
+    first = torch.cat(drawn)[:, 0]
+    expected = torch.special.ndtri(torch.linspace(0.01, 0.99, 99, dtype=torch.float64)).float()
+    assert (first.quantile(torch.linspace(0.01, 0.99, 99)) - expected).abs().max() < 0.03
+    assert abs(first.mean()) < 0.01
+    assert abs(first.std() - 1) < 0.01
+
+
+def test_each_picture_has_noise_of_its_own() -> None:
+    noise = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+    halves = torch.tensor([[0.0, 0.5], [0.5, 1.0]], dtype=torch.float64).repeat(500, 1)
+    first = noise_of_pictures(noise, halves)[:, 0]
+    assert first.isfinite().all()
+    assert (first[::2] < 0).all()
+    assert (first[1::2] > 0).all()
+
+
+def test_the_only_picture_of_a_caption_leaves_the_noise_alone() -> None:
+    noise = torch.randn(64, 4)
+    assert torch.equal(noise_of_pictures(noise, torch.tensor([[0.0, 1.0]]).expand(64, 2)), noise)
+
+
+def test_noise_of_zero_only_shrinks_a_little() -> None:
+    (varied,) = vary([square()], noise_at())
+    assert varied.shape == (1, 3, 32, 32)
+    filled = [(image[0, 1] < 0).sum().sqrt().item() for image in (square(), varied)]
+    assert filled[1] / filled[0] == pytest.approx(0.94, abs=0.07)
+    assert torch.allclose(varied, varied.flip(3), atol=1e-5)
+    assert torch.allclose(varied[0, :, 16, 16], torch.tensor([1.0, -1.0, -1.0]), atol=1e-2)
+
+
+@pytest.mark.parametrize("component", ["z1", "z2", "z3"])
+def test_each_component_varies_smoothly_and_differently(component) -> None:
+    picture = square()
+    there, near, far, other = (vary([picture], noise_at(**{component: z}))[0] for z in (1.0, 1.01, -1.0, 1.0))
+    assert torch.equal(there, other)
+    assert (there - near).abs().max() < 0.05
+    assert (there - far).abs().mean() > 0.01
+    assert there.abs().max() <= 1
+
+
+def test_the_ground_and_greys_keep_their_colour() -> None:
+    grey = torch.full((1, 3, 16, 16), 0.25)
+    grey[..., 4:12, 4:12] = -0.5
+    (varied,) = vary([grey], torch.full((1, COMPONENTS), 3.0))
+    assert torch.allclose(varied[:, :, 0], torch.full((1, 3, 16), 0.25), atol=1e-2)
+    assert (varied.amax(1) - varied.amin(1)).max() < 1e-2
+
+
+def test_every_stage_shows_the_same_variation() -> None:
+    small, large = vary([square(32), square(64)], torch.tensor([[0.3, 1.5, -1.0, 2.0]]))
+    shrunk = torch.nn.functional.avg_pool2d(large, 2)
+    assert (small - shrunk).abs().mean() < 0.03
+
+
+def test_the_targets_and_what_the_discriminators_see_are_varied_by_the_generators_noise(
+    run, images, monkeypatch
+) -> None:
+    seen = {}
+
+    def spy(pyramid, noise):
+        seen["noise"], seen["varied"] = noise, vary(pyramid, noise)
+        return seen["varied"]
+
+    monkeypatch.setattr("dmgan_train.gan.vary", spy)
+    phase = phase_of(run, images, *ON, "gan.warm_up_steps=[1, 0, 0]", "gan.perceptual_weight=1")
+    for name in ("_train_discriminators", "_train_generator", "_own_losses"):
+        own = getattr(phase, name)
+        monkeypatch.setattr(phase, name, lambda *args, own=own, name=name: seen.update({name: args}) or own(*args))
+    phase.generator.register_forward_pre_hook(lambda _, args: seen.update(drawn=args[3]))
+    batches = phase.batches(0)
+    phase.step(next(batches), 0)
+    assert len(seen["varied"]) == 1
+    assert seen["_own_losses"][1] is not None
+    assert torch.equal(seen["_own_losses"][1][0], seen["varied"][0])
+    phase.step(next(batches), 1)
+    assert seen["drawn"] is seen["noise"]
+    assert seen["_train_discriminators"][0] is seen["varied"]
+    assert seen["_train_generator"][1] is seen["varied"]
+
+
+def test_off_the_noise_and_the_pictures_are_left_alone(run, images, monkeypatch) -> None:
+    """The same random draws in the same order, so that the steps of both are equal to the bit."""
+    weights = []
+    for value in ("false", "true"):
+        phase = phase_of(run, images, "gan.reconstruction_weight=10", f"gan.noise_variation={value}")
+        monkeypatch.setattr("dmgan_train.gan.vary", lambda pyramid, _: list(pyramid))
+        monkeypatch.setattr("dmgan_train.gan.noise_of_pictures", lambda noise, _: noise)
+        torch.manual_seed(0)
+        phase.step(next(phase.batches(0)), 0)
+        weights.append(phase.generator.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_it_needs_noise_to_read() -> None:
+    assert not small_settings().gan.noise_variation
+    with pytest.raises(SettingsError, match=r"noise_variation needs model\.noise_features of at least 4"):
+        small_settings("gan.noise_variation=true", "model.noise_features=3")
