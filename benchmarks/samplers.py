@@ -14,7 +14,8 @@ from benchmarks.subject import Subject
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.graphs import IMAGE
 from dmgan_runtime.manifest import Manifest, Role
-from dmgan_runtime.request import Batch, FloatArray, ImageRequest, to_batch
+from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.request import Batch, FloatArray
 from dmgan_runtime.tokenizer import Tokenizer, Tokens
 
 SEED = 7
@@ -123,11 +124,9 @@ def read_captions(
     captions: Sequence[str], tokenizer: Tokenizer, manifest: Manifest
 ) -> tuple[Tokens, FloatArray, FloatArray]:
     """Captions as the runtime reads them: tokens, and noise and condition noise of one seed each."""
-    words = manifest.tokenizer.max_words
-    requests = [ImageRequest(caption, tokenizer.encode(caption, words), SEED) for caption in captions]
-    batch = to_batch(requests, manifest.model, truncation=1.0)
-    assert isinstance(batch.text, Tokens)
-    return batch.text, batch.noise, batch.condition_noise
+    model = manifest.model
+    noise, condition_noise = draw_noise([SEED] * len(captions), model.noise_features, model.condition_features)
+    return tokenizer.encode_batch(captions, manifest.tokenizer.max_words), noise, condition_noise
 
 
 def first_picture(subject: Subject, contender: Contender, output: Path) -> None:

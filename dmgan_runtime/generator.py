@@ -91,14 +91,15 @@ class Generator:
             precision: "auto" is fp16 on a GPU if the bundle has it, and fp32 elsewhere; or "fp32", "fp16" (GPU),
                 "int8" (CPU, TensorRT) or "bf16" (OpenVINO, on a CPU that has it).
             threads: CPU threads for one operator, from 1 to 1024; None takes every CPU that the process may use.
-            engine_options: The named engine's own options, passed on unchecked: session configuration entries
-                (onnxruntime on a CPU), provider options (onnxruntime on a GPU), properties (openvino).
+            engine_options: The named engine's own options on the named device, passed on unchecked: session
+                configuration entries (onnxruntime on a CPU), options of its CUDA provider (on a GPU), properties
+                (openvino). The other engines take none.
 
         Raises:
             BundleError: if the bundle is missing, damaged or unsafe.
             BackendError: if the backend, device or precision that was asked for cannot be had here.
             EngineError: if the engine cannot load a graph.
-            SettingsError: if the number of threads is out of range.
+            SettingsError: if the number of threads is out of range, or the engine's options are no options.
         """
         if not isinstance(bundle, str | os.PathLike | None):
             raise BundleError(
@@ -264,10 +265,10 @@ class Generator:
         """
         if not isinstance(captions, str) and not _is_pair(captions):
             raise CaptionError(f"captions are {captions!r}; pass one caption, or the first and the last: (a, b)")
-        if isinstance(seeds, tuple) and not _is_pair(seeds):
+        if isinstance(seeds, tuple | list) and not _is_pair(seeds):
             raise SettingsError(f"seeds are {seeds!r}; pass one seed, or the first and the last: (a, b)")
         first, last = (captions, captions) if isinstance(captions, str) else captions
-        seed, end_seed = seeds if isinstance(seeds, tuple) else (seeds, seeds)
+        seed, end_seed = seeds if isinstance(seeds, tuple | list) else (seeds, seeds)
         steps = check_at_least("steps", steps, 2)
         options = self._options(seed=seed, resolution=resolution, truncation=truncation, batch_size=batch_size)
         start = ImageRequest(first, self.encode(first), options.seed)
@@ -309,7 +310,9 @@ class Generator:
         return Synthesis.of([self._run(part, options) for part in parts])
 
     def encode(self, caption: str) -> Encoding:
-        """What the model reads of a caption: its tokens for `synthesize`, and the words unknown and cut.
+        """What the model reads of a caption: its tokens, and the words unknown and cut.
+
+        `tokenizer.encode_batch` makes the arrays that `synthesize` takes.
 
         Raises:
             CaptionError: if the caption is no text, longer than 10,000 characters, or has no known word.
@@ -380,7 +383,7 @@ class Generator:
     def _generate(self, requests: Iterable[ImageRequest], options: GenerationOptions) -> Iterator[list[Generation]]:
         """Makes the images of requests, a batch at a time."""
         for part in in_batches(requests, options.batch_size):
-            batch = to_batch(part, self.manifest.model, options.truncation)
+            batch = to_batch(part, self.manifest.model, options)
             with self._engine.use() as backend:
                 outputs = list(backend.generate(batch, options.stages, options.wanted))
             self._check_finite(outputs)
@@ -389,7 +392,7 @@ class Generator:
             ]
 
     def _stream(self, request: ImageRequest, options: GenerationOptions) -> Iterator[Generation]:
-        batch = to_batch([request], self.manifest.model, options.truncation)
+        batch = to_batch([request], self.manifest.model, options)
         stages: Iterator[StageOutput] | None = None
         outputs: list[StageOutput] = []
         while len(outputs) < options.stages:
@@ -404,7 +407,7 @@ class Generator:
         self, start: ImageRequest, end: ImageRequest, steps: int, options: GenerationOptions
     ) -> Iterator[FloatArray]:
         """`steps` images [3, R, R] float32 in [-1, 1]."""
-        ends = to_batch([start, end], self.manifest.model, options.truncation)
+        ends = to_batch([start, end], self.manifest.model, options)
         with self._engine.use() as backend:
             first_text, last_text = (backend.encode(Tokens.of([request.encoding])) for request in (start, end))
         positions = np.linspace(0, 1, steps).tolist()

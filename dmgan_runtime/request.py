@@ -123,15 +123,21 @@ def check_options(
     Raises:
         SettingsError: naming what is out of its range.
     """
-    if resolution is not None and resolution not in resolutions:
-        choices = ", ".join(map(str, resolutions))
-        raise SettingsError(f"resolution {resolution!r} is not one of this model's; pass one of {choices}")
+    stages = len(resolutions)
+    if resolution is not None:
+        try:
+            stages = resolutions.index(operator.index(resolution)) + 1
+        except (TypeError, ValueError):
+            choices = ", ".join(map(str, resolutions))
+            raise SettingsError(
+                f"resolution {resolution!r} is not one of this model's; pass one of {choices}"
+            ) from None
     images = check_at_least("images_per_caption", images_per_caption, 1)
     size = check_at_least("batch_size", batch_size, 1)
     first = fresh_seed() if seed is None else check_seed(seed)
     check_seed(first + images - 1)
     return GenerationOptions(
-        stages=len(resolutions) if resolution is None else resolutions.index(resolution) + 1,
+        stages=stages,
         seed=first,
         images_per_caption=images,
         attention=attention,
@@ -150,7 +156,7 @@ def check_at_least(name: str, value: int, least: int) -> int:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least:
+    if number is None or isinstance(value, bool) or number < least:
         raise SettingsError(f"{name} is {value!r}; pass a whole number, at least {least}")
     return number
 
@@ -175,10 +181,10 @@ def in_batches(requests: Iterable[ImageRequest], size: int) -> Iterator[list[Ima
         yield part
 
 
-def to_batch(requests: Sequence[ImageRequest], model: ModelSpec, truncation: float) -> Batch:
-    """The inputs of the networks: every row is a function of its own request alone."""
+def to_batch(requests: Sequence[ImageRequest], model: ModelSpec, options: GenerationOptions) -> Batch:
+    """The inputs of the networks: every row is a function of its own request and the options alone."""
     seeds = (request.seed for request in requests)
-    noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, truncation)
+    noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, options.truncation)
     return Batch(Tokens.of(request.encoding for request in requests), noise, condition_noise)
 
 
@@ -208,6 +214,7 @@ def check_batch(
     if len(shape) != 2 or not shape[0] or not 1 <= shape[1] <= max_words:
         raise SettingsError(
             f"tokens has the shape {list(shape)}; pass [N, W], at least one row, and from 1 to {max_words} words"
+            " (tokenizer.encode_batch makes them of captions)"
         )
     rows, words = shape
     _check_array("tokens", arrays["tokens"], np.int64, (rows, words))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import click
 
+from dmgan_runtime.backends.registry import PLANNED, find_engine_row
 from dmgan_runtime.cli.common import DmganGroup, load_command
 
 DEFAULT_COMMAND = "bundle"
 # Building an engine needs no PyTorch, so a server that has none can do it.
-_COMMANDS = {
-    "bundle": ("export.cli", "export,cpu", "Export a trained RUN, or the authors' weights, as a bundle."),
-    "build-engine": ("export.engine_cli", "tensorrt", "Build engines of TensorRT or MNN from the graphs of a BUNDLE."),
+_COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "bundle": ("export.cli", ("export,cpu",), "Export a trained RUN, or the authors' weights, as a bundle."),
+    "build-engine": (
+        "export.engine_cli",
+        tuple(find_engine_row(backend).extra for backend in PLANNED),
+        "Build engines of TensorRT or MNN from the graphs of a BUNDLE.",
+    ),
 }
 
 
@@ -29,9 +34,8 @@ class _ExportGroup(DmganGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, extra, _ = _COMMANDS[cmd_name]
-        # The extra first: who installs the one package that is missing will miss the next one.
-        return load_command(module, extra, f"dmgan-export {cmd_name} comes with the extra dmgan[{extra}] and")
+        module, extras, _ = _COMMANDS[cmd_name]
+        return load_command(module, extras, f"dmgan-export {cmd_name}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

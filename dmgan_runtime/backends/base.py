@@ -214,16 +214,6 @@ def check_threads(threads: int | None) -> int:
     return number
 
 
-def refuse_options(settings: EngineSettings, engine: str) -> None:
-    """For engines that take no options of their own.
-
-    Raises:
-        BackendError: if there are any.
-    """
-    if settings.options:
-        raise BackendError(f"{engine} takes no engine_options, and these were passed: {', '.join(settings.options)}")
-
-
 def check_precision(bundle: Bundle, asked: str) -> None:
     """Checks that a precision exists and the bundle has it, before any engine is tried.
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dmgan_runtime.backends.base import Active, Array, EngineSettings, GraphBackend, choose_precision, refuse_options
+from dmgan_runtime.backends.base import Active, Array, EngineSettings, GraphBackend, choose_precision
 from dmgan_runtime.backends.built_engines import FoundEngine, find_engine
 from dmgan_runtime.backends.native_output import native_output
 from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
@@ -40,7 +40,6 @@ class MnnBackend(GraphBackend):
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Loads the bundle's engine. See `Backend`."""
         super().__init__(bundle)
-        refuse_options(settings, "mnn")
         at_hand = self.probe(settings.index)
         choose_precision(bundle, settings.precision, ("fp32",), "mnn on the CPU")
         found = find_engine(bundle, "mnn", at_hand, None, "auto")

@@ -18,7 +18,7 @@ from dmgan_runtime.backends.base import (
     read_graph,
 )
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.errors import BackendError, EngineError, SettingsError
 from dmgan_runtime.graphs import check_tensors
 from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
 
@@ -106,7 +106,10 @@ def session_options(engine: ModuleType, threads: int, entries: Mapping[str, Any]
     # four small graphs in turn took 64 ms with spinning and 26 ms without (two cores).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for name, value in entries.items():
-        options.add_session_config_entry(name, str(value))
+        try:
+            options.add_session_config_entry(name, str(value))
+        except RuntimeError as error:
+            raise SettingsError(f"engine_options: onnxruntime refuses {name!r} ({error})") from error
     return options
 
 

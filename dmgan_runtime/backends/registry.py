@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from dmgan_runtime.backends.base import Backend, Candidate, EngineSettings, check_precision, check_threads
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.errors import BackendError, EngineError, SettingsError
 from dmgan_runtime.manifest import ModelSpec, Role
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Engine(NamedTuple):
         distributions: The packages that it comes in.
         plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
             the `refinements`; the others are served from the bundle's ONNX files.
+        options: What its `engine_options` are; empty if it takes none.
     """
 
     backend: str
@@ -39,6 +40,7 @@ class Engine(NamedTuple):
     extra: str
     distributions: tuple[str, ...]
     plans: Literal["none", "all", "refinements"] = "none"
+    options: str = ""
 
     def planned_roles(self, spec: ModelSpec) -> tuple[Role, ...]:
         """The graphs of a model that it has plans of."""
@@ -76,11 +78,35 @@ ENGINES = (
         (_RTX, _CUDA_BINDINGS),
         plans="all",
     ),
-    Engine("onnxruntime", "ONNX Runtime", "cuda", "ort_cuda:OrtCudaBackend", "gpu", ("onnxruntime-gpu",)),
+    Engine(
+        "onnxruntime",
+        "ONNX Runtime",
+        "cuda",
+        "ort_cuda:OrtCudaBackend",
+        "gpu",
+        ("onnxruntime-gpu",),
+        options="options of its CUDA provider",
+    ),
     # MNN's gain is in the 3x3 convolutions of the refinement stages; ONNX Runtime is faster at the others.
     Engine("mnn", "MNN", "cpu", "mnn:MnnBackend", "mnn", ("mnn", "onnxruntime"), plans="refinements"),
-    Engine("onnxruntime", "ONNX Runtime", "cpu", "ort_cpu:OrtCpuBackend", "cpu", ("onnxruntime",)),
-    Engine("openvino", "OpenVINO", "cpu", "openvino:OpenVinoBackend", "openvino", ("openvino",)),
+    Engine(
+        "onnxruntime",
+        "ONNX Runtime",
+        "cpu",
+        "ort_cpu:OrtCpuBackend",
+        "cpu",
+        ("onnxruntime",),
+        options="session configuration entries",
+    ),
+    Engine(
+        "openvino",
+        "OpenVINO",
+        "cpu",
+        "openvino:OpenVinoBackend",
+        "openvino",
+        ("openvino",),
+        options="properties of a compiled model",
+    ),
 )
 BACKENDS = tuple(dict.fromkeys(engine.backend for engine in ENGINES))
 PLANNED = tuple(engine.backend for engine in ENGINES if engine.plans != "none")
@@ -115,13 +141,13 @@ def open_backend(
         BackendError: if something that was asked for cannot be had here; the message has the remedy.
         BundleError: if a graph is missing, damaged, or not what the manifest says.
         EngineError: if the engine cannot load a graph.
-        SettingsError: if the number of threads is out of range.
+        SettingsError: if the number of threads is out of range, or the engine's options are no options.
     """
     counted = check_threads(threads)
     index = device_index(device)
     engines = _fitting(backend, device)
-    if engine_options and backend == "auto":
-        raise BackendError(f"engine_options are one engine's own; name it: backend={' or '.join(map(repr, BACKENDS))}")
+    if engine_options is not None:
+        _check_options(engine_options, engines, backend)
     check_precision(bundle, precision)
     settings = EngineSettings(index, precision, counted, backend != "auto", engine_options or {})
     refused: list[Candidate] = []
@@ -136,6 +162,8 @@ def open_backend(
         except EngineError as error:
             # Over the bundle's own graphs there is no reason on a CPU but that they are broken, and then so they are
             # for the next engine. On a GPU there are many, from cuDNN to its memory; what lies in `engines/` may break.
+            if engine_options:
+                raise EngineError(f"{error}; or engine_options are wrong: {', '.join(engine_options)}") from error
             if (engine.device == "cpu" and engine.plans == "none") or len(engines) == 1:
                 raise
             _LOG.warning("%s on %s is here but does not work, so another is taken: %s", engine.backend, name, error)
@@ -143,6 +171,20 @@ def open_backend(
         else:
             return _explained(opened, refused, engines[place + 1 :], index, "auto" in (backend, device))
     raise BackendError(_nothing(backend, device, precision, refused))
+
+
+def _check_options(options: Mapping[str, Any], engines: Sequence[Engine], backend: str) -> None:
+    """Checks that the options are named, and for one engine that takes some."""
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) and name for name in options):
+        raise SettingsError(f"engine_options are {options!r}; pass a dict of names and values")
+    if backend == "auto":
+        names = dict.fromkeys(repr(engine.backend) for engine in ENGINES if engine.options)
+        raise BackendError(f"engine_options are one engine's own; name it: backend={' or '.join(names)}")
+    if len(engines) > 1:
+        kinds = " and ".join(f"{engine.options} on device={engine.device!r}" for engine in engines)
+        raise BackendError(f"engine_options of {backend} are {kinds}; pass the device too")
+    if not engines[0].options:
+        raise BackendError(f"{backend} takes no engine_options; leave them out")
 
 
 def device_index(device: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from dmgan_runtime.errors import (
 _USER_MISTAKES = (BundleError, CaptionError, BackendError, SettingsError, DataError, CheckpointError)
 
 
-_ENGINE_OPTIONS = (
+_OPENING_OPTIONS = (
     click.option(
         "--backend", default="auto", show_default=True, help="Engine: auto takes the best; dmgan-doctor shows which."
     ),
@@ -60,19 +60,19 @@ class DmganGroup(click.Group):
     command_class = DmganCommand
 
 
-def engine_options(command: _Command) -> _Command:
-    """Adds the options of every command that opens a bundle: the arguments of `Generator.open`."""
-    for option in reversed(_ENGINE_OPTIONS):
+def opening_options(command: _Command) -> _Command:
+    """Adds the options of every command that opens a bundle: how `Generator.open` chooses the engine."""
+    for option in reversed(_OPENING_OPTIONS):
         command = option(command)
     return command
 
 
-def load_command(module: str, extra: str, name: str) -> click.Command:
+def load_command(module: str, extras: Sequence[str], name: str) -> click.Command:
     """The command `main` of a module; ends the process with a message if a package that it needs is missing.
 
     Args:
         module: Imported here, so that a missing package is a message and not a traceback.
-        extra: What `pip install "dmgan[...]"` takes to bring the packages.
+        extras: What `pip install "dmgan[...]"` takes to bring the packages; one of them will do.
         name: What the command is called.
     """
     try:
@@ -80,11 +80,12 @@ def load_command(module: str, extra: str, name: str) -> click.Command:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("dmgan_runtime", "dmgan_train", "export"):
             raise
-        click.echo(f'Error: {name} needs {error.name}, which is not installed; pip install "dmgan[{extra}]"', err=True)
+        remedy = " or ".join(f'pip install "dmgan[{extra}]"' for extra in extras)
+        click.echo(f"Error: {name} needs {error.name}, which is not installed; {remedy}", err=True)
         raise SystemExit(2) from error
     return command
 
 
 def launch(module: str, extra: str, name: str) -> None:
     """Runs the command `main` of a module; see `load_command`."""
-    load_command(module, extra, name)(prog_name=name)
+    load_command(module, [extra], name)(prog_name=name)

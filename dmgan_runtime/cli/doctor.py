@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 import msgspec
 
+import dmgan_runtime
 from dmgan_runtime.backends.base import Candidate, check_threads
 from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
 from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.bundle import Bundle, packaged_bundle
-from dmgan_runtime.cli.common import DmganCommand, engine_options
+from dmgan_runtime.cli.common import DmganCommand, opening_options
 from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.self_test import SelfTestResult, run_self_test
@@ -31,8 +32,9 @@ _MARKS = {"chosen": "->", "missing": " -", "broken": "!!", "untried": "  "}
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@engine_options
+@opening_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.version_option(dmgan_runtime.__version__, prog_name="dmgan-doctor")
 def main(bundle: Path | None, backend: str, device: str, precision: str, threads: int | None, as_json: bool) -> None:
     """Say what is installed, which GPUs are here, and which engine serves, and why not the others.
 
@@ -108,8 +110,7 @@ class Diagnosis:
         packages: Their versions; None for those that are not installed.
         gpus: The NVIDIA GPUs.
         gpu_trouble: Why there are none, if the driver was the reason.
-        engines: Every engine, best first. If the bundle cannot be opened, the first that any bundle can be served
-            with is chosen.
+        engines: Every engine, best first. If the bundle cannot be opened as it was asked for, none is chosen.
         bundle: What came of the bundle.
         faults: What is broken, each with its remedy; empty if all is well.
     """
@@ -168,10 +169,8 @@ def probe_engines() -> tuple[Candidate, ...]:
         except BackendError as error:
             found.append(Candidate(engine.backend, name, "missing", str(error)))
             continue
-        needs_plans = engine.plans != "none"
-        first = not needs_plans and not any(each.state == "chosen" for each in found)
-        verdict = f"{at_hand} is here" + ("; it serves bundles that hold an engine for it" if needs_plans else "")
-        found.append(Candidate(engine.backend, name, "chosen" if first else "untried", verdict))
+        plans = "" if engine.plans == "none" else "; it serves bundles that hold an engine for it"
+        found.append(Candidate(engine.backend, name, "untried", f"{at_hand} is here{plans}"))
     return tuple(found)
 
 

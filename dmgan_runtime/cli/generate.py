@@ -16,7 +16,7 @@ from PIL import Image
 import dmgan_runtime
 from dmgan_runtime.bundle import PACKAGED_MODEL
 from dmgan_runtime.cli.captions import check_captions, read_captions
-from dmgan_runtime.cli.common import DmganCommand, engine_options
+from dmgan_runtime.cli.common import DmganCommand, opening_options
 from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, OutputPlan, plan_files
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
@@ -87,7 +87,7 @@ _SHOWN_CHARACTERS = 80
     help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
-@engine_options
+@opening_options
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
 def main(
     captions: tuple[str, ...],

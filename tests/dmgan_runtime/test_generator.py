@@ -136,7 +136,12 @@ class TestGenerate:
     def test_numbers_may_be_numpys(self, generator: Generator) -> None:
         one, other = np.int64(1), np.uint8(2)
         generations = generator.generate(
-            CAPTION, seed=one, images_per_caption=other, batch_size=one, truncation=np.float32(0.5)
+            CAPTION,
+            seed=one,
+            images_per_caption=other,
+            batch_size=one,
+            truncation=np.float32(0.5),
+            resolution=np.int64(16),
         )
         assert [(type(each.seed), each.seed) for each in generations] == [(int, 1), (int, 2)]
 
@@ -157,6 +162,9 @@ class TestGenerate:
             ({"captions": None}, CaptionError, "captions are one str or several, not NoneType"),
             ({"captions": 5}, CaptionError, "captions are one str or several, not int"),
             ({"resolution": 64}, SettingsError, "resolution 64 is not one of this model's; pass one of 8, 16, 32"),
+            ({"resolution": np.array([16, 32])}, SettingsError, "is not one of this model's"),
+            ({"resolution": 16.0}, SettingsError, "resolution 16.0 is not one of this model's"),
+            ({"images_per_caption": True}, SettingsError, "images_per_caption is True"),
             ({"images_per_caption": 0}, SettingsError, "images_per_caption is 0; pass a whole number, at least 1"),
             ({"images_per_caption": 1.5}, SettingsError, "images_per_caption is 1.5"),
             ({"batch_size": 0}, SettingsError, "batch_size is 0"),

@@ -22,6 +22,7 @@ from dmgan_runtime import (
     Generation,
     Generator,
     ModelSpec,
+    SettingsError,
 )
 from dmgan_runtime.noise import draw_noise
 from tests.bundles import MAX_WORDS, SPEC, WORDS, build_bundle, write_manifest, zip_bundle
@@ -130,12 +131,34 @@ class TestEngineOptions:
             Generator.open(bundle, backend="onnxruntime", device="cpu", engine_options=entry)
         assert capfd.readouterr().out == ""  # ONNX Runtime's own retry would print there
         options = {"INFERENCE_NUM_THREADS": 1, "NO_SUCH_PROPERTY": 1}
-        with pytest.raises(EngineError, match="NO_SUCH_PROPERTY"):
+        with pytest.raises(EngineError, match="or engine_options are wrong: INFERENCE_NUM_THREADS, NO_SUCH_PROPERTY"):
             Generator.open(bundle, backend="openvino", engine_options=options)
 
-    def test_they_need_a_named_engine(self, bundle: Path) -> None:
-        with pytest.raises(BackendError, match="engine_options are one engine's own; name it: backend='tensorrt' or"):
-            Generator.open(bundle, engine_options={"a": 1})
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({}, BackendError, "engine_options are one engine's own; name it: backend='onnxruntime' or 'openvino'$"),
+            (
+                {"backend": "onnxruntime"},
+                BackendError,
+                "CUDA provider on device='cuda' and session .*; pass the device",
+            ),
+            ({"backend": "mnn"}, BackendError, "mnn takes no engine_options; leave them out"),
+            ({"backend": "openvino", "engine_options": "foo"}, SettingsError, "engine_options are 'foo'; pass a dict"),
+            ({"backend": "openvino", "engine_options": {1: 1}}, SettingsError, "pass a dict of names and values"),
+            ({"backend": "onnxruntime", "device": "cpu", "engine_options": {"": 1}}, SettingsError, "pass a dict"),
+            (
+                {"backend": "onnxruntime", "device": "cpu", "engine_options": {"a" * 5000: 1}},
+                SettingsError,
+                "engine_options: onnxruntime refuses 'aaa",
+            ),
+        ],
+    )
+    def test_what_cannot_be_taken_is_named(
+        self, bundle: Path, arguments: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            Generator.open(bundle, **({"engine_options": {"a": 1}} | arguments))
 
 
 class TestFork:

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, cast
 
-from dmgan_runtime.backends.base import Active, Array, EngineSettings, refuse_options
+from dmgan_runtime.backends.base import Active, Array, EngineSettings
 from dmgan_runtime.backends.built_engines import FoundEngine, find_engine
 from dmgan_runtime.backends.gpus import Gpu, find_gpu
 from dmgan_runtime.backends.registry import find_engine_row
@@ -36,7 +36,6 @@ class TensorRtBackend:
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Loads the best engine that the bundle has for this GPU. See `Backend`."""
-        refuse_options(settings, self.name)
         version, gpu = self.probe(settings.index), find_gpu(settings.index)
         found = find_engine(
             bundle, self.name, version, gpu.compute_capability, settings.precision, host_code=settings.named
