@@ -19,12 +19,12 @@ from dmgan_runtime.cli.common import DmganCommand
 from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
+from dmgan_train.evaluation.image_source import RunSource
+from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
+from dmgan_train.evaluation.metrics.features import load_features
+from dmgan_train.evaluation.metrics.protocol import Evaluation, table
+from dmgan_train.evaluation.metrics.r_precision import read_encoders
 from dmgan_train.fit import TrainingData, begin, fit, pretrain, read_data
-from dmgan_train.image_source import RunSource
-from dmgan_train.metrics.evaluate import Plan, evaluate
-from dmgan_train.metrics.features import load_features
-from dmgan_train.metrics.protocol import Evaluation, table
-from dmgan_train.metrics.r_precision import read_encoders
 from dmgan_train.run import RunFolder, share_encoders
 from dmgan_train.settings import Settings
 

@@ -12,14 +12,14 @@ import click
 
 from dmgan_runtime.cli.common import DmganGroup
 from dmgan_train import __version__, processes
-from dmgan_train.ablation_cli import ablate
 from dmgan_train.adoption import OfficialFiles, adopt
 from dmgan_train.config import PRESETS, RECIPES, resolve_settings
 from dmgan_train.data import SOURCES
-from dmgan_train.data.cli import prepare
+from dmgan_train.data.prepare.cli import prepare
 from dmgan_train.devices import choose_device, decide_arithmetic, default_workers, resolve_precision
-from dmgan_train.evaluation_cli import evaluate, report
-from dmgan_train.figures.cli import figure
+from dmgan_train.evaluation.ablation_cli import ablate
+from dmgan_train.evaluation.cli import evaluate, report
+from dmgan_train.evaluation.figures.cli import figure
 from dmgan_train.fit import TrainingData, begin, read_data, with_vocabulary
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run

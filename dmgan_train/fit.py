@@ -15,10 +15,10 @@ from dmgan_train import processes
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split
+from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.gan import GanPhase
 from dmgan_train.loading import load_encoders
 from dmgan_train.loop import train
-from dmgan_train.metrics.r_precision import Encoders
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet
 from dmgan_train.settings import Settings

@@ -13,10 +13,10 @@ from torch import Tensor
 from dmgan_runtime.errors import DataError
 from dmgan_train.checkpoint import save_checkpoint
 from dmgan_train.data import Split
-from dmgan_train.image_source import to_levels
+from dmgan_train.evaluation.image_source import to_levels
+from dmgan_train.evaluation.metrics.orders import random_orders
+from dmgan_train.evaluation.metrics.r_precision import MISMATCHED, Encoders, RPrecision
 from dmgan_train.journal import Journal
-from dmgan_train.metrics.orders import random_orders
-from dmgan_train.metrics.r_precision import MISMATCHED, Encoders, RPrecision
 from dmgan_train.models import GeneratorNetwork, MemoryOutput, TextEncoder
 from dmgan_train.run import RunFolder
 from dmgan_train.samples import SampleSheet, generate, sample_name

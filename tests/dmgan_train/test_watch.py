@@ -8,12 +8,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_train.evaluation.bundle_source import open_source
+from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.fit import read_data
 from dmgan_train.loading import load_encoders, load_model
-from dmgan_train.metrics.r_precision import Encoders
 from dmgan_train.models import GeneratorNetwork, GeneratorOutput
 from dmgan_train.run import RunFolder
-from dmgan_train.served import open_source
 from dmgan_train.settings import Settings
 from dmgan_train.watch import HeldOut, gate_means, held_out_slice
 from export.sources import read_model
