@@ -13,14 +13,13 @@ from benchmarks.building import VOCABULARY, random_captions
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.training_step import Loop
 from dmgan_runtime.tokenizer import PAD, Tokenizer
-from dmgan_train.config import resolve_settings
-from dmgan_train.damsm import build_encoders
 from dmgan_train.data import Example, Split, TrainingBatch
 from dmgan_train.data.intervals import WHOLE
 from dmgan_train.devices import choose_device, resolve_precision
 from dmgan_train.gan import GanPhase
 from dmgan_train.models import GeneratorNetwork, build_discriminators
-from dmgan_train.settings import Settings
+from dmgan_train.models.encoders import build_encoders
+from dmgan_train.settings import Settings, resolve_settings
 
 _PUBLISHED = (
     "gan.augmentation=false",

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.augmentation import augment
-from dmgan_train.averaging import StatisticsCaptions, settle_average
 from dmgan_train.checkpoint import check_fingerprint, fingerprint
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
 from dmgan_train.devices import autocast_type, place
-from dmgan_train.journal import Journal
+from dmgan_train.distributed import synchronise_batch_norms
+from dmgan_train.ema import StatisticsCaptions, settle_average
+from dmgan_train.logging import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import (
     conditioning_loss,
@@ -37,12 +38,11 @@ from dmgan_train.models import (
     TextEncoderOutput,
     build_discriminators,
 )
-from dmgan_train.models.batch_norm import synchronise_batch_norms
+from dmgan_train.monitor import Watch, gate_means
+from dmgan_train.optimizer import Updates
 from dmgan_train.schedule import check_schedule, learning_rates, stages_warming_up
 from dmgan_train.settings import Settings
-from dmgan_train.update import Updates
 from dmgan_train.variation import noise_of_pictures, vary
-from dmgan_train.watch import Watch, gate_means
 
 
 class GanPhase:
@@ -86,7 +86,7 @@ class GanPhase:
         self._settled_after: int | None = None  # updates of the average
         self._stages = settings.model.stages  # that the last step trained
         self.batch_size = own.batch_size
-        self._share = processes.share_of(own.batch_size, "gan.batch_size")
+        self._share = distributed.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         check_schedule(self.steps, own)
@@ -105,7 +105,7 @@ class GanPhase:
         self.discriminators = build_discriminators(spec, own.discriminator_channels)
         place(self.discriminators, self.device, layout)
         for network in (self.generator, self.discriminators):
-            processes.broadcast(network)
+            distributed.broadcast(network)
         self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
         synchronise_batch_norms(self.generator, self.device)
         if own.compile:
@@ -151,7 +151,7 @@ class GanPhase:
         self.discriminators.train()
         self._set_learning_rates(step)
         reals = [images.to(self.device, non_blocking=True) for images in batch.images]
-        captions = processes.gather_captions(batch)
+        captions = distributed.gather_captions(batch)
         tokens, lengths, class_ids = (values.to(self.device, non_blocking=True) for values in captions)
         with torch.no_grad():
             text = self.text_encoder(tokens, captions.lengths)
@@ -169,7 +169,7 @@ class GanPhase:
             masked = class_ids if self.settings.damsm.mask_class else None
             losses |= self._train_generator(fakes, reals, text, lengths, masked)
         self.generator_ema.update_parameters(self.generator)
-        return losses | gate_means(fakes.memories, processes.share(lengths))
+        return losses | gate_means(fakes.memories, distributed.share(lengths))
 
     def looks_after(self, done: int) -> bool:
         """See `Phase.looks_after`."""
@@ -248,13 +248,13 @@ class GanPhase:
         spec = self.settings.model
         noise = torch.randn(count, spec.noise_features, device=self.device)
         condition_noise = torch.randn(count, spec.condition_features, device=self.device)
-        return processes.share(noise), processes.share(condition_noise)
+        return distributed.share(noise), distributed.share(condition_noise)
 
     def _draw(
         self, text: TextEncoderOutput, lengths: Tensor, noises: tuple[Tensor, Tensor], stages: int
     ) -> GeneratorOutput:
         """Images of this process's share of the captions."""
-        own = map(processes.share, (text.sentence, text.words, lengths))
+        own = map(distributed.share, (text.sentence, text.words, lengths))
         with self._autocast():
             return self.generator(*own, *noises, stages=stages)
 
@@ -279,7 +279,7 @@ class GanPhase:
             for kind in ("real", "fake", "mismatched"):
                 accuracies[f"{kind}_accuracy_{side}"] = getattr(loss, kind)
             if penalised:  # without autocast: a gradient's gradient needs the range
-                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, processes.share(text.sentence))
+                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, distributed.share(text.sentence))
         weighted = [own.r1_weight * own.r1_every * penalty for penalty in penalties.values()]
         measured = self._discriminator_updates.minimise(torch.stack([*losses.values(), *weighted]).sum())
         return losses | penalties | accuracies | _named("discriminator", measured)
@@ -297,7 +297,7 @@ class GanPhase:
         for discriminator, fake in zip(self._judges(), fakes.images, strict=True):
             with self._autocast():
                 (seen,) = self._see(fake)
-                loss = generator_adversarial_loss(discriminator, seen, processes.share(text.sentence))
+                loss = generator_adversarial_loss(discriminator, seen, distributed.share(text.sentence))
             losses[f"generator_{fake.shape[-1]}"] = loss
         losses |= self._encoder_losses(fakes.images[-1], reals[-1], text, lengths, class_ids)
         return self._update_generator(losses)

@@ -17,7 +17,7 @@ from dmgan_train.evaluation.metrics.features import FeatureNetwork
 from dmgan_train.evaluation.metrics.protocol import Evaluation, MetricResult, read_evaluation
 from dmgan_train.evaluation.metrics.r_precision import read_encoders
 from dmgan_train.fit import TrainingData, begin, fit, pretrain
-from dmgan_train.run import RunFolder, share_encoders, write_whole
+from dmgan_train.run_folder import RunFolder, share_encoders, write_whole
 from dmgan_train.settings import Settings
 
 Say = Callable[[str], None]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from dmgan_runtime.cli.common import DmganCommand
-from dmgan_train.config import PRESETS, RECIPES, resolve_settings
 from dmgan_train.data import SOURCES, SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.evaluation.cli import FEATURE_NAMES, FOLDER, METRIC_NAMES, needs_extra, parse_metrics
-from dmgan_train.fit import read_data
-from dmgan_train.summary import describe_plan
+from dmgan_train.fit import describe_plan, read_data
+from dmgan_train.settings import PRESETS, RECIPES, resolve_settings
 
 if TYPE_CHECKING:
     from dmgan_train.evaluation.metrics.features import FeatureName

@@ -17,8 +17,9 @@ from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.results import Generation
-from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundle, to_levels
-from dmgan_train.run import RunFolder
+from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundle
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.sampling import to_levels
 from dmgan_train.settings import DataSettings
 
 

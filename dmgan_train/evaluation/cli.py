@@ -14,7 +14,7 @@ from dmgan_runtime.errors import BackendError
 from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
 from dmgan_train.evaluation.image_source import is_bundle
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from dmgan_train.evaluation.metrics.evaluate import Plan

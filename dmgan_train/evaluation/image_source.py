@@ -12,11 +12,10 @@ from torch import Tensor
 from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
-from dmgan_train.checkpoint import fingerprint
-from dmgan_train.loading import load_model
+from dmgan_train.checkpoint import fingerprint, load_model
 from dmgan_train.models import GeneratorOutput
-from dmgan_train.run import RunFolder
-from dmgan_train.samples import generate
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.sampling import generate, to_levels
 from dmgan_train.settings import DataSettings
 
 
@@ -106,16 +105,6 @@ class RunSource:
     def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
         tokens = self._tokenizer.encode_batch(captions, self._max_words)
         return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation)
-
-
-def to_levels(images: Tensor) -> Tensor:
-    """[-1, 1] to the nearest of 0..255 as uint8: what a user's picture file holds."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def from_levels(levels: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return levels.float() / 127.5 - 1
 
 
 def is_bundle(path: Path) -> bool:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.evaluation.metrics.protocol import Evaluation, detail_rows, read_evaluation
-from dmgan_train.run import RunFolder, write_whole
+from dmgan_train.run_folder import RunFolder, write_whole
 
 _SHEETS = 6
 _NOT_MEASURED = {"phase", "step", "epoch"}

@@ -14,7 +14,7 @@ from dmgan_train.cli import main
 from dmgan_train.evaluation.figures.sheet import LEGIBLE_SIDE
 from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.gan import GanPhase
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 from tests.dmgan_train.test_fit import assert_same
 from tests.training import train_small

@@ -13,8 +13,9 @@ from torch import Tensor
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split
 from dmgan_train.data.transforms import Augment
-from dmgan_train.evaluation.image_source import ImageSource, to_levels
-from dmgan_train.progress import Progress
+from dmgan_train.evaluation.image_source import ImageSource
+from dmgan_train.logging import Progress
+from dmgan_train.sampling import to_levels
 
 
 class Order(NamedTuple):

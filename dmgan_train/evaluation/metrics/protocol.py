@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.run import write_whole
+from dmgan_train.run_folder import write_whole
 
 MetricName = Literal["fid", "is", "r_precision", "diversity", "retrieval"]
 METRICS: tuple[MetricName, ...] = ("fid", "is", "r_precision", "diversity", "retrieval")

@@ -14,7 +14,7 @@ from dmgan_train.evaluation.figures.words import draw_words
 from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.evaluation.metrics.evaluate import Plan
 from dmgan_train.fit import read_data
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 from tests.training import SMALL, small_settings
 

@@ -9,7 +9,7 @@ from dmgan_runtime.errors import CheckpointError
 from dmgan_train.cli import main
 from dmgan_train.evaluation.metrics.protocol import Evaluation, MetricResult, detail_rows
 from dmgan_train.evaluation.report import read_curves, smooth
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 
 
 @pytest.fixture

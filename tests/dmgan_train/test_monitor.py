@@ -8,14 +8,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_train.checkpoint import load_encoders, load_model
 from dmgan_train.evaluation.bundle_source import open_source
 from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.fit import read_data
-from dmgan_train.loading import load_encoders, load_model
 from dmgan_train.models import GeneratorNetwork, GeneratorOutput
-from dmgan_train.run import RunFolder
+from dmgan_train.monitor import HeldOut, gate_means, held_out_slice
+from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import Settings
-from dmgan_train.watch import HeldOut, gate_means, held_out_slice
 from export.sources import read_model
 from tests.training import small_settings, train_small
 
@@ -24,7 +24,7 @@ from tests.training import small_settings, train_small
 def watched(images, tmp_path_factory) -> RunFolder:
     """A run that was looked at every other step, judged against two captions instead of 99."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dmgan_train.watch.MISMATCHED", 2)
+        patch.setattr("dmgan_train.monitor.MISMATCHED", 2)
         every = ("gan.sample_every=2", "gan.snapshot_every=2")
         return train_small(images, tmp_path_factory.mktemp("watched") / "run", *every)
 
@@ -59,7 +59,7 @@ def test_too_few_captions_are_not_judged(run, images) -> None:
 
 
 def test_judging_draws_nothing_from_the_runs_random_numbers(run, images, monkeypatch) -> None:
-    monkeypatch.setattr("dmgan_train.watch.MISMATCHED", 2)
+    monkeypatch.setattr("dmgan_train.monitor.MISMATCHED", 2)
     data = read_data(images, None, small_settings())
     held_out = HeldOut(data.test, Encoders(*load_encoders(run), data.tokenizer, 7, "squares"))
     generator = load_model(run).generator

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from tests.dmgan_train import one_of_two, stopped_while_saving
 from tests.training import SMALL
 
@@ -83,15 +83,15 @@ def test_a_stop_under_torchrun_is_saved(images, tmp_path) -> None:
 
 def test_a_process_alone_has_everything() -> None:
     rows = torch.arange(6.0).view(3, 2)
-    assert processes.share_of(6, "gan.batch_size") == range(6)
-    assert processes.share(rows) is not None
-    for function in (processes.share, processes.gather, processes.total, processes.mean_of):
+    assert distributed.share_of(6, "gan.batch_size") == range(6)
+    assert distributed.share(rows) is not None
+    for function in (distributed.share, distributed.gather, distributed.total, distributed.mean_of):
         assert torch.equal(function(rows), rows)
 
 
 def test_an_uneven_share_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(processes, "count", lambda: 4)
+    monkeypatch.setattr(distributed, "count", lambda: 4)
     with pytest.raises(SettingsError, match=r"gan.batch_size is 10, which 4 processes .* multiple of 4, at least 8"):
-        processes.share_of(10, "gan.batch_size")
+        distributed.share_of(10, "gan.batch_size")
     with pytest.raises(SettingsError, match="at least 8"):
-        processes.share_of(4, "gan.batch_size")
+        distributed.share_of(4, "gan.batch_size")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dmgan_train.update import Updates
+from dmgan_train.optimizer import Updates
 
 CPU = torch.device("cpu")
 

@@ -1,21 +1,23 @@
-"""The averaged generator, which is what is shown, measured and exported."""
+"""The averaged generator (EMA), which is what is shown, measured and exported, and its BatchNorm statistics."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.data import CaptionedImages, Split, TrainingBatch, make_loader
 from dmgan_train.models import GeneratorNetwork, TextEncoder
-from dmgan_train.models.batch_norm import settle_batch_norms
 from dmgan_train.settings import Settings
 
 BATCHES = 16
+_Norm = nn.modules.batchnorm._BatchNorm
 
 
 class StatisticsCaptions(NamedTuple):
@@ -57,8 +59,8 @@ def settle_average(
         seed=settings.seed,
     )
     # The main process does this alone, so a batch is no larger than its share; there are as many more.
-    own = settings.gan.batch_size // processes.count()
-    batches = itertools.islice(make_loader(dataset, own, settings.seed), BATCHES * processes.count())
+    own = settings.gan.batch_size // distributed.count()
+    batches = itertools.islice(make_loader(dataset, own, settings.seed), BATCHES * distributed.count())
 
     def run(batch: TrainingBatch) -> None:
         lengths = batch.lengths.to(device)
@@ -71,3 +73,28 @@ def settle_average(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         settle_batch_norms(generator, (partial(run, batch) for batch in batches))
+
+
+@torch.no_grad()
+def settle_batch_norms(network: nn.Module, batches: Iterable[Callable[[], object]]) -> None:
+    """Gives a network the BatchNorm statistics of its own activations, and leaves it in evaluation mode.
+
+    The statistics that training keeps are those of each step's weights. The average of these weights is shorter than
+    they are, and so are its activations: by the wrong statistics its images are pale. (Standing statistics: Brock et
+    al., BigGAN, ICLR 2019, appendix A.)
+
+    Args:
+        network: Whose statistics are replaced.
+        batches: Each call runs the network on one batch.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _Norm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+    network.train()
+    for run in batches:
+        run()
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,4 +1,4 @@
-"""Several processes, one training: `torchrun` starts them, and each takes its share of every batch.
+"""Distributed training: `torchrun` starts several processes, and each takes its share of every batch.
 
 What they compute is what one process would compute with the whole batch, up to rounding: where a loss or a BatchNorm
 needs the whole batch, it is summed or put together here, with gradients. A process alone pays nothing for it.
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_train.data import TrainingBatch
+
+_Norm = nn.modules.batchnorm._BatchNorm
 
 
 class CaptionBatch(NamedTuple):
@@ -186,3 +188,63 @@ class _Total(torch.autograd.Function):
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient
+
+
+def synchronise_batch_norms(module: nn.Module, device: torch.device) -> None:
+    """Lets every BatchNorm of a network see the whole batch, if several processes share it.
+
+    PyTorch's SyncBatchNorm does it on GPUs and refuses the CPU, where the same sums are written out.
+
+    Args:
+        module: Not itself a BatchNorm; names of parameters and buffers stay.
+        device: Where it lives.
+    """
+    if count() == 1:
+        return
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _Norm):
+                setattr(parent, name, CpuSyncBatchNorm(child))
+
+
+class CpuSyncBatchNorm(_Norm):
+    """BatchNorm whose mean and variance are those of all processes' rows; takes over another's state."""
+
+    def __init__(self, norm: _Norm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        for name, parameter in norm.named_parameters():
+            self.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers():
+            self.register_buffer(name, buffer)
+        self.train(norm.training)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalises [N, C, ...]; N rows of each process."""
+        if not self.training:
+            return super().forward(features)
+        axes = [axis for axis in range(features.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (features.dim() - 2)
+        number = features.numel() // features.shape[1] * count()
+        wide = features.float()
+        mean = total(wide.sum(axes)) / number
+        centred = wide - mean.view(shape)
+        variance = total(centred.square().sum(axes)) / number
+        self._remember(mean.detach(), variance.detach() * number / (number - 1))
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(features.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked += 1
+
+    def _check_input_dim(self, features: Tensor) -> None:
+        """Any [N, C, ...] will do."""

@@ -1,4 +1,4 @@
-"""A run folder: everything that a training run reads again or a person wants to look at."""
+"""The folder of a run: everything that training reads again or a person wants to look at."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from filelock import FileLock, Timeout
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import CheckpointError, SettingsError
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.config import differences, read_settings
-from dmgan_train.settings import Settings
+from dmgan_train.settings import Settings, differences, read_settings
 
 # What may change between one start of a run and the next without making it another run.
 _MAY_CHANGE = frozenset(

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.config import PRESETS, RECIPES, differences, read_settings, resolve_settings
-from dmgan_train.settings import Settings
+from dmgan_train.settings import PRESETS, RECIPES, Settings, differences, read_settings, resolve_settings
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,4 +1,4 @@
-"""One network's updates: Adam, gradients averaged over all processes, and fp16's loss scaling."""
+"""The optimizer of one network: Adam, gradients averaged over all processes, and fp16's loss scaling."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from dmgan_train import processes
-from dmgan_train.checkpoint import load_optimizer
+from dmgan_train import distributed
 
 # Each skipped update halves the scale, which begins at 2^16: after so many no gradient would be too large.
 _PATIENCE = 40
@@ -57,7 +57,7 @@ class Updates:
         """
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
-        processes.average_gradients(self._network.parameters())
+        distributed.average_gradients(self._network.parameters())
         self._scaler.unscale_(self._optimizer)
         gradients = [parameter.grad for parameter in self._network.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -78,3 +78,12 @@ class Updates:
         """Takes back what `state` returned."""
         load_optimizer(self._optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads an optimizer's state, in the memory layout of its parameters, which a fused optimizer relies on."""
+    optimizer.load_state_dict(dict(state))
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.shape == parameter.shape and moment.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(moment)
