@@ -90,8 +90,8 @@ def make_phase(settings: Settings, device: torch.device) -> GanPhase:
     split = Split("train", Path(), (Example("none", Path("none.png"), captions, 0),) * settings.gan.batch_size)
     tokenizer = Tokenizer([PAD, *(f"word{index}" for index in range(1, VOCABULARY))])
     encoders = build_encoders(settings, VOCABULARY)
-    nothing_to_watch = cast("Any", None)  # between steps nothing is drawn here
-    return GanPhase(settings, split, tokenizer, encoders, nothing_to_watch, device, workers=0)
+    nothing_to_monitor = cast("Any", None)  # between steps nothing is drawn here
+    return GanPhase(settings, split, tokenizer, encoders, nothing_to_monitor, device, workers=0)
 
 
 def make_plain_loop(settings: Settings, device: torch.device) -> PlainLoop:

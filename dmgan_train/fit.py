@@ -20,7 +20,7 @@ from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.gan import GanPhase
 from dmgan_train.loop import phase_steps, train
 from dmgan_train.models import GeneratorNetwork, build_discriminators
-from dmgan_train.monitor import SampleSheet, Watch, held_out_slice
+from dmgan_train.monitor import Monitor, SampleSheet, held_out_slice
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.schedule import check_schedule
 from dmgan_train.settings import Settings
@@ -116,9 +116,9 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     text, image = load_encoders(run)
     max_words = settings.data.serving_words
     sheet = SampleSheet(run.samples, [split for split in (data.train, data.test) if split], data.tokenizer, max_words)
-    judge = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
-    watch = Watch(run, sheet, held_out_slice(data.test, judge) if distributed.is_main() else None)
-    phase = GanPhase(settings, data.train, data.tokenizer, (text, image), watch, device, workers)
+    encoders = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
+    monitor = Monitor(run, sheet, held_out_slice(data.test, encoders) if distributed.is_main() else None)
+    phase = GanPhase(settings, data.train, data.tokenizer, (text, image), monitor, device, workers)
     if run.initial_generator.exists():
         phase.start_from(load_checkpoint(run.initial_generator, "gan")["generator"])
     train(phase, run, settings.seed)

@@ -112,21 +112,21 @@ class HeldOut:
         self._split = replace(split, examples=tuple(split.examples[index] for index in chosen))
         self._encoders = encoders
         self._orders = random_orders(self._split, IMAGES, _SEED)
-        judge = self._judge()
+        metric = self._r_precision()
         for number, order in enumerate(self._orders):
-            judge.draw(number, order)
+            metric.draw(number, order)
 
     def r_precision(self, generator: GeneratorNetwork) -> float:
         """In percent, see `RPrecision`. The generator is left in evaluation mode."""
-        judge, own = self._judge(), self._encoders
+        metric, own = self._r_precision(), self._encoders
         for start in range(0, len(self._orders), _AT_ONCE):
             orders = self._orders[start : start + _AT_ONCE]
             tokens = own.tokenizer.encode_batch([order.caption for order in orders], own.max_words)
             output = generate(generator, own.text, tokens, [order.seed for order in orders])
-            judge.add(to_levels(output.images[-1]), orders)
-        return judge.result().value
+            metric.add(to_levels(output.images[-1]), orders)
+        return metric.result().value
 
-    def _judge(self) -> RPrecision:
+    def _r_precision(self) -> RPrecision:
         return RPrecision(self._encoders, self._split, _SEED, MISMATCHED)
 
 
@@ -138,8 +138,8 @@ def held_out_slice(split: Split | None, encoders: Encoders) -> HeldOut | None:
     return None
 
 
-class Watch:
-    """Looks at the averaged generator of a run, in the main process."""
+class Monitor:
+    """Monitors the averaged generator of a run, in the main process."""
 
     def __init__(self, run: RunFolder, sheet: SampleSheet, held_out: HeldOut | None = None) -> None:
         """Args:
@@ -149,21 +149,23 @@ class Watch:
         """
         self._run, self._sheet, self._held_out = run, sheet, held_out
 
-    def look(self, generator: GeneratorNetwork, text_encoder: TextEncoder, done: int, journal: Journal) -> None:
-        """Draws and judges it after so many steps. It is left in evaluation mode."""
+    def sample_and_evaluate(
+        self, generator: GeneratorNetwork, text_encoder: TextEncoder, done: int, journal: Journal
+    ) -> None:
+        """Draws samples and measures held-out R-precision after so many steps. It is left in evaluation mode."""
         if self._held_out:
             journal.record(done, {"r_precision": self._held_out.r_precision(generator)})
         journal.picture(done, "samples", self._sheet.draw(generator, text_encoder, done))
 
-    def has_looked(self, done: int) -> bool:
-        """Whether `look` came to its end: the sheet is the last that it makes."""
+    def has_sampled(self, done: int) -> bool:
+        """Whether `sample_and_evaluate` came to its end: the sheet is the last that it makes."""
         return (self._run.samples / sample_name(done)).exists()
 
-    def has_kept(self, done: int) -> bool:
+    def has_snapshot(self, done: int) -> bool:
         """Whether there is a snapshot of so many steps."""
         return self._run.snapshot(done).exists()
 
-    def keep(self, state: Mapping[str, Any], done: int) -> None:
+    def save_snapshot(self, state: Mapping[str, Any], done: int) -> None:
         """Writes a snapshot: of a phase's state what `load_model` reads."""
         kept = {name: state[name] for name in ("generator_ema", "text_encoder_sha256")}
         save_checkpoint(self._run.snapshot(done), {"phase": "gan", "step": done, **kept})

@@ -15,8 +15,8 @@ from dmgan_train import distributed
 _PATIENCE = 40
 
 
-class Updates:
-    """Updates a network by the gradients of losses.
+class ScaledAdam:
+    """Adam for one network; it takes losses, and scales them in fp16.
 
     In fp16 small gradients would be lost, so losses are scaled before the backward pass (Micikevicius et al., Mixed
     Precision Training, ICLR 2018): by as much as goes, which shows when an update has no finite gradient and is
@@ -48,7 +48,7 @@ class Updates:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
-    def minimise(self, loss: Tensor) -> dict[str, Tensor]:
+    def step(self, loss: Tensor) -> dict[str, Tensor]:
         """Goes a step down a loss's gradient.
 
         Returns:

@@ -10,7 +10,7 @@ from PIL import Image
 from dmgan_train.checkpoint import load_encoders
 from dmgan_train.fit import TrainingData, begin, fit, read_data
 from dmgan_train.gan import GanPhase
-from dmgan_train.monitor import SampleSheet, Watch
+from dmgan_train.monitor import Monitor, SampleSheet
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import Settings, resolve_settings
 
@@ -70,5 +70,5 @@ def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
     """The second phase of a run, as new."""
     settings = small_settings(*overrides)
     data = read_data(images, None, settings)
-    watch = Watch(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
-    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), watch, torch.device("cpu"), workers=0)
+    monitor = Monitor(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), monitor, torch.device("cpu"), workers=0)

@@ -102,7 +102,7 @@ class _Work:
         self._distance: FrechetDistance | None = None
         self._score, self._spread = ClassScore(plan.seed), Spread()
         judged = encoders if "r_precision" in self._wanted else None
-        self._judge = RPrecision(judged, split, plan.seed) if judged else None
+        self._r_precision = RPrecision(judged, split, plan.seed) if judged else None
 
     def measure(self) -> dict[str, MetricResult]:
         if self._wanted & {"fid", "r_precision", "diversity"}:
@@ -114,8 +114,8 @@ class _Work:
             results["fid"] = self._distance.result(self._network)
         if "is" in self._wanted:
             results["is"] = self._score.result(self._network)
-        if self._judge:
-            results["r_precision"] = self._judge.result()
+        if self._r_precision:
+            results["r_precision"] = self._r_precision.result()
         if "diversity" in self._wanted:
             results["diversity"] = self._diversity()
         return results
@@ -128,8 +128,8 @@ class _Work:
                 if "fid" in self._wanted:
                     self._distance = self._distance or FrechetDistance(features.shape[1])
                     self._distance.add(features, real=True)
-            if self._judge:
-                self._judge.add(images, self._own_captions(indices), real=True)
+            if self._r_precision:
+                self._r_precision.add(images, self._own_captions(indices), real=True)
 
     def _look_at_painted(self) -> None:
         plan = self._plan
@@ -141,8 +141,8 @@ class _Work:
                     self._score.add(seen.logits)
                 if self._distance:
                     self._distance.add(seen.features, real=False)
-            if self._judge:
-                self._judge.add(images, batch)
+            if self._r_precision:
+                self._r_precision.add(images, batch)
 
     def _diversity(self) -> MetricResult:
         orders = diversity_orders(self._split, self._plan.images, self._plan.seed)
