@@ -17,9 +17,9 @@ from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import DmganError, ExportError
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.tokenizer import PAD, Tokenizer
-from dmgan_train.config import resolve_settings
 from dmgan_train.models import GeneratorNetwork, TextEncoder
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.settings import resolve_settings
 from export.bundle import Model, write_bundle
 from export.graphs import build_graphs
 from export.mnn import build_mnn_engine

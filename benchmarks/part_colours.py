@@ -18,8 +18,8 @@ import numpy as np
 
 from dmgan_runtime import Generator
 from dmgan_runtime.cli.common import DmganCommand
-from dmgan_train.data.synthetic import PARTS, Bird, cropped_points, nearest_colour
-from dmgan_train.data.synthetic.species import draw_species
+from dmgan_train.data.prepare.synthetic import PARTS, Bird, cropped_points, nearest_colour
+from dmgan_train.data.prepare.synthetic.species import draw_species
 
 _PATCH = 32  # a part's colour is the mean of a square of about this share of the side
 

@@ -76,16 +76,18 @@ class PlainLoop:
             average.mul_(keep).add_(parameter.detach(), alpha=1 - keep)
         return losses
 
-    def _judges(self) -> Iterable[Discriminator]:
+    def _discriminators(self) -> Iterable[Discriminator]:
         return cast("Iterable[Discriminator]", self.discriminators)
 
     def _train_discriminators(
         self, reals: list[Tensor], fakes: GeneratorOutput, text: TextEncoderOutput
     ) -> dict[str, Tensor]:
         losses = {}
-        for judge, optimizer, real, fake in zip(self._judges(), self._optimizers, reals, fakes.images, strict=True):
-            judge.zero_grad()
-            loss = discriminator_loss(judge, real, fake, text.sentence)
+        for discriminator, optimizer, real, fake in zip(
+            self._discriminators(), self._optimizers, reals, fakes.images, strict=True
+        ):
+            discriminator.zero_grad()
+            loss = discriminator_loss(discriminator, real, fake, text.sentence)
             loss.backward()
             optimizer.step()
             losses[f"discriminator_{real.shape[-1]}"] = loss
@@ -97,11 +99,10 @@ class PlainLoop:
         own, gammas = self.settings.gan, self.settings.damsm
         self.generator.zero_grad()
         losses = {}
-        for judge, fake in zip(self._judges(), fakes.images, strict=True):
-            features = judge(fake)
-            losses[f"generator_{fake.shape[-1]}"] = _judge_pair(judge, features, text.sentence, 1) + _judge_alone(
-                judge, features, 1
-            )
+        for discriminator, fake in zip(self._discriminators(), fakes.images, strict=True):
+            features = discriminator(fake)
+            pair = _conditional_loss(discriminator, features, text.sentence, 1)
+            losses[f"generator_{fake.shape[-1]}"] = pair + _unconditional_loss(discriminator, features, 1)
         image = self.image_encoder(fakes.images[-1])
         similarities = word_similarities(image.regions, text.words, lengths, gammas.gamma1, gammas.gamma2)
         words = _matching_loss(gammas.gamma3 * similarities, class_ids)
@@ -124,13 +125,14 @@ def as_published(generator: GeneratorNetwork) -> GeneratorNetwork:
     return generator
 
 
-def discriminator_loss(judge: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
+def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
     """The published `discriminator_loss`: sigmoid and BCE, every kind of pair in a pass of its own."""
-    real_features, fake_features = judge(real), judge(fake.detach())
-    real_pair = _judge_pair(judge, real_features, sentence, 1)
-    fake_pair = _judge_pair(judge, fake_features, sentence, 0)
-    mismatch = _judge_pair(judge, real_features[:-1], sentence[1:], 0)
-    real_alone, fake_alone = _judge_alone(judge, real_features, 1), _judge_alone(judge, fake_features, 0)
+    real_features, fake_features = discriminator(real), discriminator(fake.detach())
+    real_pair = _conditional_loss(discriminator, real_features, sentence, 1)
+    fake_pair = _conditional_loss(discriminator, fake_features, sentence, 0)
+    mismatch = _conditional_loss(discriminator, real_features[:-1], sentence[1:], 0)
+    real_alone = _unconditional_loss(discriminator, real_features, 1)
+    fake_alone = _unconditional_loss(discriminator, fake_features, 0)
     return (real_alone + real_pair) / 2 + (fake_alone + fake_pair + mismatch) / 3
 
 
@@ -153,12 +155,12 @@ def _attend(query: Tensor, context: Tensor, gamma1: float) -> Tensor:
     return torch.bmm(context, over_regions.transpose(1, 2))
 
 
-def _judge_pair(judge: Discriminator, features: Tensor, sentence: Tensor, target: float) -> Tensor:
-    return _cross_entropy(judge.conditional_logits(features, sentence), target)
+def _conditional_loss(discriminator: Discriminator, features: Tensor, sentence: Tensor, target: float) -> Tensor:
+    return _cross_entropy(discriminator.conditional_logits(features, sentence), target)
 
 
-def _judge_alone(judge: Discriminator, features: Tensor, target: float) -> Tensor:
-    return _cross_entropy(judge.unconditional_logits(features), target)
+def _unconditional_loss(discriminator: Discriminator, features: Tensor, target: float) -> Tensor:
+    return _cross_entropy(discriminator.unconditional_logits(features), target)
 
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:

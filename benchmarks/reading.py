@@ -19,9 +19,8 @@ from PIL import Image
 
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import CaptionedImages, Example, Split, make_loader
-from dmgan_train.settings import Settings
+from dmgan_train.settings import PRESETS, Settings, resolve_settings
 
 CAPTION = "this bird has a red crown a white belly and black wings with a short orange bill"
 

@@ -16,17 +16,16 @@ import numpy as np
 import torch
 
 from dmgan_runtime.cli.common import DmganCommand
-from dmgan_train.config import PRESETS, resolve_settings
 from dmgan_train.data import SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
+from dmgan_train.evaluation.image_source import RunSource
+from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
+from dmgan_train.evaluation.metrics.features import load_features
+from dmgan_train.evaluation.metrics.protocol import Evaluation, table
+from dmgan_train.evaluation.metrics.r_precision import read_encoders
 from dmgan_train.fit import TrainingData, begin, fit, pretrain, read_data
-from dmgan_train.image_source import RunSource
-from dmgan_train.metrics.evaluate import Plan, evaluate
-from dmgan_train.metrics.features import load_features
-from dmgan_train.metrics.protocol import Evaluation, table
-from dmgan_train.metrics.r_precision import read_encoders
-from dmgan_train.run import RunFolder, share_encoders
-from dmgan_train.settings import Settings
+from dmgan_train.run_folder import RunFolder, share_encoders
+from dmgan_train.settings import PRESETS, Settings, resolve_settings
 
 _R1 = ("gan.r1_weight=1",)
 _TWO_RATES = ("gan.generator_learning_rate=1e-4", "gan.discriminator_learning_rate=4e-4")

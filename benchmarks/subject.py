@@ -23,7 +23,6 @@ _ROOT = Path(__file__).parent.parent
 _SOURCES = (
     "export",
     "dmgan_train.models",
-    "dmgan_train.config",
     "dmgan_train.settings",
     "dmgan_runtime.graphs",
     "dmgan_runtime.manifest",

@@ -13,14 +13,13 @@ from benchmarks.building import VOCABULARY, random_captions
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.training_step import Loop
 from dmgan_runtime.tokenizer import PAD, Tokenizer
-from dmgan_train.config import resolve_settings
-from dmgan_train.damsm import build_encoders
 from dmgan_train.data import Example, Split, TrainingBatch
 from dmgan_train.data.intervals import WHOLE
 from dmgan_train.devices import choose_device, resolve_precision
 from dmgan_train.gan import GanPhase
 from dmgan_train.models import GeneratorNetwork, build_discriminators
-from dmgan_train.settings import Settings
+from dmgan_train.models.encoders import build_encoders
+from dmgan_train.settings import Settings, resolve_settings
 
 _PUBLISHED = (
     "gan.augmentation=false",
@@ -91,8 +90,8 @@ def make_phase(settings: Settings, device: torch.device) -> GanPhase:
     split = Split("train", Path(), (Example("none", Path("none.png"), captions, 0),) * settings.gan.batch_size)
     tokenizer = Tokenizer([PAD, *(f"word{index}" for index in range(1, VOCABULARY))])
     encoders = build_encoders(settings, VOCABULARY)
-    nothing_to_watch = cast("Any", None)  # between steps nothing is drawn here
-    return GanPhase(settings, split, tokenizer, encoders, nothing_to_watch, device, workers=0)
+    nothing_to_monitor = cast("Any", None)  # between steps nothing is drawn here
+    return GanPhase(settings, split, tokenizer, encoders, nothing_to_monitor, device, workers=0)
 
 
 def make_plain_loop(settings: Settings, device: torch.device) -> PlainLoop:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmgan_train import processes
+from dmgan_train import distributed
 
 _SHIFT = 1 / 8
 
@@ -27,11 +27,11 @@ def augment(*batches: Tensor) -> tuple[Tensor, ...]:
     count, side = len(batches[0]), batches[0].shape[-1]
     device = batches[0].device
     # Drawn for the whole batch, so that how many processes share it changes nothing.
-    whole = count * processes.count()
-    light, saturation, contrast = map(processes.share, torch.rand(3, whole, 1, 1, 1, device=device).unbind())
+    whole = count * distributed.count()
+    light, saturation, contrast = map(distributed.share, torch.rand(3, whole, 1, 1, 1, device=device).unbind())
     reach = max(1, round(side * _SHIFT))
     shifts = torch.randint(0, 2 * reach + 1, (2, whole, 1), device=device)
-    rows, columns = map(processes.share, shifts.unbind())
+    rows, columns = map(distributed.share, shifts.unbind())
     recoloured = [_recolour(images, light, saturation, contrast) for images in batches]
     return tuple(_translate(images, reach, rows, columns) for images in recoloured)
 

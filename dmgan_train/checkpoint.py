@@ -1,18 +1,20 @@
-"""Checkpoints: written whole or not at all, read without running anything."""
+"""Checkpoints, written whole or not at all and read without running anything, and the trained networks in them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import CheckpointError
+from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
+from dmgan_train.models.encoders import build_encoders
+from dmgan_train.run_folder import RunFolder
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -62,15 +64,6 @@ def restore(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {error}") from error
 
 
-def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads an optimizer's state, in the memory layout of its parameters, which a fused optimizer relies on."""
-    optimizer.load_state_dict(dict(state))
-    for parameter, moments in optimizer.state.items():
-        for name, moment in moments.items():
-            if moment.shape == parameter.shape and moment.stride() != parameter.stride():
-                moments[name] = torch.empty_like(parameter).copy_(moment)
-
-
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 of a network's tensors, by name and in order."""
     digest = hashlib.sha256()
@@ -91,3 +84,65 @@ def check_fingerprint(state: Mapping[str, Any], text_encoder: nn.Module) -> None
             "the generator was trained with another text encoder than damsm/checkpoint.pt now holds; restore that file,"
             " or remove gan/checkpoint.pt to train the generator again"
         )
+
+
+class TrainedModel(NamedTuple):
+    """What a run has learned, on the CPU, in evaluation mode.
+
+    Attributes:
+        text_encoder: Of the first phase.
+        generator: The averaged one (EMA).
+        steps: How many steps the generator was trained for.
+    """
+
+    text_encoder: TextEncoder
+    generator: GeneratorNetwork
+    steps: int
+
+
+def load_encoders(run: RunFolder) -> tuple[TextEncoder, ImageEncoder]:
+    """The encoders that a run's first phase has trained, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or it is damaged.
+    """
+    path = run.checkpoint("damsm")
+    state = load_checkpoint(path, "damsm")
+    text_encoder, image_encoder = build_encoders(run.settings(), len(run.vocabulary()))
+    restore(text_encoder, state["text_encoder"], path)
+    restore(image_encoder, state["image_encoder"], path)
+    return text_encoder.eval(), image_encoder.eval()
+
+
+def load_model(run: RunFolder, step: int | None = None) -> TrainedModel:
+    """The text encoder and the averaged generator of a run.
+
+    Args:
+        run: A run whose second phase has begun.
+        step: Of a snapshot; None takes the newest checkpoint.
+
+    Raises:
+        CheckpointError: if a checkpoint is missing or damaged, there is no such snapshot, or the two do not belong
+            together.
+    """
+    path, settings = _generator_file(run, step), run.settings()
+    state = load_checkpoint(path, "gan")
+    generator = GeneratorNetwork(settings.model)
+    prefix = "module."
+    ema = {key.removeprefix(prefix): value for key, value in state["generator_ema"].items() if key.startswith(prefix)}
+    restore(generator, ema, path)
+    text_encoder = TextEncoder(len(run.vocabulary()), settings.model)
+    path = run.checkpoint("damsm")
+    restore(text_encoder, load_checkpoint(path, "damsm")["text_encoder"], path)
+    check_fingerprint(state, text_encoder)
+    return TrainedModel(text_encoder.eval(), generator.eval(), int(state["step"]))
+
+
+def _generator_file(run: RunFolder, step: int | None) -> Path:
+    if step is None:
+        return run.checkpoint("gan")
+    path = run.snapshot(step)
+    if not path.is_file():
+        kept = ", ".join(str(one) for one in run.snapshots()) or "none; set gan.snapshot_every before training"
+        raise CheckpointError(f"{path}: there is no snapshot of step {step}; there are: {kept}")
+    return path

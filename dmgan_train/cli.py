@@ -11,20 +11,19 @@ from typing import Any
 import click
 
 from dmgan_runtime.cli.common import DmganGroup
-from dmgan_train import __version__, processes
-from dmgan_train.ablation_cli import ablate
-from dmgan_train.adoption import OfficialFiles, adopt
-from dmgan_train.config import PRESETS, RECIPES, resolve_settings
+from dmgan_train import __version__, distributed
 from dmgan_train.data import SOURCES
-from dmgan_train.data.cli import prepare
+from dmgan_train.data.prepare.cli import prepare
 from dmgan_train.devices import choose_device, decide_arithmetic, default_workers, resolve_precision
-from dmgan_train.evaluation_cli import evaluate, report
-from dmgan_train.figures.cli import figure
-from dmgan_train.fit import TrainingData, begin, read_data, with_vocabulary
+from dmgan_train.evaluation.ablation_cli import ablate
+from dmgan_train.evaluation.cli import evaluate, report
+from dmgan_train.evaluation.figures.cli import figure
+from dmgan_train.fit import TrainingData, begin, describe_plan, read_data, with_vocabulary
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
-from dmgan_train.run import RunFolder
-from dmgan_train.summary import describe_plan
+from dmgan_train.official import OfficialFiles, adopt
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.settings import PRESETS, RECIPES, resolve_settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -95,24 +94,24 @@ def _run(
 ) -> None:
     chosen = choose_device(device)
     decide_arithmetic(chosen)
-    with processes.joined(chosen):
+    with distributed.joined(chosen):
         settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
         settings = resolve_precision(settings, chosen)
         run = RunFolder(run_folder)
         read: TrainingData = with_vocabulary(read_data(data, source, settings), run)
-        if processes.is_main():
+        if distributed.is_main():
             click.echo(describe_plan(settings, read, chosen))
             if dry_run:
                 click.echo(settings.to_yaml())
         if dry_run:
             return
         # One writes, the others read; none goes on before the folder is there.
-        with run.locked() if processes.is_main() else nullcontext():
-            if processes.is_main():
+        with run.locked() if distributed.is_main() else nullcontext():
+            if distributed.is_main():
                 begin(settings, read, run)
-            processes.wait()
+            distributed.wait()
             work(settings, read, run, chosen, default_workers() if workers is None else workers)
-        if processes.is_main():
+        if distributed.is_main():
             click.echo(f"Trained. Next: {next_step}")
 
 
@@ -185,7 +184,7 @@ def adopt_command(
 )
 def sample(run_folder: Path, captions: tuple[str, ...], output: Path, seed: int, step: int | None) -> None:
     """Draw captions with a run's averaged generator, all stages side by side, without exporting."""
-    from dmgan_train.samples import draw_captions
+    from dmgan_train.monitor import draw_captions
 
     steps = draw_captions(RunFolder(run_folder), captions, seed, output, step)
     plural = "" if len(captions) == 1 else "s"

@@ -10,27 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train import processes
-from dmgan_train.checkpoint import load_optimizer
+from dmgan_train import distributed
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
 from dmgan_train.devices import autocast_type, place
-from dmgan_train.journal import Journal
+from dmgan_train.distributed import synchronise_batch_norms
+from dmgan_train.logging import Journal, Progress
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
-from dmgan_train.models import ImageEncoder, ImageFeatures, TextEncoder
-from dmgan_train.models.batch_norm import synchronise_batch_norms
-from dmgan_train.models.trunks import build_trunk, load_trunk_weights
-from dmgan_train.progress import Progress
+from dmgan_train.models import ImageFeatures
+from dmgan_train.models.encoders import build_encoders
+from dmgan_train.models.trunks import load_trunk_weights
+from dmgan_train.optimizer import load_optimizer
 from dmgan_train.settings import Settings
-
-
-def build_encoders(settings: Settings, vocabulary_size: int) -> tuple[TextEncoder, ImageEncoder]:
-    """Text and image encoder with fresh weights; the trunk's are not loaded yet."""
-    damsm = settings.damsm
-    trunk = build_trunk(damsm.trunk, damsm.trunk_resolution)
-    features = settings.model.text_features
-    image_encoder = ImageEncoder(trunk, damsm.trunk_resolution, features, freeze_trunk=damsm.freeze_trunk)
-    return TextEncoder(vocabulary_size, settings.model, damsm.dropout), image_encoder
 
 
 class DamsmPhase:
@@ -59,14 +50,14 @@ class DamsmPhase:
         place(self.image_encoder, device)
         synchronise_batch_norms(self.image_encoder, device)
         encoders = nn.ModuleList([self.text_encoder, self.image_encoder])
-        processes.broadcast(encoders)
+        distributed.broadcast(encoders)
         self._trained = [parameter for parameter in encoders.parameters() if parameter.requires_grad]
         betas = (own.beta1, own.beta2)
         self._optimizer = torch.optim.Adam(self._trained, lr=own.learning_rate, betas=betas, fused=True)
         self._split, self._tokenizer, self._workers = split, tokenizer, workers
         self._cache: tuple[Tensor, Tensor] | None = None
         self.batch_size = own.batch_size
-        self._share = processes.share_of(own.batch_size, "damsm.batch_size")
+        self._share = distributed.share_of(own.batch_size, "damsm.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
@@ -111,7 +102,7 @@ class DamsmPhase:
         self.text_encoder.train()
         self.image_encoder.train()
         self._set_learning_rate(step // self.steps_per_epoch)
-        image, captions = self._encode_images(batch), processes.gather_captions(batch)
+        image, captions = self._encode_images(batch), distributed.gather_captions(batch)
         tokens, lengths, all_ids = (values.to(self.device, non_blocking=True) for values in captions)
         text = self.text_encoder(tokens, captions.lengths)
         class_ids = all_ids if own.mask_class else None
@@ -121,7 +112,7 @@ class DamsmPhase:
         sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=own.gamma3)
         self._optimizer.zero_grad(set_to_none=True)
         (word.total + sentence.total).backward()
-        processes.average_gradients(self._trained)
+        distributed.average_gradients(self._trained)
         nn.utils.clip_grad_norm_(self.text_encoder.parameters(), own.gradient_clip)
         self._optimizer.step()
         return {
@@ -201,5 +192,5 @@ class DamsmPhase:
 def _top1(image: Tensor, sentence: Tensor) -> Tensor:
     """How often an image's own caption is the nearest of the whole batch, in [0, 1]."""
     similarity = nn.functional.normalize(image) @ nn.functional.normalize(sentence).T
-    own = processes.share(torch.arange(len(sentence), device=image.device))
+    own = distributed.share(torch.arange(len(sentence), device=image.device))
     return (similarity.argmax(dim=1) == own).float().mean()

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from dmgan_runtime.errors import BackendError
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.settings import Precision, Settings
 
 
@@ -25,7 +25,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{processes.local_rank() if dist.is_torchelastic_launched() else 0}"
+        name = f"cuda:{distributed.local_rank() if dist.is_torchelastic_launched() else 0}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -39,9 +39,9 @@ def choose_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    if device.type == "cuda" and device.index != processes.local_rank() and processes.local_count() > 1:
+    if device.type == "cuda" and device.index != distributed.local_rank() and distributed.local_count() > 1:
         raise BackendError(
-            f"--device {name}: {processes.local_count()} processes cannot share one GPU; use cuda or auto"
+            f"--device {name}: {distributed.local_count()} processes cannot share one GPU; use cuda or auto"
         )
     return device
 
@@ -112,4 +112,4 @@ def default_workers() -> int:
     """Processes that read pictures ahead: one for each core but one, at most four; `torchrun`'s share the cores."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux; a container may allow fewer cores than there are
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(4, max(0, cores // processes.local_count() - 1))
+    return min(4, max(0, cores // distributed.local_count() - 1))

@@ -1,4 +1,4 @@
-"""The whole of training: data and settings in, a run folder with a trained DM-GAN out."""
+"""The whole of training: data and settings in, a run folder with a trained DM-GAN out; and what it is about to do."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 import dmgan_train
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train import processes
-from dmgan_train.checkpoint import load_checkpoint
+from dmgan_train import distributed
+from dmgan_train.checkpoint import load_checkpoint, load_encoders
 from dmgan_train.damsm import DamsmPhase
-from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split
+from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split, steps_per_epoch
+from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.gan import GanPhase
-from dmgan_train.loading import load_encoders
-from dmgan_train.loop import train
-from dmgan_train.metrics.r_precision import Encoders
-from dmgan_train.run import RunFolder
-from dmgan_train.samples import SampleSheet
+from dmgan_train.loop import phase_steps, train
+from dmgan_train.models import GeneratorNetwork, build_discriminators
+from dmgan_train.monitor import Monitor, SampleSheet, held_out_slice
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.schedule import check_schedule
 from dmgan_train.settings import Settings
-from dmgan_train.watch import Watch, held_out_slice
 
 KEPT_CAPTIONS = 32
 
@@ -115,9 +116,38 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     text, image = load_encoders(run)
     max_words = settings.data.serving_words
     sheet = SampleSheet(run.samples, [split for split in (data.train, data.test) if split], data.tokenizer, max_words)
-    judge = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
-    watch = Watch(run, sheet, held_out_slice(data.test, judge) if processes.is_main() else None)
-    phase = GanPhase(settings, data.train, data.tokenizer, (text, image), watch, device, workers)
+    encoders = Encoders(text, image, data.tokenizer, max_words, run.root.resolve().name)
+    monitor = Monitor(run, sheet, held_out_slice(data.test, encoders) if distributed.is_main() else None)
+    phase = GanPhase(settings, data.train, data.tokenizer, (text, image), monitor, device, workers)
     if run.initial_generator.exists():
         phase.start_from(load_checkpoint(run.initial_generator, "gan")["generator"])
     train(phase, run, settings.seed)
+
+
+def describe_plan(settings: Settings, data: TrainingData, device: torch.device) -> str:
+    """Data, networks and lengths of both phases, for a person to read.
+
+    Raises:
+        SettingsError: if the data are too few for the settings' schedule.
+    """
+    with torch.device("meta"):
+        generator = _parameters(GeneratorNetwork(settings.model))
+        discriminators = _parameters(build_discriminators(settings.model, settings.gan.discriminator_channels))
+    pyramid = "/".join(str(side) for side in settings.model.resolutions)
+    lines = [
+        f"preset {settings.preset}, recipe {settings.recipe}, on {device}",
+        f"data   {data.train.root}: {data.source}, {len(data.train):,} training and"
+        f" {len(data.test) if data.test else 0:,} test images,"
+        f" {len(data.tokenizer) - 1:,} words",
+        f"model  {pyramid} pixels, generator {generator:.1f} M parameters, discriminators {discriminators:.1f} M",
+    ]
+    for name, own in (("damsm", settings.damsm), ("gan", settings.gan)):
+        steps = phase_steps(own.epochs, own.steps, steps_per_epoch(len(data.train), own.batch_size))
+        if own is settings.gan:
+            check_schedule(steps, settings.gan)
+        lines.append(f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most)")
+    return "\n".join(lines)
+
+
+def _parameters(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.augmentation import augment
-from dmgan_train.averaging import StatisticsCaptions, settle_average
 from dmgan_train.checkpoint import check_fingerprint, fingerprint
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
 from dmgan_train.devices import autocast_type, place
-from dmgan_train.journal import Journal
+from dmgan_train.distributed import synchronise_batch_norms
+from dmgan_train.ema import StatisticsCaptions, settle_average
+from dmgan_train.logging import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import (
     conditioning_loss,
@@ -37,12 +38,11 @@ from dmgan_train.models import (
     TextEncoderOutput,
     build_discriminators,
 )
-from dmgan_train.models.batch_norm import synchronise_batch_norms
+from dmgan_train.monitor import Monitor, gate_means
+from dmgan_train.optimizer import ScaledAdam
 from dmgan_train.schedule import check_schedule, learning_rates, stages_warming_up
 from dmgan_train.settings import Settings
-from dmgan_train.update import Updates
 from dmgan_train.variation import noise_of_pictures, vary
-from dmgan_train.watch import Watch, gate_means
 
 
 class GanPhase:
@@ -56,7 +56,7 @@ class GanPhase:
         split: Split,
         tokenizer: Tokenizer,
         encoders: tuple[TextEncoder, ImageEncoder],
-        watch: Watch,
+        monitor: Monitor,
         device: torch.device,
         workers: int,
     ) -> None:
@@ -65,7 +65,7 @@ class GanPhase:
         split: The training split.
         tokenizer: With the run's vocabulary.
         encoders: Trained in the first phase; they are frozen here.
-        watch: What is looked at now and then.
+        monitor: What is looked at now and then.
         device: Where the networks live.
         workers: Processes that read pictures ahead.
         """
@@ -78,15 +78,15 @@ class GanPhase:
             place(encoder, device)
             encoder.eval().requires_grad_(False)
         self._build_networks()
-        self._generator_updates = self._updates(self.generator, own.generator_learning_rate)
+        self._generator_optimizer = self._build_optimizer(self.generator, own.generator_learning_rate)
         # One optimizer for all: Adam treats every parameter on its own.
-        self._discriminator_updates = self._updates(self.discriminators, own.discriminator_learning_rate)
+        self._discriminator_optimizer = self._build_optimizer(self.discriminators, own.discriminator_learning_rate)
         self._captions = StatisticsCaptions(split, tokenizer, self.text_encoder)
-        self._watch, self._workers = watch, workers
+        self._monitor, self._workers = monitor, workers
         self._settled_after: int | None = None  # updates of the average
         self._stages = settings.model.stages  # that the last step trained
         self.batch_size = own.batch_size
-        self._share = processes.share_of(own.batch_size, "gan.batch_size")
+        self._share = distributed.share_of(own.batch_size, "gan.batch_size")
         self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         check_schedule(self.steps, own)
@@ -105,16 +105,16 @@ class GanPhase:
         self.discriminators = build_discriminators(spec, own.discriminator_channels)
         place(self.discriminators, self.device, layout)
         for network in (self.generator, self.discriminators):
-            processes.broadcast(network)
+            distributed.broadcast(network)
         self.generator_ema = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(own.ema))
         synchronise_batch_norms(self.generator, self.device)
         if own.compile:
             for network in (self.generator, *self.discriminators, self.image_encoder.trunk):
                 network.compile()
 
-    def _updates(self, network: nn.Module, rate: float) -> Updates:
+    def _build_optimizer(self, network: nn.Module, rate: float) -> ScaledAdam:
         betas = (self.settings.gan.beta1, self.settings.gan.beta2)
-        return Updates(network, rate, betas, self.device, fp16=self._half == torch.float16)
+        return ScaledAdam(network, rate, betas, self.device, fp16=self._half == torch.float16)
 
     def start_from(self, generator: Mapping[str, Tensor]) -> None:
         """Begins with these weights instead of random ones; a checkpoint that is loaded later replaces them."""
@@ -151,7 +151,7 @@ class GanPhase:
         self.discriminators.train()
         self._set_learning_rates(step)
         reals = [images.to(self.device, non_blocking=True) for images in batch.images]
-        captions = processes.gather_captions(batch)
+        captions = distributed.gather_captions(batch)
         tokens, lengths, class_ids = (values.to(self.device, non_blocking=True) for values in captions)
         with torch.no_grad():
             text = self.text_encoder(tokens, captions.lengths)
@@ -169,7 +169,7 @@ class GanPhase:
             masked = class_ids if self.settings.damsm.mask_class else None
             losses |= self._train_generator(fakes, reals, text, lengths, masked)
         self.generator_ema.update_parameters(self.generator)
-        return losses | gate_means(fakes.memories, processes.share(lengths))
+        return losses | gate_means(fakes.memories, distributed.share(lengths))
 
     def looks_after(self, done: int) -> bool:
         """See `Phase.looks_after`."""
@@ -178,14 +178,14 @@ class GanPhase:
     def look(self, done: int, journal: Journal) -> None:
         """Looks at the averaged generator, and keeps a copy of it."""
         if self._keeps_after(done):
-            self._watch.keep(self.state(), done)
+            self._monitor.save_snapshot(self.state(), done)
         if self._samples_after(done):
-            self._watch.look(self._settle_average(), self.text_encoder, done, journal)
+            self._monitor.sample_and_evaluate(self._settle_average(), self.text_encoder, done, journal)
 
     def has_looked(self, done: int) -> bool:
         """See `Phase.has_looked`."""
-        kept = not self._keeps_after(done) or self._watch.has_kept(done)
-        return kept and (not self._samples_after(done) or self._watch.has_looked(done))
+        kept = not self._keeps_after(done) or self._monitor.has_snapshot(done)
+        return kept and (not self._samples_after(done) or self._monitor.has_sampled(done))
 
     def _samples_after(self, done: int) -> bool:
         return done % self.settings.gan.sample_every == 0 or done == self.steps
@@ -198,10 +198,10 @@ class GanPhase:
         """See `Phase.state`."""
         self._settle_average()
         networks = {name: network.state_dict() for name, network in self._networks().items()}
-        updates = {
-            f"{who}_{part}": value for who, own in self._all_updates().items() for part, value in own.state().items()
+        optimizers = {
+            f"{who}_{part}": value for who, own in self._optimizers().items() for part, value in own.state().items()
         }
-        return {**networks, **updates, "text_encoder_sha256": fingerprint(self.text_encoder)}
+        return {**networks, **optimizers, "text_encoder_sha256": fingerprint(self.text_encoder)}
 
     def _settle_average(self) -> GeneratorNetwork:
         generator, averaged = cast("GeneratorNetwork", self.generator_ema.module), int(self.generator_ema.n_averaged)
@@ -219,9 +219,9 @@ class GanPhase:
         check_fingerprint(state, self.text_encoder)
         for name, module in self._networks().items():
             module.load_state_dict(state[name])
-        for who, updates in self._all_updates().items():
+        for who, optimizer in self._optimizers().items():
             # Only fp16 has a scaler, and runs that are older than it have none either.
-            updates.load_state({"optimizer": state[f"{who}_optimizer"], "scaler": state.get(f"{who}_scaler", {})})
+            optimizer.load_state({"optimizer": state[f"{who}_optimizer"], "scaler": state.get(f"{who}_scaler", {})})
 
     def _networks(self) -> dict[str, nn.Module]:
         return {
@@ -230,14 +230,14 @@ class GanPhase:
             "discriminators": self.discriminators,
         }
 
-    def _all_updates(self) -> dict[str, Updates]:
-        return {"generator": self._generator_updates, "discriminator": self._discriminator_updates}
+    def _optimizers(self) -> dict[str, ScaledAdam]:
+        return {"generator": self._generator_optimizer, "discriminator": self._discriminator_optimizer}
 
     def _set_learning_rates(self, step: int) -> None:
         rates = learning_rates(step, self.steps, self.settings.gan)
-        self._generator_updates.learning_rate, self._discriminator_updates.learning_rate = rates
+        self._generator_optimizer.learning_rate, self._discriminator_optimizer.learning_rate = rates
 
-    def _judges(self) -> Iterable[Discriminator]:
+    def _discriminators(self) -> Iterable[Discriminator]:
         return cast("Iterable[Discriminator]", self.discriminators)
 
     def _autocast(self) -> torch.autocast:
@@ -248,13 +248,13 @@ class GanPhase:
         spec = self.settings.model
         noise = torch.randn(count, spec.noise_features, device=self.device)
         condition_noise = torch.randn(count, spec.condition_features, device=self.device)
-        return processes.share(noise), processes.share(condition_noise)
+        return distributed.share(noise), distributed.share(condition_noise)
 
     def _draw(
         self, text: TextEncoderOutput, lengths: Tensor, noises: tuple[Tensor, Tensor], stages: int
     ) -> GeneratorOutput:
         """Images of this process's share of the captions."""
-        own = map(processes.share, (text.sentence, text.words, lengths))
+        own = map(distributed.share, (text.sentence, text.words, lengths))
         with self._autocast():
             return self.generator(*own, *noises, stages=stages)
 
@@ -270,7 +270,7 @@ class GanPhase:
         penalised = own.r1_weight > 0 and step % own.r1_every == 0
         self.discriminators.requires_grad_(True)
         losses, penalties, accuracies = {}, {}, {}
-        for discriminator, real, fake in zip(self._judges(), reals, fakes.images, strict=True):
+        for discriminator, real, fake in zip(self._discriminators(), reals, fakes.images, strict=True):
             side = real.shape[-1]
             with self._autocast():
                 (seen_real,), (seen_fake,) = self._see(real), self._see(fake.detach())
@@ -279,9 +279,9 @@ class GanPhase:
             for kind in ("real", "fake", "mismatched"):
                 accuracies[f"{kind}_accuracy_{side}"] = getattr(loss, kind)
             if penalised:  # without autocast: a gradient's gradient needs the range
-                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, processes.share(text.sentence))
+                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, distributed.share(text.sentence))
         weighted = [own.r1_weight * own.r1_every * penalty for penalty in penalties.values()]
-        measured = self._discriminator_updates.minimise(torch.stack([*losses.values(), *weighted]).sum())
+        measured = self._discriminator_optimizer.step(torch.stack([*losses.values(), *weighted]).sum())
         return losses | penalties | accuracies | _named("discriminator", measured)
 
     def _train_generator(
@@ -294,10 +294,10 @@ class GanPhase:
     ) -> dict[str, Tensor]:
         self.discriminators.requires_grad_(False)
         losses = self._own_losses(fakes, reals)
-        for discriminator, fake in zip(self._judges(), fakes.images, strict=True):
+        for discriminator, fake in zip(self._discriminators(), fakes.images, strict=True):
             with self._autocast():
                 (seen,) = self._see(fake)
-                loss = generator_adversarial_loss(discriminator, seen, processes.share(text.sentence))
+                loss = generator_adversarial_loss(discriminator, seen, distributed.share(text.sentence))
             losses[f"generator_{fake.shape[-1]}"] = loss
         losses |= self._encoder_losses(fakes.images[-1], reals[-1], text, lengths, class_ids)
         return self._update_generator(losses)
@@ -354,7 +354,7 @@ class GanPhase:
             "perceptual": own.perceptual_weight,
         }
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        return losses | _named("generator", self._generator_updates.minimise(total))
+        return losses | _named("generator", self._generator_optimizer.step(total))
 
 
 def _named(who: str, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,12 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dmgan_runtime.errors import CheckpointError, TrainingError
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import TrainingBatch
-from dmgan_train.journal import Journal
-from dmgan_train.progress import Progress
-from dmgan_train.run import RunFolder
+from dmgan_train.logging import Journal, Progress
+from dmgan_train.run_folder import RunFolder
 
 LOG_EVERY = 20
 
@@ -110,10 +109,10 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
     """
     path = run.checkpoint(phase.name)
     start = _resume(phase, path)
-    main = processes.is_main()
+    main = distributed.is_main()
     # A run may end between a checkpoint and what was to be looked at then. The main process alone can tell, and the
     # others must not leave before it.
-    missed = processes.any_process(main and start > 0 and phase.looks_after(start) and not phase.has_looked(start))
+    missed = distributed.any_process(main and start > 0 and phase.looks_after(start) and not phase.has_looked(start))
     if start >= phase.steps and not missed:
         return
     batches = phase.batches(start)
@@ -130,7 +129,7 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
             meter.add(step, _step(phase, meter.wait_for(batches), step))
             done = step + 1
             bar.update()
-            stop = processes.any_process(interruption.requested)
+            stop = distributed.any_process(interruption.requested)
             if done % LOG_EVERY == 0 or done == phase.steps:
                 means = meter.means()
                 bar.show({name: means[name] for name in (*phase.headlines, "images_per_second") if name in means})
@@ -147,9 +146,9 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
                     if journal:
                         phase.look(done, journal)
             if stop:
-                processes.wait()  # torchrun ends the others as soon as one has left
+                distributed.wait()  # torchrun ends the others as soon as one has left
                 raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
-    processes.wait()  # until the last checkpoint is there for all to read
+    distributed.wait()  # until the last checkpoint is there for all to read
 
 
 def _resume(phase: Phase, path: Path) -> int:
@@ -172,7 +171,7 @@ def _resume(phase: Phase, path: Path) -> int:
                 " --run"
             ) from error
         start = int(state["step"])
-    if processes.any_process(float(processes.mean_of(torch.tensor(float(start)))) != start):
+    if distributed.any_process(float(distributed.mean_of(torch.tensor(float(start)))) != start):
         raise TrainingError(
             f"{path}: the processes see different checkpoints (here: step {start:,}); put --run on a folder that all"
             " machines share"
@@ -224,7 +223,7 @@ class _Meter:
         if not self._unread:
             return
         tensors = [value for _, values in self._unread for value in values.values()]
-        numbers = iter(processes.mean_of(torch.stack(tensors)).tolist())
+        numbers = iter(distributed.mean_of(torch.stack(tensors)).tolist())
         for step, values in self._unread:
             measured = {name: next(numbers) for name in values}
             _expect_numbers(self._phase, step, measured)

@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from dmgan_runtime.manifest import Manifest, ParityEntry
-from dmgan_train.metrics.protocol import Evaluation, detail_rows
+from dmgan_train.evaluation.metrics.protocol import Evaluation, detail_rows
 
 SAMPLES = (
     "*Eight captions that training saw and, where there are such, eight that it never saw, evenly spread over each:"

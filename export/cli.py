@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.manifest import Manifest, Precision, UpBlocks
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from export.bundle import write_bundle
 from export.card import allowed, likeness
 from export.engine_cli import build_engines, expect_engine

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 
 from dmgan_runtime.errors import CheckpointError
+from dmgan_train.checkpoint import load_model
+from dmgan_train.evaluation.metrics.protocol import read_evaluation
 from dmgan_train.fit import KEPT_CAPTIONS
-from dmgan_train.loading import load_model
-from dmgan_train.metrics.protocol import read_evaluation
+from dmgan_train.monitor import sample_name
 from dmgan_train.official import load_official_captions, load_official_generator, load_official_text_encoder
-from dmgan_train.run import RunFolder
-from dmgan_train.samples import sample_name
+from dmgan_train.run_folder import RunFolder
 from export.bundle import Model
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from export.bundle import write_bundle
 from export.onnx_file import quiet_exporter
 from export.sources import read_model

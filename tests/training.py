@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dmgan_train.config import resolve_settings
+from dmgan_train.checkpoint import load_encoders
 from dmgan_train.fit import TrainingData, begin, fit, read_data
 from dmgan_train.gan import GanPhase
-from dmgan_train.loading import load_encoders
-from dmgan_train.run import RunFolder
-from dmgan_train.samples import SampleSheet
-from dmgan_train.settings import Settings
-from dmgan_train.watch import Watch
+from dmgan_train.monitor import Monitor, SampleSheet
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.settings import Settings, resolve_settings
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 SMALL = (
@@ -72,5 +70,5 @@ def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
     """The second phase of a run, as new."""
     settings = small_settings(*overrides)
     data = read_data(images, None, settings)
-    watch = Watch(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
-    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), watch, torch.device("cpu"), workers=0)
+    monitor = Monitor(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), monitor, torch.device("cpu"), workers=0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data.transforms import resize_short_side
-from dmgan_train.progress import Progress
+from dmgan_train.logging import Progress
 
 
 class ImageCache:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.models import Discriminator
 
 
@@ -54,14 +54,14 @@ def discriminator_loss(
     # One pass over both: there is no BatchNorm in the discriminator, so it is the same function as two.
     features = discriminator(torch.cat([real_images, fake_images.detach()]))
     real, fake = features.chunk(2)
-    own, following = processes.share(sentence_feature), _following(sentence_feature)
+    own, following = distributed.share(sentence_feature), _following(sentence_feature)
     pairs = torch.cat([real, fake, real[: len(following)]])
     sentences = torch.cat([own, own, following])
     sizes = [len(own), len(own), len(following)]
     real_pair, fake_pair, mismatch = discriminator.conditional_logits(pairs, sentences).split(sizes)
     real_alone, fake_alone = discriminator.unconditional_logits(features).chunk(2)
     # One image has no next one: the process that holds it has fewer pairs, and the mean is over all processes'.
-    weight = len(following) * processes.count() / (len(sentence_feature) - 1)
+    weight = len(following) * distributed.count() / (len(sentence_feature) - 1)
     real_loss = (_real(real_alone) + _real(real_pair)) / 2
     fake_loss = (_fake(fake_alone) + _fake(fake_pair) + weight * _fake(mismatch)) / 3
     with torch.no_grad():
@@ -71,8 +71,8 @@ def discriminator_loss(
 
 def _following(sentence_feature: Tensor) -> Tensor:
     """The captions of the images after this process's own; one fewer where the batch ends."""
-    own = len(sentence_feature) // processes.count()
-    first = processes.rank() * own + 1
+    own = len(sentence_feature) // distributed.count()
+    first = distributed.rank() * own + 1
     return sentence_feature[first : first + own]
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.models import valid_words
 
 
@@ -50,7 +50,7 @@ def damsm_word_loss(
         gamma3: Sharpness of the softmax over the batch (eq. 11).
     """
     similarities = word_similarities(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
-    return _match(gamma3 * processes.gather(similarities), class_ids)
+    return _match(gamma3 * distributed.gather(similarities), class_ids)
 
 
 def word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float, gamma2: float) -> Tensor:
@@ -90,7 +90,7 @@ def damsm_sentence_loss(
     image, sentence = image.float(), sentence.float()
     norms = image.norm(dim=1)[:, None] * sentence.norm(dim=1)[None, :]
     similarities = gamma3 * (image @ sentence.T) / norms.clamp(min=1e-8)
-    return _match(processes.gather(similarities), class_ids)
+    return _match(distributed.gather(similarities), class_ids)
 
 
 def _match(similarities: Tensor, class_ids: Tensor | None) -> MatchingLoss:

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.building import build_subject
 from benchmarks.subject import SUBJECT_NAME, Subject, SubjectSource
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")

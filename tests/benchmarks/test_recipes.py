@@ -7,9 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.recipes import VARIANTS, main, only
-from dmgan_train.config import differences, resolve_settings
 from dmgan_train.fit import read_data
-from dmgan_train.settings import Settings
+from dmgan_train.settings import Settings, differences, resolve_settings
 
 
 def _settings(name: str) -> Settings:

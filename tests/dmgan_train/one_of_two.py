@@ -1,4 +1,4 @@
-"""What each of two processes does in test_processes.py; that file starts them with torchrun."""
+"""What each of two processes does in test_distributed.py; that file starts them with torchrun."""
 
 import json
 import sys
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.checkpoint import fingerprint
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import read_data
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from tests.training import phase_of, small_settings
 
 EVERYTHING = ("gan.augmentation=true", "gan.r1_weight=1", "gan.reconstruction_weight=2", "gan.perceptual_weight=1")
@@ -37,7 +37,7 @@ def _step(phase) -> dict[str, object]:
     batches = phase.batches(0)
     torch.manual_seed(5)
     values = phase.step(next(batches), 0)
-    return {name: float(processes.mean_of(value)) for name, value in values.items()}
+    return {name: float(distributed.mean_of(value)) for name, value in values.items()}
 
 
 def _begin_with_other_weights() -> None:
@@ -52,12 +52,12 @@ def _fingerprints(*modules: torch.nn.Module) -> list[str]:
 
 def main() -> None:
     run, images, out = map(Path, sys.argv[1:])
-    with processes.joined(torch.device("cpu")):
-        if processes.rank() == 1:
+    with distributed.joined(torch.device("cpu")):
+        if distributed.rank() == 1:
             _begin_with_other_weights()
         measured = measure(RunFolder(run), images)
-        measured["stop"] = processes.any_process(processes.rank() == 1)
-        (out / f"{processes.rank()}.json").write_text(json.dumps(measured))
+        measured["stop"] = distributed.any_process(distributed.rank() == 1)
+        (out / f"{distributed.rank()}.json").write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A training whose main process is told to stop again and again, and saves slowly; test_processes.py starts two."""
+"""A training whose main process is told to stop again and again, and saves slowly; test_distributed.py starts two."""
 
 import os
 import signal
 import sys
 import time
 
-from dmgan_train import loop, processes
+from dmgan_train import distributed, loop
 from dmgan_train.cli import main as command_line
 from dmgan_train.gan import GanPhase
 
@@ -14,7 +14,7 @@ def main() -> None:
     step, save = GanPhase.step, loop.save_checkpoint
 
     def stopped(phase, batch, number):
-        if processes.is_main() and number == 1:
+        if distributed.is_main() and number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(phase, batch, number)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import BackendError
-from dmgan_train import processes
+from dmgan_train import distributed
 from dmgan_train.devices import autocast_type, choose_device, decide_arithmetic, default_workers, resolve_precision
 from tests.training import small_settings
 
@@ -69,7 +69,7 @@ def test_a_gpu_is_one_that_pytorch_can_make_current(name, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)  # under PyTorch's own check
-    with processes.joined(choose_device(name)):
+    with distributed.joined(choose_device(name)):
         assert chosen == [0]
 
 

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 
 from dmgan_runtime.errors import CheckpointError, DataError, SettingsError, TrainingError
-from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
+from dmgan_train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import read_data
 from dmgan_train.gan import GanPhase
-from dmgan_train.loading import load_model
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from tests.training import SMALL, phase_of, small_settings, train_small, write_images
 
 

@@ -109,7 +109,7 @@ def test_the_optimizers_take_the_rates_of_the_step(run, images) -> None:
     rates = []
     for step in (0, 8):
         phase.step(batch, step)
-        rates.append([updates.learning_rate for updates in phase._all_updates().values()])
+        rates.append([optimizer.learning_rate for optimizer in phase._optimizers().values()])
     assert rates[0][0] == 0.5
     assert rates[1] == [rate / 2 for rate in rates[0]]
 

@@ -9,7 +9,7 @@ import torch
 from dmgan_runtime.errors import CheckpointError, TrainingError
 from dmgan_train import loop
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 
 
 class Idle:
@@ -91,9 +91,9 @@ def test_other_processes_stay_while_the_main_one_looks(phase, tmp_path, monkeypa
     run = RunFolder(tmp_path)
     loop.train(phase, run, seed=0)
     waited, flags = [], iter([False, True])  # all see the same checkpoint; the main process has not looked
-    monkeypatch.setattr(loop.processes, "any_process", lambda _: next(flags))
-    monkeypatch.setattr(loop.processes, "is_main", lambda: False)
-    monkeypatch.setattr(loop.processes, "wait", lambda: waited.append(True))
+    monkeypatch.setattr(loop.distributed, "any_process", lambda _: next(flags))
+    monkeypatch.setattr(loop.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(loop.distributed, "wait", lambda: waited.append(True))
     phase.looked.clear()
     loop.train(phase, run, seed=0)
     assert waited == [True]

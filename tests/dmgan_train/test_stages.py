@@ -11,11 +11,11 @@ from PIL import Image
 from dmgan_runtime.errors import TrainingError
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
-from dmgan_train.figures.sheet import LEGIBLE_SIDE
+from dmgan_train.evaluation.figures.sheet import LEGIBLE_SIDE
+from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.gan import GanPhase
-from dmgan_train.image_source import RunSource
-from dmgan_train.run import RunFolder
-from tests.dmgan_train.metrics.network import flat_network
+from dmgan_train.run_folder import RunFolder
+from tests.dmgan_train.evaluation.metrics.network import flat_network
 from tests.dmgan_train.test_fit import assert_same
 from tests.training import train_small
 
@@ -81,7 +81,7 @@ def test_cut_in_the_warm_up_and_after_it_it_comes_to_the_same_weights(
 
 
 def test_it_is_sampled_and_measured_and_reported(trained, stages, images, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("dmgan_train.metrics.features.load_features", lambda *_: flat_network())
+    monkeypatch.setattr("dmgan_train.evaluation.metrics.features.load_features", lambda *_: flat_network())
     picture, results, page = (tmp_path / name for name in ("sample.png", "results.json", "report.html"))
     for arguments in (
         ("sample", trained.root, CAPTION, "-o", picture),

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from dmgan_runtime.manifest import SCHEMA_VERSION, FileEntry, Manifest, ModelSpec, TokenizerEntry
-from dmgan_train.metrics.protocol import Evaluation, MetricResult
-from dmgan_train.run import RunFolder
+from dmgan_train.evaluation.metrics.protocol import Evaluation, MetricResult
+from dmgan_train.run_folder import RunFolder
 from export.card import model_card
 from export.onnx_file import quiet_exporter
 from export.sources import read_model

@@ -21,7 +21,7 @@ from dmgan_runtime.manifest import ModelSpec, parse_manifest
 from dmgan_runtime.self_test import run_self_test
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.models import GeneratorNetwork, TextEncoder
-from dmgan_train.samples import generate
+from dmgan_train.sampling import generate
 from export import bundle as bundle_module
 from export import graph_files
 from export.bundle import write_bundle
@@ -161,7 +161,7 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_one_works(run, tmp_path) 
     code = f"""
 import os, signal
 from pathlib import Path
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from export import bundle
 from export.sources import read_model
 bundle.write_graphs = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from dmgan_runtime import Generator
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.manifest import Manifest, ModelSpec, parse_manifest
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from export import cli, graph_files
 from export.bundle import write_bundle
 from export.sources import read_model

@@ -12,7 +12,7 @@ import dmgan_runtime
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.noise import draw_noise
 from dmgan_train.models import GeneratorNetwork, TextEncoder
-from dmgan_train.run import RunFolder
+from dmgan_train.run_folder import RunFolder
 from export.bundle import Model, write_bundle
 from export.graph_files import Variant
 from export.graphs import build_graphs

@@ -1,0 +1,109 @@
+"""A bundle as a source of images: the one module that opens what serves, in order to measure it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import torch
+from torch import Tensor
+
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.generator import Generator
+from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.results import Generation
+from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundle
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.sampling import to_levels
+from dmgan_train.settings import DataSettings
+
+
+class BundleSource:
+    """A bundle, painted by the runtime as it is for a user."""
+
+    def __init__(self, path: Path, truncation: float = 1.0) -> None:
+        """Args:
+        path: A folder or .zip that `dmgan-export` wrote.
+        truncation: Over 0 and at most 1; multiplies the noise.
+
+        Raises:
+            BundleError: if the bundle is missing, damaged or unsafe.
+            BackendError: if no engine can be had.
+        """
+        with Bundle(path) as bundle:
+            self._manifest, self._tokenizer = bundle.manifest, bundle.tokenizer()
+        self._generator = Generator.open(path)
+        self._name, self.truncation = path.resolve().stem, truncation
+        self.resolution = self._manifest.model.resolutions[-1]
+        self.steps: int | None = self._manifest.provenance.get("gan_steps")
+        self.data = self._trained_on()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._generator.close()
+
+    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """See `ImageSource.paint`."""
+        model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
+        tokens = self._tokenizer.encode_batch(captions, max_words)
+        noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self.truncation)
+        synthesis = self._generator.synthesize(*tokens, noise, condition_noise)
+        return to_levels(torch.from_numpy(synthesis.images[self.resolution]))
+
+    def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
+        """See `ImageSource.explain`."""
+        return [
+            self._generator.generate(caption, seed=seed, attention=True, truncation=self.truncation)[0]
+            for caption, seed in zip(captions, seeds, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """See `ImageSource.describe`."""
+        active = self._generator.active
+        return {
+            "kind": "bundle",
+            "name": self._name,
+            "gan_steps": self.steps,
+            "weights": "as exported (a run's are averaged over its steps)",
+            "manifest_sha256": hashlib.sha256(self._manifest.to_json()).hexdigest(),
+            "engine": f"{active.backend} {active.version} on {active.device}, {active.precision}",
+            "trained_on": self._manifest.provenance.get("data", {}),
+        }
+
+    def _trained_on(self) -> DataSettings:
+        """A bundle of a run says how its data were read; the authors' weights were trained as the paper says."""
+        data = self._manifest.provenance.get("settings", {}).get("data", {})
+        known = {name: data[name] for name in ("augment", "captions_per_image") if name in data}
+        return msgspec.convert(known, DataSettings)
+
+
+def open_source(
+    path: Path, device: torch.device, truncation: float = 1.0, step: int | None = None
+) -> AbstractContextManager[ImageSource]:
+    """Opens a run or a bundle, whichever the path is.
+
+    Args:
+        path: A run's folder, or a bundle's folder or .zip.
+        device: Where a run computes; a bundle's engine chooses its own.
+        truncation: Over 0 and at most 1; multiplies the noise.
+        step: Of a run's snapshot; None takes the newest checkpoint.
+
+    Raises:
+        BundleError, BackendError: as `BundleSource`.
+        CheckpointError: as `RunSource`.
+        SettingsError: if there is nothing at the path, or a step is asked of a bundle.
+    """
+    if not path.exists():
+        raise SettingsError(f"{path}: there is no such file or folder; pass a run that `fit` wrote, or a bundle")
+    if is_bundle(path):
+        if step is not None:
+            raise SettingsError(f"{path}: a bundle holds one generator; leave --step out, or pass a run")
+        return BundleSource(path, truncation)
+    return nullcontext(RunSource(RunFolder(path), device, truncation, step))

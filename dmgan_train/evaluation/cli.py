@@ -1,0 +1,189 @@
+"""`python -m dmgan_train evaluate` and `report`: what a run or a bundle is worth, in numbers and on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmgan_runtime.cli.common import DmganCommand
+from dmgan_runtime.errors import BackendError
+from dmgan_train.data import SOURCES
+from dmgan_train.devices import choose_device
+from dmgan_train.evaluation.image_source import is_bundle
+from dmgan_train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from dmgan_train.evaluation.metrics.evaluate import Plan
+    from dmgan_train.evaluation.metrics.features import FeatureNetwork
+    from dmgan_train.evaluation.metrics.protocol import Evaluation
+
+METRIC_NAMES = ("fid", "is", "r_precision", "diversity", "retrieval")
+FEATURE_NAMES = ("efficientnet_lite2", "efficientnet_lite0", "inception_v3_fid", "inception_v3")
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+MODEL = click.Path(exists=True, path_type=Path)
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Turns a missing package into a message that names the extra.
+
+    Raises:
+        BackendError: if a package of the extra `evaluate` is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BackendError(f'this needs {error.name}, which is not installed; pip install "dmgan[evaluate]"') from error
+
+
+def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    """Splits `fid,is`; an unknown name is an error that lists the known ones."""
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    unknown = [name for name in names if name not in METRIC_NAMES]
+    if unknown:
+        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(METRIC_NAMES)}, joined by commas")
+    return names
+
+
+@click.command(cls=DmganCommand)
+@click.argument("model", metavar="RUN_OR_BUNDLE", type=MODEL)
+@click.option("--data", type=FOLDER, required=True, help="The data set's folder.")
+@click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]")
+@click.option(
+    "--metrics",
+    default="fid,is,r_precision,diversity",
+    callback=parse_metrics,
+    metavar="NAME,...",
+    help=f"Of {', '.join(METRIC_NAMES)}. retrieval is for data in which a caption names one drawing.",
+)
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Take the generator of this snapshot (gan.snapshot_every).  [default: the newest]",
+)
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", help="Whose captions and pictures.")
+@click.option(
+    "--images",
+    type=click.IntRange(20, 10_000_000),
+    default=30_000,
+    help="Images to paint for FID, IS and R-precision; at most so many for the others.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Draws captions; image k has SEED + k.")
+@click.option(
+    "--truncation", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Multiplies the noise; 1 leaves it."
+)
+@click.option(
+    "--features",
+    type=click.Choice(FEATURE_NAMES),
+    default="efficientnet_lite2",
+    help="The network that sees the images. inception_v3_fid is that of published FIDs; the first two need no network.",
+)
+@click.option(
+    "--feature-weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Its weights.  [default: packaged, or downloaded from their official address]",
+)
+@click.option("--encoders", type=FOLDER, help="The run whose DAMSM judges R-precision.  [default: RUN itself]")
+@click.option("--device", default="auto", metavar="[auto|cpu|cuda[:N]]", help="Where networks compute.")
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=16, help="Images at once.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The JSON to write.  [default: in RUN/metrics, or beside the bundle]",
+)
+def evaluate(model: Path, **options: Any) -> None:
+    """Measure a RUN's averaged generator, or a BUNDLE through the runtime.
+
+    Every number is written with its protocol: images, split, seed, feature network and the digest of its weights,
+    preprocessing, versions.
+    """
+    with needs_extra():
+        from dmgan_train.evaluation.metrics.protocol import table
+
+        written, evaluation = measure(model, **options)
+    for line in table(evaluation.results.values()):
+        click.echo(line)
+    click.echo(f"{written}: written, with the protocol")
+
+
+def measure(
+    model: Path, *, output: Path | None, device: str, encoders: Path | None, step: int | None, **options: Any
+) -> tuple[Path, Evaluation]:
+    """Runs the metrics and writes the JSON; returns its path and the evaluation."""
+    from dmgan_train.evaluation.bundle_source import open_source
+    from dmgan_train.evaluation.metrics.evaluate import Plan
+    from dmgan_train.evaluation.metrics.evaluate import evaluate as run_metrics
+    from dmgan_train.evaluation.metrics.features import load_features
+    from dmgan_train.evaluation.metrics.r_precision import read_encoders
+
+    chosen = choose_device(device)
+    plan = Plan(
+        metrics=options["metrics"],
+        data=options["data"],
+        data_source=options["source"],
+        split=options["split"],
+        images=options["images"],
+        seed=options["seed"],
+        batch_size=options["batch_size"],
+    )
+    judge = encoders or (None if is_bundle(model) else model)
+    with open_source(model, chosen, options["truncation"], step) as source:
+        network = load_features(options["features"], chosen, options["feature_weights"])
+        judges = read_encoders(RunFolder(judge), chosen) if judge and "r_precision" in plan.metrics else None
+        evaluation = run_metrics(source, network, judges, plan)
+        steps = source.steps
+    folder = model.with_name(f"{model.stem}-metrics") if is_bundle(model) else model / "metrics"
+    parts = [
+        f"step-{steps or 0:07d}",
+        plan.split,
+        network.name,
+        *plan.metrics,
+        *_unusual(plan, source.truncation, encoders),
+        *_elsewhere(plan, evaluation, network if options["feature_weights"] else None),
+    ]
+    path = output or folder / ("-".join(parts) + ".json")
+    evaluation.write(path)
+    return path, evaluation
+
+
+def _unusual(plan: Plan, truncation: float, encoders: Path | None) -> list[str]:
+    """What differs from the defaults, so that another protocol is another file."""
+    usual = type(plan)(plan.metrics, plan.data)
+    own = {name: getattr(plan, name) for name in ("images", "seed")}
+    named = [f"{name}-{value}" for name, value in own.items() if value != getattr(usual, name)]
+    named += [f"truncation-{truncation}"] if truncation != 1 else []
+    return named + ([f"by-{encoders.resolve().name}"] if encoders else [])
+
+
+def _elsewhere(plan: Plan, evaluation: Evaluation, network: FeatureNetwork | None) -> list[str]:
+    """Other data than the model was trained on, and weights that were named, so that these too are other files."""
+    data = plan.data.resolve().name
+    trained_on = evaluation.protocol["model"]["trained_on"].get("name", data)
+    named = [] if data == trained_on else [f"on-{data}"]
+    return named + ([f"weights-{network.sha256[:8]}"] if network else [])
+
+
+@click.command(cls=DmganCommand)
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The HTML to write.  [default: RUN/report.html]",
+)
+def report(run_folder: Path, output: Path | None) -> None:
+    """Write one page about a RUN: settings, provenance, curves, samples, and the metrics of `evaluate`.
+
+    Everything is inside the file: it opens from disk, without a network.
+    """
+    with needs_extra():
+        from dmgan_train.evaluation.report import write_report
+
+        path = output or run_folder / "report.html"
+        write_report(RunFolder(run_folder), path)
+    click.echo(f"{path}: written")

@@ -1,0 +1,34 @@
+"""Figure 5: one caption, many seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from dmgan_runtime.results import to_pil
+from dmgan_train.evaluation.figures.sheet import legible, sheet
+from dmgan_train.evaluation.image_source import ImageSource
+from dmgan_train.sampling import from_levels
+
+
+def draw_seeds(source: ImageSource, captions: Sequence[str], seed: int, count: int) -> Image.Image:
+    """A row for each caption, a column for each seed: `seed`, `seed + 1`, ...
+
+    Args:
+        source: Paints.
+        captions: At least one.
+        seed: The first.
+        count: Seeds of each caption.
+
+    Raises:
+        CaptionError: if a caption has no known word.
+    """
+    seeds = range(seed, seed + count)
+    rows = [paint_row(source, [caption] * count, list(seeds)) for caption in captions]
+    return sheet(rows, captions, [f"seed {one}" for one in seeds])
+
+
+def paint_row(source: ImageSource, captions: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    """The largest images, at a legible size."""
+    return [legible(to_pil(image)) for image in from_levels(source.paint(captions, seeds)).numpy()]

@@ -1,0 +1,127 @@
+"""Where the images that are measured or shown come from: a run's checkpoint, or a bundle through the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dmgan_runtime.manifest import MANIFEST_NAME
+from dmgan_runtime.request import FloatArray, ImageRequest
+from dmgan_runtime.results import Generation, StageOutput
+from dmgan_train.checkpoint import fingerprint, load_model
+from dmgan_train.models import GeneratorOutput
+from dmgan_train.run_folder import RunFolder
+from dmgan_train.sampling import generate, to_levels
+from dmgan_train.settings import DataSettings
+
+
+class ImageSource(Protocol):
+    """A trained model that paints captions. One seed is one image, as in the runtime.
+
+    Attributes:
+        resolution: Side of its largest images in pixels.
+        data: How the pictures and captions that it was trained on were read.
+        steps: How many steps its generator was trained for; None if it does not say.
+        truncation: What the noise is multiplied by.
+    """
+
+    resolution: int
+    data: DataSettings
+    steps: int | None
+    truncation: float
+
+    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """The largest images, [N, 3, R, R] uint8 on the CPU.
+
+        Raises:
+            CaptionError: if a caption has no known word.
+        """
+
+    def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
+        """The images of every stage, with attention and gates.
+
+        Raises:
+            CaptionError: if a caption has no known word.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol says of it: which weights, averaged or not, and where they ran."""
+
+
+class RunSource:
+    """The averaged generator of a run's newest checkpoint, or of a snapshot."""
+
+    def __init__(self, run: RunFolder, device: torch.device, truncation: float = 1.0, step: int | None = None) -> None:
+        """Args:
+        run: A run whose second phase has begun.
+        device: Where to compute.
+        truncation: Over 0 and at most 1; multiplies the noise.
+        step: Of a snapshot; None takes the newest checkpoint.
+
+        Raises:
+            CheckpointError: if a checkpoint is missing or damaged, or there is no such snapshot.
+        """
+        settings = run.settings()
+        self._run, self._device, self.truncation = run, device, truncation
+        self._text_encoder, self._generator, steps = load_model(run, step)
+        self._sha256 = fingerprint(self._generator)
+        self._text_encoder.to(device)
+        self._generator.to(device)
+        self._tokenizer, self._max_words = run.vocabulary(), settings.data.serving_words
+        self._ema = settings.gan.ema
+        self.steps: int | None = steps
+        self.resolution = settings.model.resolutions[-1]
+        self.data = settings.data
+
+    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """See `ImageSource.paint`."""
+        return to_levels(self._generate(captions, seeds).images[-1]).cpu()
+
+    def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
+        """See `ImageSource.explain`."""
+        requests = [
+            ImageRequest(caption, self._tokenizer.encode(caption, self._max_words), seed)
+            for caption, seed in zip(captions, seeds, strict=True)
+        ]
+        outputs = _stage_outputs(self._generate(captions, seeds))
+        return [Generation.of(request, outputs, row, attention=True) for row, request in enumerate(requests)]
+
+    def describe(self) -> dict[str, Any]:
+        """See `ImageSource.describe`."""
+        return {
+            "kind": "run",
+            "name": self._run.root.resolve().name,
+            "gan_steps": self.steps,
+            "weights": f"averaged over the steps (EMA {self._ema})",
+            "generator_sha256": self._sha256,
+            "engine": f"torch {torch.__version__} on {self._device.type}",
+            "trained_on": self._run.provenance().get("data", {}),
+        }
+
+    def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
+        tokens = self._tokenizer.encode_batch(captions, self._max_words)
+        return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path looks like a bundle and not like a run."""
+    return path.is_file() or (path / MANIFEST_NAME).is_file()
+
+
+def _stage_outputs(output: GeneratorOutput) -> list[StageOutput]:
+    """The outputs of every stage as the runtime has them."""
+    images = [_to_array(image) for image in output.images]
+    stages = [StageOutput(images[0].shape[-1], images[0])]
+    for image, memory in zip(images[1:], output.memories, strict=True):
+        gates = (memory.writing_gate, memory.response_gate)
+        arrays = (None if gate is None else _to_array(gate) for gate in gates)
+        stages.append(StageOutput(image.shape[-1], image, _to_array(memory.attention), *arrays))
+    return stages
+
+
+def _to_array(tensor: Tensor) -> FloatArray:
+    return tensor.float().cpu().numpy()

@@ -1,0 +1,168 @@
+"""Measures a model: one pass over the real pictures, one over the painted ones, in memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.data import MissingSplitError, Split, SplitName, detect_source, load_split
+from dmgan_train.evaluation.image_source import ImageSource
+from dmgan_train.evaluation.metrics.diversity import Spread, diversity_orders, measure_diversity
+from dmgan_train.evaluation.metrics.features import FeatureNetwork, Seen
+from dmgan_train.evaluation.metrics.fid import FrechetDistance
+from dmgan_train.evaluation.metrics.inception_score import ClassScore
+from dmgan_train.evaluation.metrics.orders import Order, painted, photographed, random_orders
+from dmgan_train.evaluation.metrics.protocol import Evaluation, MetricName, MetricResult, versions
+from dmgan_train.evaluation.metrics.r_precision import Encoders, RPrecision
+from dmgan_train.evaluation.metrics.retrieval import Retrieval
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What shall be measured.
+
+    Attributes:
+        metrics: Which.
+        data: The data set's folder.
+        data_source: Its kind, see `dmgan_train.data.SOURCES`; None tells it from the layout.
+        split: Whose captions are painted and whose pictures are real; `retrieval` takes all splits.
+        images: How many are painted for FID, IS and R-precision; at most so many for the others.
+        seed: Draws captions; image k has the seed `seed + k`.
+        batch_size: Images at once.
+    """
+
+    metrics: tuple[MetricName, ...]
+    data: Path
+    data_source: str | None = None
+    split: SplitName = "test"
+    images: int = 30_000
+    seed: int = 0
+    batch_size: int = 16
+
+
+def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | None, plan: Plan) -> Evaluation:
+    """Runs the metrics of a plan.
+
+    Args:
+        source: Paints.
+        network: Sees, for every metric but R-precision.
+        encoders: Judge R-precision; needed only for it.
+        plan: What to measure.
+
+    Raises:
+        DataError: if the data set cannot be read, or is too small for a metric.
+        SettingsError: if R-precision has no encoders.
+    """
+    if "r_precision" in plan.metrics and encoders is None:
+        raise SettingsError(
+            "R-precision is judged by a run's encoders, and a bundle has none; pass --encoders RUN, or leave"
+            " r_precision out of --metrics"
+        )
+    kind = plan.data_source or detect_source(plan.data)
+    split = load_split(kind, plan.data, plan.split, source.data.captions_per_image)
+    results = _Work(source, network, plan, split, encoders).measure()
+    if "retrieval" in plan.metrics:
+        retrieval = Retrieval(_all_splits(kind, source, plan.data), network, source, plan.batch_size)
+        results["retrieval"] = retrieval.measure(plan.images, plan.seed)
+    ordered: dict[str, MetricResult] = {name: results[name] for name in plan.metrics}
+    return Evaluation(results=ordered, protocol=describe(source, plan, kind, split))
+
+
+def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[str, Any]:
+    """The protocol that all metrics share."""
+    return {
+        "model": source.describe(),
+        "data": {"name": plan.data.resolve().name, "source": kind, "split": plan.split, "pictures": len(split)},
+        "resolution": source.resolution,
+        "real_pictures": f"cut as in training ({source.data.augment}), from the middle, not mirrored",
+        "captions": "pass after pass over the split, each example with one of its captions at random",
+        "captions_per_image": "all" if source.data.captions_per_image is None else source.data.captions_per_image,
+        "images": plan.images,
+        "seed": f"{plan.seed}; image k is painted with the seed {plan.seed} + k, unless a metric says otherwise",
+        "truncation": source.truncation,
+        "batch_size": plan.batch_size,
+        "versions": versions(),
+    }
+
+
+class _Work:
+    """The metrics of one split: each real picture and each painted one is looked at once, for all of them."""
+
+    def __init__(
+        self, source: ImageSource, network: FeatureNetwork, plan: Plan, split: Split, encoders: Encoders | None
+    ) -> None:
+        self._source, self._network, self._plan, self._split = source, network, plan, split
+        self._wanted = set(plan.metrics)
+        self._distance: FrechetDistance | None = None
+        self._score, self._spread = ClassScore(plan.seed), Spread()
+        judged = encoders if "r_precision" in self._wanted else None
+        self._r_precision = RPrecision(judged, split, plan.seed) if judged else None
+
+    def measure(self) -> dict[str, MetricResult]:
+        if self._wanted & {"fid", "r_precision", "diversity"}:
+            self._look_at_real()
+        if self._wanted & {"fid", "is", "r_precision"}:
+            self._look_at_painted()
+        results = {}
+        if self._distance:
+            results["fid"] = self._distance.result(self._network)
+        if "is" in self._wanted:
+            results["is"] = self._score.result(self._network)
+        if self._r_precision:
+            results["r_precision"] = self._r_precision.result()
+        if "diversity" in self._wanted:
+            results["diversity"] = self._diversity()
+        return results
+
+    def _look_at_real(self) -> None:
+        for indices, images in self._real():
+            if self._wanted & {"fid", "diversity"}:
+                features = self._network.see(images).features
+                self._spread.add(features)
+                if "fid" in self._wanted:
+                    self._distance = self._distance or FrechetDistance(features.shape[1])
+                    self._distance.add(features, real=True)
+            if self._r_precision:
+                self._r_precision.add(images, self._own_captions(indices), real=True)
+
+    def _look_at_painted(self) -> None:
+        plan = self._plan
+        orders = random_orders(self._split, plan.images, plan.seed)
+        for batch, images in painted(self._source, orders, plan.batch_size, "painting"):
+            if self._wanted & {"fid", "is"}:
+                seen: Seen = self._network.see(images)
+                if "is" in self._wanted:
+                    self._score.add(seen.logits)
+                if self._distance:
+                    self._distance.add(seen.features, real=False)
+            if self._r_precision:
+                self._r_precision.add(images, batch)
+
+    def _diversity(self) -> MetricResult:
+        orders = diversity_orders(self._split, self._plan.images, self._plan.seed)
+        batches = painted(self._source, orders, self._plan.batch_size, "one caption, many seeds")
+        features = (self._network.see(images).features for _, images in batches)
+        return measure_diversity(features, self._spread, self._network)
+
+    def _real(self) -> Iterator[tuple[list[int], Tensor]]:
+        source = self._source
+        return photographed(self._split, source.resolution, source.data.augment, self._plan.batch_size, "real pictures")
+
+    def _own_captions(self, indices: list[int]) -> list[Order]:
+        """Real pictures are judged by their first captions."""
+        examples = [(index, self._split.examples[index]) for index in indices]
+        return [Order(example.captions[0], 0, index, example.class_id) for index, example in examples]
+
+
+def _all_splits(kind: str, source: ImageSource, data: Path) -> dict[str, Split]:
+    captions = source.data.captions_per_image
+    splits = {"train": load_split(kind, data, "train", captions)}
+    with suppress(MissingSplitError):
+        splits["test"] = load_split(kind, data, "test", captions)
+    return splits

@@ -1,0 +1,115 @@
+"""Logging: a run's journal (JSON lines for programs, TensorBoard for people), and progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dmgan_train.run_folder import RunFolder, write_whole
+
+
+class Journal:
+    """The log of one phase of a run; entries after the step that it starts from are dropped."""
+
+    def __init__(self, run: RunFolder, phase: str, start_step: int) -> None:
+        self._phase = phase
+        self._path = run.log_file
+        self._drop_from(start_step)
+        self._stream = self._path.open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(run.tensorboard / phase), purge_step=start_step + 1)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._writer.close()
+
+    def record(self, step: int, values: Mapping[str, float], **more: Any) -> None:
+        """Writes the scalars of a step.
+
+        Args:
+            step: Steps of this phase that are done.
+            values: Name to value; each becomes a TensorBoard scalar.
+            more: What else the JSON line holds.
+        """
+        line = {"phase": self._phase, "step": step, **more, **values}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(f"{self._phase}/{name}", value, step)
+
+    def picture(self, step: int, name: str, image: Image.Image) -> None:
+        """Shows a picture of a step in TensorBoard."""
+        self._writer.add_image(f"{self._phase}/{name}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def _drop_from(self, step: int) -> None:
+        """A killed run has logged steps after its last checkpoint; they are about to be done again."""
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._keep(line, step)]
+        write_whole(self._path, "".join(line + "\n" for line in kept).encode())
+
+    def _keep(self, line: str, step: int) -> bool:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # the line that a kill cut off
+            return False
+        return bool(entry["phase"] != self._phase or entry["step"] <= step)
+
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Shows how far long work is: a bar on a terminal, elsewhere a line about every ten seconds and one at the end."""
+
+    def __init__(self, total: int, description: str, unit: str, initial: int = 0, quiet: bool = False) -> None:
+        """Args:
+        total: How many there are to do.
+        description: What is being done, in a word or two.
+        unit: What is counted.
+        initial: How many were done before.
+        quiet: Shows nothing.
+        """
+        terminal = sys.stderr.isatty()
+        hidden = quiet or not terminal
+        self._bar = tqdm(total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True, disable=hidden)
+        self._plain = not (terminal or quiet)
+        self._total, self._description, self._unit = total, description, unit
+        self._done = initial
+        self._measures = ""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._print()
+
+    def update(self, count: int = 1) -> None:
+        """Says that `count` more are done."""
+        self._done += count
+        self._bar.update(count)
+        if time.monotonic() - self._last >= PLAIN_EVERY_SECONDS:
+            self._print()
+
+    def show(self, measures: Mapping[str, float]) -> None:
+        """Says what the work measures now."""
+        self._measures = " ".join(f"{name}={value:.3g}" for name, value in measures.items())
+        self._bar.set_postfix_str(self._measures)
+
+    def _print(self) -> None:
+        self._last = time.monotonic()
+        if self._plain:
+            line = f"{self._description}: {self._done:,}/{self._total:,} {self._unit} {self._measures}".rstrip()
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - this class is what prints

@@ -1,0 +1,215 @@
+"""The folder of a run: everything that training reads again or a person wants to look at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dmgan_runtime.atomic import replacing
+from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.settings import Settings, differences, read_settings
+
+# What may change between one start of a run and the next without making it another run.
+_MAY_CHANGE = frozenset(
+    {
+        "data.broken_limit",
+        "damsm.epochs",
+        "damsm.steps",
+        "damsm.checkpoint_every",
+        "gan.epochs",
+        "gan.steps",
+        "gan.checkpoint_every",
+        "gan.sample_every",
+        "gan.snapshot_every",
+    }
+)
+
+
+class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        root: The folder.
+        settings_file: The resolved settings.
+        vocabulary_file: The words, as a bundle holds them.
+        provenance_file: What the run was trained on.
+        captions_file: Some captions of the training set, one a line; int8 is calibrated on them.
+        initial_generator: The weights that the second phase begins with, if they are not random.
+        log_file: One JSON object a line.
+        samples: Pictures of fixed captions.
+        tensorboard: Event files.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings_file = root / "settings.yaml"
+        self.vocabulary_file = root / "vocab.json"
+        self.provenance_file = root / "provenance.json"
+        self.captions_file = root / "captions.txt"
+        self.initial_generator = root / "gan" / "initial.pt"
+        self.log_file = root / "log.jsonl"
+        self.samples = root / "samples"
+        self.tensorboard = root / "tensorboard"
+
+    def checkpoint(self, phase: str) -> Path:
+        """The newest checkpoint of a phase, `damsm` or `gan`."""
+        return self.root / phase / "checkpoint.pt"
+
+    def snapshot(self, step: int) -> Path:
+        """The averaged generator as it was after so many steps."""
+        return self.root / "gan" / "snapshots" / f"step-{step:07d}.pt"
+
+    def snapshots(self) -> list[int]:
+        """The steps of the snapshots that were kept."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.snapshot(0).parent.glob("step-*.pt"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training in this folder; the lock ends with the process, however it ends.
+
+        Raises:
+            SettingsError: if another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SettingsError(
+                f"{self.root}: another process trains here; wait for it or choose another --run"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def settle(
+        self, settings: Settings, tokenizer: Tokenizer, provenance: Mapping[str, Any], captions: Sequence[str]
+    ) -> None:
+        """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
+
+        Lengths of phases and intervals may change, but not the first phase's once the second has begun: the
+        generator belongs to the encoders that it was trained with.
+
+        Args:
+            settings: Resolved.
+            tokenizer: With the data set's vocabulary.
+            provenance: Versions, and under "data" what the data set is.
+            captions: Some of the training set's.
+
+        Raises:
+            SettingsError: naming each setting that differs, or that the data set does.
+        """
+        self.check_settings(settings)
+        if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
+            raise SettingsError(
+                f"{self.root}: the data set has other words than when this run began; choose another --run"
+            )
+        before = self.provenance()
+        if before.get("data", provenance["data"]) != provenance["data"]:
+            raise SettingsError(
+                f"{self.root}: the data set was {before['data']} when this run began, and is now {provenance['data']};"
+                " choose another --run"
+            )
+        write_whole(self.settings_file, settings.to_yaml().encode())
+        write_whole(self.vocabulary_file, tokenizer.to_json())
+        write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
+        write_whole(self.captions_file, "".join(f"{' '.join(text.split())}\n" for text in captions).encode())
+
+    def check_settings(self, settings: Settings) -> None:
+        """Whether this run, if it has begun, can go on with these settings.
+
+        Raises:
+            SettingsError: naming each setting that may not change.
+        """
+        if not self.settings_file.exists():
+            return
+        fixed = self.checkpoint("gan").exists()
+        changed = {
+            key: values
+            for key, values in differences(read_settings(self.settings_file), settings).items()
+            if key not in _MAY_CHANGE
+            or (fixed and key.startswith("damsm."))
+            or (settings.gan.decay_steps and key in ("gan.epochs", "gan.steps"))  # the decay ends with the last step
+        }
+        if changed:
+            listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
+            raise SettingsError(f"{self.root}: this run has other settings ({listed}); choose another --run")
+
+    def settings(self) -> Settings:
+        """The resolved settings.
+
+        Raises:
+            CheckpointError: if this is no run folder.
+        """
+        if not self.settings_file.is_file():
+            raise CheckpointError(
+                f"{self.root}: is not a run folder (it has no settings.yaml); pass a folder that `fit` wrote"
+            )
+        return read_settings(self.settings_file)
+
+    def vocabulary(self) -> Tokenizer:
+        """The run's vocabulary.
+
+        Raises:
+            CheckpointError: if the run has none.
+        """
+        if not self.vocabulary_file.is_file():
+            raise CheckpointError(f"{self.root}: has no vocab.json; pass a folder that `fit` wrote, whole")
+        return Tokenizer.load(self.vocabulary_file)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it began with the authors' encoders, whose vocabulary stays."""
+        return "adopted" in self.provenance()
+
+    def captions(self) -> tuple[str, ...]:
+        """Some captions of the training set; none if the run was begun by a version that kept none."""
+        return tuple(self.captions_file.read_text(encoding="utf-8").splitlines()) if self.captions_file.exists() else ()
+
+    def provenance(self) -> dict[str, Any]:
+        """What the run was trained on."""
+        return dict(json.loads(self.provenance_file.read_bytes())) if self.provenance_file.exists() else {}
+
+
+def _continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's provenance: what it began with, and each set of other versions that it went on with."""
+
+    def versions(provenance: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {provenance[name]}" for name in now if name != "data")
+
+    began = {**now, **before}
+    later = list(began.get("went_on_with", []))
+    if versions(now) != (later[-1] if later else versions(began)):
+        later.append(versions(now))
+    return {**began, **({"went_on_with": later} if later else {})}
+
+
+def share_encoders(encoders: RunFolder, run: RunFolder) -> None:
+    """Gives a run the trained encoders of another, whole or not at all.
+
+    Raises:
+        CheckpointError: if the run has begun with other encoders.
+    """
+    source, target = encoders.checkpoint("damsm"), run.checkpoint("damsm")
+    if target.exists():
+        if target.read_bytes() != source.read_bytes():
+            raise CheckpointError(
+                f"{target}: is not {source}, which all runs here share; remove {run.root} or choose another --out"
+            )
+        return
+    with replacing(target, locked=True) as scratch:
+        shutil.copyfile(source, scratch)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a small file whole or not at all."""
+    with replacing(path, locked=True) as scratch:
+        scratch.write_bytes(content)

@@ -1,0 +1,56 @@
+"""Images of captions in PyTorch, with the noise that the runtime draws, and as the levels of a picture file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dmgan_runtime.manifest import ModelSpec
+from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.tokenizer import Tokens
+from dmgan_train.models import GeneratorNetwork, GeneratorOutput, TextEncoder
+
+
+@torch.inference_mode()
+def generate(
+    generator: GeneratorNetwork,
+    text_encoder: TextEncoder,
+    tokens: Tokens,
+    seeds: Iterable[int],
+    truncation: float = 1.0,
+) -> GeneratorOutput:
+    """Draws images with the noise that the runtime draws for these seeds.
+
+    Args:
+        generator: Left in evaluation mode.
+        text_encoder: Left in evaluation mode.
+        tokens: N captions.
+        seeds: N seeds.
+        truncation: Over 0 and at most 1; multiplies both noises.
+    """
+    generator.eval()
+    text_encoder.eval()
+    device = next(generator.parameters()).device
+    spec: ModelSpec = generator.spec
+    noise, condition_noise = draw_noise(seeds, spec.noise_features, spec.condition_features, truncation)
+    indices, lengths = map(torch.from_numpy, tokens)
+    text = text_encoder(indices.to(device), lengths)
+    return generator(
+        text.sentence,
+        text.words,
+        lengths.to(device),
+        torch.from_numpy(noise).to(device),
+        torch.from_numpy(condition_noise).to(device),
+    )
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """[-1, 1] to the nearest of 0..255 as uint8: what a user's picture file holds."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1]."""
+    return levels.float() / 127.5 - 1

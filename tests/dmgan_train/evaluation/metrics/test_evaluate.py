@@ -1,0 +1,181 @@
+import json
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.cli import main
+from dmgan_train.evaluation.bundle_source import BundleSource, open_source
+from dmgan_train.evaluation.cli import _elsewhere
+from dmgan_train.evaluation.image_source import RunSource
+from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
+from dmgan_train.evaluation.metrics.protocol import Evaluation, read_evaluation, table
+from tests.dmgan_train.evaluation.metrics.network import flat_network
+
+CPU = torch.device("cpu")
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The command with a feature network that needs no time."""
+    monkeypatch.setattr("dmgan_train.evaluation.metrics.features.load_features", lambda *_: flat_network())
+
+
+def test_a_number_comes_with_its_protocol(run, images, quick, tmp_path) -> None:
+    output = tmp_path / "results.json"
+    options = ("--images", 30, "--split", "train", "--seed", 4, "--truncation", 0.5, "-o", output)
+    result = invoke("evaluate", run.root, "--data", images, "--metrics", "is,fid,diversity,retrieval", *options)
+    assert result.exit_code == 0, result.output
+    evaluation = read_evaluation(output)
+    assert list(evaluation.results) == ["is", "fid", "diversity", "retrieval"]
+    shared = evaluation.protocol
+    assert shared["model"]["kind"] == "run"
+    assert shared["model"]["gan_steps"] == 4
+    assert "EMA 0.99" in shared["model"]["weights"]
+    assert shared["data"] == {"name": images.name, "source": "image_folder", "split": "train", "pictures": 8}
+    assert shared["truncation"] == 0.5
+    assert shared["seed"].startswith("4;")
+    assert shared["versions"].keys() >= {"dmgan", "torch", "torchmetrics"}
+    for name in ("is", "fid", "diversity"):
+        assert evaluation.results[name].protocol["features"]["weights_sha256"] == "0" * 64
+    assert evaluation.results["fid"].protocol["generated_images"] == 30
+    assert evaluation.results["fid"].protocol["real_images"] == 8
+    for line in table(evaluation.results.values()):
+        assert line in result.output
+
+
+def test_a_bundle_is_measured_as_its_run_is(run, bundle, images, tmp_path, quick) -> None:
+    values = []
+    for model in (run.root, bundle):
+        output = tmp_path / f"{model.name}-{len(values)}.json"
+        result = invoke("evaluate", model, "--data", images, "--metrics", "fid,is", "--images", 40, "-o", output)
+        assert result.exit_code == 0, result.output
+        values.append(read_evaluation(output))
+    ours, theirs = values
+    assert theirs.protocol["model"]["kind"] == "bundle"
+    assert "onnxruntime" in theirs.protocol["model"]["engine"]
+    for name in ("fid", "is"):  # a level of 255 may be rounded the other way
+        assert theirs.results[name].value == pytest.approx(ours.results[name].value, rel=0.01)
+
+
+def test_runs_and_bundles_paint_the_same_pictures_whatever_the_batch(run, bundle) -> None:
+    captions, seeds = ["a red square", "this square is blue", "a green square on white"], [5, 2**40, 7]
+    with open_source(bundle, CPU) as served:
+        there = served.paint(captions, seeds).int()
+    source = RunSource(run, CPU)
+    here = source.paint(captions, seeds).int()
+    alone = torch.cat([source.paint([one], [seed]) for one, seed in zip(captions, seeds, strict=True)]).int()
+    assert here.shape == (3, 3, 32, 32)
+    assert (here - there).abs().max() <= 1
+    assert (here - alone).abs().max() <= 1
+    assert (here[0] - here[1]).abs().max() > 1
+
+
+def test_less_truncation_is_less_noise(run) -> None:
+    spreads = []
+    for truncation in (0.1, 1.0):
+        images = RunSource(run, CPU, truncation).paint(["a red square"] * 4, [1, 2, 3, 4]).float()
+        spreads.append(float(images.std(dim=0).mean()))
+    assert spreads[0] < spreads[1]
+
+
+def test_the_explanation_of_a_run_is_that_of_its_bundle(run, bundle) -> None:
+    (ours,) = RunSource(run, CPU).explain(["a red square zebra"], [3])
+    with open_source(bundle, CPU) as served:
+        (theirs,) = served.explain(["a red square zebra"], [3])
+    assert (ours.words, ours.unknown_words) == (theirs.words, theirs.unknown_words)
+    assert list(ours.stages) == list(theirs.stages)
+    assert ours.attention.keys() == theirs.attention.keys()
+    for side, attention in ours.attention.items():
+        assert attention == pytest.approx(theirs.attention[side], abs=1e-4)
+        assert ours.gates[side].writing == pytest.approx(theirs.gates[side].writing, abs=1e-4)
+        assert ours.gates[side].response == pytest.approx(theirs.gates[side].response, abs=1e-4)
+
+
+def test_results_lie_beside_the_run_unless_told_otherwise(run, images, quick) -> None:
+    try:
+        for seed in (0, 7):
+            result = invoke("evaluate", run.root, "--data", images, "--metrics", "is", "--images", 20, "--seed", seed)
+            assert result.exit_code == 0, result.output
+        first, second = sorted((run.root / "metrics").iterdir())
+        assert first.name == "step-0000004-test-efficientnet_lite2-is-images-20-seed-7.json"
+        assert second.name == "step-0000004-test-efficientnet_lite2-is-images-20.json"
+        assert json.loads(first.read_text())["results"]["is"]["protocol"]
+    finally:
+        for file in (run.root / "metrics").glob("*"):
+            file.unlink()
+        (run.root / "metrics").rmdir()
+
+
+def test_other_data_and_named_weights_are_other_files(tmp_path) -> None:
+    network = SimpleNamespace(sha256="0123456789abcdef")
+
+    def parts(data: str, network=None) -> list[str]:
+        protocol = {"model": {"trained_on": {"name": "birds"}}}
+        return _elsewhere(Plan(("is",), tmp_path / data), Evaluation(results={}, protocol=protocol), network)
+
+    assert parts("birds") == []
+    assert parts("cub") == ["on-cub"]
+    assert parts("cub", network) == ["on-cub", "weights-01234567"]
+
+
+def test_only_captions_that_training_used_are_painted(run, images) -> None:
+    """A run on the first captions of each picture is not asked for the others."""
+    source, asked = RunSource(run, CPU), set()
+    source.data = msgspec.structs.replace(source.data, captions_per_image=1)
+    paint = source.paint
+    source.paint = lambda captions, seeds: asked.update(captions) or paint(captions, seeds)
+    measured = evaluate(source, flat_network(), None, Plan(("is",), images, images=40))
+    assert measured.protocol["captions_per_image"] == 1
+    assert asked == {"a blue square on white"}
+
+
+def test_a_bundle_knows_how_its_training_data_were_read(run, bundle) -> None:
+    with BundleSource(bundle) as source:
+        own = run.settings().data
+        assert (source.data.augment, source.data.captions_per_image) == (own.augment, own.captions_per_image)
+
+
+def test_r_precision_of_a_bundle_needs_encoders(run, images) -> None:
+    plan = Plan(("r_precision",), images, images=20)
+    with pytest.raises(SettingsError, match="--encoders RUN"):
+        evaluate(RunSource(run, CPU), flat_network(), None, plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "fid,fit"], "fit: choose from fid, is"),
+        (["--metrics", "r_precision"], "leave r_precision out"),
+        (["--images", "3"], "3 is not in the range"),
+        (["--device", "cuda"], "use --device cpu"),
+        (["--source", "coco"], "annotations"),
+    ],
+)
+def test_a_users_mistake_is_a_message_and_exit_code_2(run, images, quick, arguments, message) -> None:
+    result = invoke("evaluate", run.root, "--data", images, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+
+
+def test_what_is_neither_run_nor_bundle_is_refused(images, quick) -> None:
+    result = invoke("evaluate", images, "--data", images)
+    assert result.exit_code == 2
+    assert "not a run folder" in result.output
+
+
+def test_a_missing_package_names_the_extra(run, images, monkeypatch) -> None:
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'torchmetrics'", name="torchmetrics")
+
+    monkeypatch.setattr("dmgan_train.evaluation.metrics.features.load_features", missing)
+    result = invoke("evaluate", run.root, "--data", images)
+    assert result.exit_code == 2
+    assert 'pip install "dmgan[evaluate]"' in result.output

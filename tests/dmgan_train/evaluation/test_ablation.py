@@ -1,0 +1,141 @@
+import json
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_train.checkpoint import load_checkpoint
+from dmgan_train.cli import main
+from dmgan_train.evaluation import ablation
+from dmgan_train.evaluation.ablation import ROWS, ablate
+from dmgan_train.evaluation.figures.words import draw_words
+from dmgan_train.evaluation.image_source import RunSource
+from dmgan_train.evaluation.metrics.evaluate import Plan
+from dmgan_train.fit import read_data
+from dmgan_train.run_folder import RunFolder
+from tests.dmgan_train.evaluation.metrics.network import flat_network
+from tests.training import SMALL, small_settings
+
+PLAN_METRICS = ("is", "fid", "diversity")
+
+
+def run_ablation(images, out, *overrides) -> None:
+    settings = small_settings("gan.steps=2", "damsm.steps=2", *overrides)
+    plan = Plan(PLAN_METRICS, images, "image_folder", images=20)
+    ablate(settings, read_data(images, None, settings), out, flat_network(), plan, torch.device("cpu"), 0, print)
+
+
+@pytest.fixture(scope="module")
+def out(images, tmp_path_factory):
+    """An ablation of two steps a row; do not change it."""
+    folder = tmp_path_factory.mktemp("ablation")
+    run_ablation(images, folder)
+    return folder
+
+
+def test_the_rows_are_those_of_table_3_with_one_damsm(out) -> None:
+    memories = {}
+    encoders = (out / "encoders" / "damsm" / "checkpoint.pt").read_bytes()
+    for row in ROWS:
+        run = RunFolder(out / row.folder)
+        spec = run.settings().model
+        memories[row.name] = (spec.memory_writing, spec.memory_response)
+        assert run.checkpoint("damsm").read_bytes() == encoders
+        assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 2
+    assert memories == {
+        "baseline": ("none", "concatenation"),
+        "+M": ("words", "concatenation"),
+        "+M+WG": ("gated", "concatenation"),
+        "+M+WG+RG": ("gated", "gated"),
+    }
+
+
+def test_the_table_has_every_row_and_metric_and_says_how(out, images) -> None:
+    table = (out / "ablation.md").read_text()
+    lines = table.splitlines()
+    assert lines[0] == "|  | IS (efficientnet_lite2) | FID (efficientnet_lite2) | diversity (efficientnet_lite2) |"
+    assert [line.split(" | ")[0] for line in lines[2:6]] == [f"| {row.name}" for row in ROWS]
+    assert "2 steps each" in table
+    assert "20 images of the split test" in table
+    results = json.loads((out / "ablation.json").read_text())
+    assert list(results) == [row.name for row in ROWS]
+    for row in ROWS:
+        assert list(results[row.name]["results"]) == list(PLAN_METRICS)
+        assert results[row.name]["protocol"]["model"]["generator_sha256"]
+        assert str(images) not in json.dumps(results[row.name])
+
+
+def test_the_generators_differ(out) -> None:
+    results = json.loads((out / "ablation.json").read_text())
+    assert len({results[row.name]["results"]["fid"]["value"] for row in ROWS}) == len(ROWS)
+
+
+def test_every_row_has_its_figure_of_words(out) -> None:
+    widths = []
+    for row in ROWS:
+        source = RunSource(RunFolder(out / row.folder), torch.device("cpu"))
+        widths.append(draw_words(source, "a red square on white", seed=0).width)
+    assert widths[0] == widths[1] == widths[2] < widths[3]  # only the last has a response gate to show
+
+
+def test_the_same_call_goes_on_and_repeats_nothing(out, images, monkeypatch) -> None:
+    (out / "m-wg" / "metrics" / "ablation.json").unlink()
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("checkpoint.pt")}
+    table = (out / "ablation.md").read_text()
+    measured: list[int] = []
+    original = ablation.evaluate
+    monkeypatch.setattr(ablation, "evaluate", lambda *rest: measured.append(1) or original(*rest))
+    run_ablation(images, out)
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("checkpoint.pt")} == before
+    assert len(measured) == 1
+    assert (out / "ablation.md").read_text() == table
+
+
+def test_other_settings_are_refused_before_the_encoders_change(out, images) -> None:
+    path = RunFolder(out / "encoders").checkpoint("damsm")
+    before = path.read_bytes()
+    with pytest.raises(SettingsError, match=r"damsm\.steps was 2 and is now 4"):
+        run_ablation(images, out, "damsm.steps=4")
+    assert path.read_bytes() == before
+
+
+def test_a_row_with_other_encoders_is_refused(out, images, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    with (copy / "m" / "damsm" / "checkpoint.pt").open("ab") as stream:
+        stream.write(b"other")
+    with pytest.raises(CheckpointError, match="which all runs here share"):
+        run_ablation(images, copy)
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
+    flags = [flag for override in SMALL for flag in ("--set", override)]
+    arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--out", str(tmp_path / "out"), "--dry-run"]
+    arguments += ["--recipe", "small-data"]
+    result = CliRunner().invoke(main, [*arguments, *flags])
+    assert result.exit_code == 0, result.output
+    assert "rows   baseline, +M, +M+WG, +M+WG+RG" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_refinement_has_no_rows(images, tmp_path) -> None:
+    flags = [flag for override in (*SMALL, "model.stages=1") for flag in ("--set", override)]
+    arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--out", str(tmp_path / "out"), "--dry-run"]
+    result = CliRunner().invoke(main, [*arguments, *flags])
+    assert result.exit_code == 2, result.output
+    assert "set model.stages to 2 or more" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_trains_and_prints_the_table(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dmgan_train.evaluation.metrics.features.load_features", lambda *_: flat_network())
+    steps = ("gan.steps=1", "damsm.steps=1")
+    flags = [flag for override in (*SMALL, *steps) for flag in ("--set", override)]
+    arguments = ["ablate", "--preset", "tiny", "--data", images, "--out", tmp_path / "out", "--workers", 0]
+    chosen = ["--metrics", "is", "--images", 20]
+    result = CliRunner().invoke(main, [str(one) for one in (*arguments, *chosen, *flags)])
+    assert result.exit_code == 0, result.output
+    assert "| +M+WG+RG |" in result.output
+    assert (tmp_path / "out" / "ablation.md").read_text() in result.output

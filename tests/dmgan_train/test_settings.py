@@ -1,0 +1,142 @@
+import contextlib
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmgan_runtime.errors import SettingsError
+from dmgan_train.settings import PRESETS, RECIPES, Settings, differences, read_settings, resolve_settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_resolves_and_survives_a_file(preset, tmp_path) -> None:
+    settings = resolve_settings(preset)
+    assert settings.preset == preset
+    (tmp_path / "settings.yaml").write_text(settings.to_yaml())
+    assert read_settings(tmp_path / "settings.yaml") == settings
+
+
+def test_the_default_is_the_paper() -> None:
+    birds, coco = resolve_settings("birds"), resolve_settings("coco")
+    assert birds.model == Settings().model
+    assert birds.model.resolutions == (64, 128, 256)
+    assert (birds.model.residual_blocks, birds.gan.damsm_weight, birds.gan.epochs) == (2, 5.0, 600)
+    assert (birds.data.training_words, birds.data.serving_words, birds.data.captions_per_image) == (18, 25, 10)
+    assert (coco.model.residual_blocks, coco.gan.damsm_weight, coco.gan.epochs) == (3, 50.0, 120)
+    assert (coco.data.training_words, coco.damsm.words, coco.data.serving_words) == (12, 15, 20)
+    assert (birds.gan.generator_learning_rate, birds.gan.beta1, birds.gan.beta2) == (2e-4, 0.5, 0.999)
+    assert (birds.gan.batch_size, birds.gan.ema, birds.gan.augmentation) == (10, 0.999, False)
+
+
+def test_flags_override_a_file_which_overrides_the_preset(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("gan:\n  batch_size: 7\n  epochs: 9\n")
+    settings = resolve_settings("tiny", file=file, overrides=["gan.batch_size=8", "seed=3"])
+    assert (settings.gan.batch_size, settings.gan.epochs, settings.seed) == (8, 9, 3)
+    assert settings.model == resolve_settings("tiny").model
+
+
+def test_a_number_may_be_written_as_people_write_it() -> None:
+    settings = resolve_settings("tiny", overrides=["gan.generator_learning_rate=1e-4", "gan.steps=null"])
+    assert settings.gan.generator_learning_rate == 1e-4
+    assert settings.gan.steps is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gan.batch_sise=8", "did you mean 'batch_size'"),
+        ("gam.batch_size=8", "did you mean 'gan'"),
+        ("gan=8", "is a section"),
+        ("gan.batch_size", "write section.key=value"),
+        ("gan.batch_size=1", r">= 2.*gan\.batch_size"),
+        ("gan.batch_size=many", r"Expected `int`.*gan\.batch_size"),
+        ("gan.epochs=[", "not valid YAML"),
+        ("model.base_resolution=48", "power of two"),
+        ("model.memory_writing=none", "concatenation"),
+        ("model.stages=0", r">= 1.*model\.stages"),
+        ("model.stages=7", r"<= 6.*model\.stages"),
+        ("gan.warm_up_steps=[0, 0]", r"2 entries and model\.stages is 3; give gan\.warm_up_steps 3 entries"),
+        ("damsm.freeze_trunk=true", "small trunk"),
+        ("damsm.cache_trunk=true", "freeze_trunk"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(override, message) -> None:
+    with pytest.raises(SettingsError, match=message):
+        resolve_settings("tiny", overrides=[override])
+
+
+def test_a_warm_up_has_as_many_entries_as_there_are_stages() -> None:
+    warm = ("gan.reconstruction_weight=1", "gan.warm_up_steps=[1, 1, 1]")
+    for stages in (1, 2, 5):
+        assert resolve_settings("tiny", overrides=[f"model.stages={stages}"]).gan.warm_up_steps == ()
+        with pytest.raises(SettingsError, match=rf"has 3 entries and model\.stages is {stages}; give .* {stages} entr"):
+            resolve_settings("tiny", overrides=[f"model.stages={stages}", *warm])
+    assert resolve_settings("tiny", overrides=warm).gan.warm_up_steps == (1, 1, 1)
+    assert resolve_settings("emoji", recipe="paper", overrides=["model.stages=5"]).model.stages == 5
+
+
+def test_a_warm_up_of_no_steps_is_none() -> None:
+    assert resolve_settings("tiny", overrides=["gan.warm_up_steps=[0, 0, 0]"]) == resolve_settings("tiny")
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'birds'"):
+        resolve_settings("bird")
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "gan: [", "gan:\n  nothing: 1\n"])
+def test_a_file_that_holds_no_settings_is_an_error(tmp_path, content) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(SettingsError, match=r"x\.yaml"):
+        resolve_settings("tiny", file=tmp_path / "x.yaml")
+
+
+@given(st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=5), st.none()), max_size=4))
+def test_any_mapping_is_settings_or_a_settings_error(values) -> None:
+    with contextlib.suppress(SettingsError):
+        resolve_settings("tiny", overrides=[f"{key}={yaml.safe_dump(value)}" for key, value in values.items()])
+
+
+def test_differences_name_the_keys() -> None:
+    changed = resolve_settings("tiny", overrides=["gan.ema=0.5", "seed=1"])
+    assert differences(resolve_settings("tiny"), changed) == {"seed": (0, 1), "gan.ema": (0.99, 0.5)}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_two_recipes_differ_in_the_cited_element_alone(preset: str) -> None:
+    paper, small = (resolve_settings(preset, recipe=recipe) for recipe in ("paper", "small-data"))
+    assert set(differences(paper, small)) == {"recipe", "gan.augmentation"}
+
+
+@pytest.mark.parametrize("preset", ["birds", "coco"])
+def test_the_papers_presets_are_the_papers_recipe(preset: str) -> None:
+    assert set(differences(resolve_settings(preset), resolve_settings(preset, recipe="paper"))) == {"recipe"}
+
+
+def test_no_recipe_is_the_preset() -> None:
+    for preset in PRESETS:
+        assert resolve_settings(preset, recipe="preset") == resolve_settings(preset)
+    assert resolve_settings("birds").gan == Settings().gan
+
+
+def test_a_recipe_lies_over_the_preset_and_under_the_flags(tmp_path) -> None:
+    settings = resolve_settings("birds", recipe="small-data", overrides=["gan.r1_weight=3"])
+    assert (settings.recipe, settings.preset) == ("small-data", "birds")
+    assert (settings.gan.augmentation, settings.gan.r1_weight) == (True, 3.0)
+    (tmp_path / "settings.yaml").write_text(settings.to_yaml())
+    assert read_settings(tmp_path / "settings.yaml") == settings
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    assert set(RECIPES) == {"preset", "paper", "small-data"}
+    with pytest.raises(SettingsError, match="no recipe 'small'; did you mean 'small-data'"):
+        resolve_settings("birds", recipe="small")
+
+
+def test_a_file_of_another_recipe_says_how_to_choose_it(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: small-data\n")
+    with pytest.raises(SettingsError, match="choose it with --recipe"):
+        resolve_settings("birds", file=file)
