@@ -51,7 +51,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
+_MODULES = {
     "Encoding": "dmgan_runtime.tokenizer",
     "Gates": "dmgan_runtime.results",
     "Generation": "dmgan_runtime.results",
@@ -64,8 +64,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Lazy (PEP 562), because training imports the small shared parts alone, and those need no generator.
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
     elif name == "__version__":
         value = _version()
     else:

@@ -9,33 +9,49 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from threading import Condition, get_ident
+from threading import RLock, get_ident
 from weakref import WeakSet
 
 from dmgan_runtime.backends.base import Backend
 from dmgan_runtime.errors import EngineError
 
+_POLL_SECONDS = 0.005
 _handles: WeakSet[EngineHandle] = WeakSet()
+_busy_at_fork: set[str] = set()
+
+
+class _Use:
+    """One use of a backend; it ends with the frame that holds it, whatever exception ends that."""
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
 
 
 class EngineHandle:
-    """Lends a backend to threads, and frees it once it is closed and nobody uses it."""
+    """Lends a backend to threads, and frees it once it is closed and nobody uses it.
 
-    def __init__(self, backend: Backend, reopen: Callable[[], Backend]) -> None:
+    A signal's handler may raise, or close the handle, between any two lines: so uses are counted by weak references,
+    and a lock of C guards them.
+    """
+
+    def __init__(self, backend: Backend, reopen: Callable[[bool], Backend]) -> None:
         """Takes a loaded backend over.
 
         Args:
             backend: It belongs to this object from now on.
-            reopen: Loads the same graphs again, for a forked process.
+            reopen: Loads the same graphs again, for a forked process; it is told whether the engine was at work in the
+                parent when it forked.
         """
         self._backend: Backend | None = backend
+        self._engine = backend.active.backend
         self._reopen = reopen
         self._closed = False
-        self._users: list[int] = []
-        self._changed = Condition()
+        self._uses: WeakSet[_Use] = WeakSet()
+        self._lock = RLock()
         _handles.add(self)
         _watch_forks()
 
@@ -46,19 +62,18 @@ class EngineHandle:
         Raises:
             EngineError: if the handle is closed, or the engine was opened before a fork and cannot be opened again.
         """
-        # Entered before it is asked for: a signal's handler may close the handle between any two lines.
-        self._users.append(get_ident())
+        use = _Use()
         try:
-            with self._changed:
+            with self._lock:
                 self.check_open()
+                self._uses.add(use)
                 if self._backend is None:
-                    self._backend = self._reopen()
+                    self._backend = self._reopen(self._engine in _busy_at_fork)
                 backend = self._backend
             yield backend
         finally:
-            with self._changed:
-                self._users.remove(get_ident())
-                self._changed.notify_all()
+            with self._lock:
+                self._uses.discard(use)
             if self._closed:
                 self._free()
 
@@ -73,28 +88,38 @@ class EngineHandle:
             raise EngineError("this generator is closed; open the bundle again with Generator.open")
 
     def close(self) -> None:
-        """Refuses new users, waits for those in other threads, and frees the backend. Closing twice is fine.
+        """Refuses new uses, waits for those of other threads, and frees the backend. Closing twice is fine.
 
-        A signal's handler that interrupts a user may close too: the backend is then freed when that user is done.
+        A signal's handler that interrupts a use may close too: the backend is then freed when the last use ends.
         """
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: set(self._users) <= {get_ident()})
+        self._closed = True
+        while threads := self._threads():
+            if get_ident() in threads:
+                return
+            time.sleep(_POLL_SECONDS)
         self._free()
 
+    def _threads(self) -> set[int]:
+        """The threads that use the backend now."""
+        with self._lock:
+            return {use.thread for use in self._uses}
+
     def _free(self) -> None:
-        with self._changed:
-            if self._users:
+        with self._lock:
+            if self._uses:
                 return
             backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.close()
-            del backend
-            _return_free_memory()
+            # Under the lock, so that `close` returns in no thread before all is freed.
+            if backend is not None:
+                backend.close()
+                del backend
+                _return_free_memory()
 
     def _after_fork(self) -> None:
-        self._changed = Condition()
-        self._users = []
+        if self._uses:
+            _busy_at_fork.add(self._engine)
+        self._uses = WeakSet()
+        self._lock = RLock()
         if self._backend is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))  # never freed, not even at exit
             self._backend = None

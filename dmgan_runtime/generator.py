@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dmgan_runtime.backends.base import Backend
-from dmgan_runtime.backends.registry import open_backend
+from dmgan_runtime.backends.base import Active, Backend
+from dmgan_runtime.backends.registry import find_engine_row, open_backend
 from dmgan_runtime.bundle import Bundle, packaged_bundle
 from dmgan_runtime.engine_handle import EngineHandle
 from dmgan_runtime.errors import BackendError, BundleError, CaptionError, EngineError, SettingsError
@@ -37,7 +36,7 @@ from dmgan_runtime.tokenizer import Encoding, Tokenizer, Tokens
 
 BATCH_SIZE = 4
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with how many images are done and how many there will be."""
 
 
@@ -66,7 +65,8 @@ class Generator:
         self.active = backend.active
         self._path = path
         self._asked = asked
-        self._engine = EngineHandle(backend, self._reopen)
+        # Nothing that the handle keeps refers to this object, so that one that is dropped unclosed is freed at once.
+        self._engine = EngineHandle(backend, partial(_reopen, path, asked, manifest, backend.active))
 
     @classmethod
     def open(
@@ -111,7 +111,7 @@ class Generator:
             "device": device,
             "precision": precision,
             "threads": threads,
-            "engine_options": engine_options,
+            "engine_options": dict(engine_options) if isinstance(engine_options, Mapping) else engine_options,
         }
         with Bundle(path) as opened:
             tokenizer = opened.tokenizer()
@@ -132,7 +132,7 @@ class Generator:
         attention: bool = False,
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> list[Generation]:
         """Makes images of captions.
 
@@ -160,6 +160,8 @@ class Generator:
             SettingsError: if another argument is out of its range.
             EngineError: if the engine fails, or the generator is closed.
         """
+        if progress is not None and not callable(progress):
+            raise SettingsError(f"progress is {progress!r}; pass a function of the images done and to do")
         options = self._options(
             seed=seed,
             resolution=resolution,
@@ -190,7 +192,8 @@ class Generator:
         """Makes images as `generate` does, with its options, but reads captions and hands out images as it goes.
 
         Memory holds one batch, whatever the number of captions: they may come from a file of millions, or never end.
-        The next batch is read and computed when the last image of the one before has been taken.
+        The next batch is read and computed when the last image of the one before has been taken. One thread at a time
+        may ask for it.
 
         Returns:
             An iterator over the images, in the order of `generate`.
@@ -208,7 +211,8 @@ class Generator:
             images_per_caption=images_per_caption,
             batch_size=batch_size,
         )
-        return chain.from_iterable(self._generate(self._requests(captions, options), options))
+        # No itertools.chain: it crashes if two threads share it.
+        return (each for part in self._generate(self._requests(captions, options), options) for each in part)
 
     def stream(
         self,
@@ -283,6 +287,7 @@ class Generator:
         condition_noise: FloatArray,
         *,
         resolution: int | None = None,
+        attention: bool = False,
     ) -> Synthesis:
         """The numeric layer under `generate`, for those who own their tokens and noise.
 
@@ -294,15 +299,16 @@ class Generator:
             noise: [N, z] float32, z being `manifest.model.noise_features`.
             condition_noise: [N, c] float32, c being `manifest.model.condition_features`.
             resolution: Stop at this one of `resolutions`; None goes to the largest.
+            attention: Also return the memory's attention and gates.
 
         Returns:
-            Images in [-1, 1], attention and gates, as arrays by resolution.
+            Images in [-1, 1], and attention and gates if they were asked for, as arrays by resolution.
 
         Raises:
             SettingsError: if a type, a shape or a value is not as above.
             EngineError: if the engine fails, or the generator is closed.
         """
-        options = self._options(resolution=resolution, attention=True)
+        options = self._options(resolution=resolution, attention=attention)
         model, max_words = self.manifest.model, self.manifest.tokenizer.max_words
         batch = check_batch(tokens, lengths, noise, condition_noise, model, max_words, len(self.tokenizer))
         size = self.active.max_batch or batch.size
@@ -393,12 +399,14 @@ class Generator:
 
     def _stream(self, request: ImageRequest, options: GenerationOptions) -> Iterator[Generation]:
         batch = to_batch([request], self.manifest.model, options)
-        stages: Iterator[StageOutput] | None = None
+        begun_in, stages = os.getpid(), None
         outputs: list[StageOutput] = []
         while len(outputs) < options.stages:
             # Lent for one stage at a time, so that the generator can be closed while nobody asks for the next.
             with self._engine.use() as backend:
-                stages = stages or iter(backend.generate(batch, options.stages, options.wanted))
+                if os.getpid() != begun_in:
+                    raise EngineError("this stream was begun before the process was forked; begin another one here")
+                stages = stages or backend.generate(batch, options.stages, options.wanted)
                 outputs.append(next(stages))
             self._check_finite(outputs[-1:])
             yield Generation.of(request, outputs, 0, attention=options.attention)
@@ -431,27 +439,38 @@ class Generator:
                     " numbers; try another precision or backend"
                 )
 
-    def _reopen(self) -> Backend:
-        """Loads the engine again in a forked process: the same one of the same bundle, or one seed would be two images.
 
-        Raises:
-            EngineError: if it cannot be had there.
-            BundleError: if the bundle was replaced.
-        """
-        active, remedy = self.active, "start processes with spawn, not fork"
-        if active.device != "cpu":
-            raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
-        same = {"backend": active.backend, "device": active.device, "precision": active.precision}
-        with Bundle(self._path) as bundle:
-            if bundle.manifest != self.manifest:
-                raise BundleError(
-                    f"the bundle {self.manifest.name!r} was replaced after it was opened, and this forked process needs"
-                    " it again; open the new one here with Generator.open"
-                )
-            try:
-                return open_backend(bundle, **{**self._asked, **same})
-            except (BackendError, EngineError) as error:
-                raise EngineError(f"no engine for this forked process ({error}); {remedy}") from error
+def _reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Active, busy: bool) -> Backend:
+    """Loads an engine again in a forked process: the same one of the same bundle, or one seed would be two images.
+
+    Args:
+        path: Of the bundle.
+        asked: What was asked of `Generator.open`.
+        manifest: The bundle's when it was opened.
+        active: What was opened.
+        busy: Whether the engine was at work in the parent when it forked.
+
+    Raises:
+        EngineError: if it cannot be had there.
+        BundleError: if the bundle was replaced.
+    """
+    remedy = "start processes with spawn, not fork"
+    after_fork = find_engine_row(active.backend, active.device.partition(":")[0]).after_fork
+    if after_fork == "never":
+        raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
+    if after_fork == "if idle" and busy:
+        raise EngineError(f"{active.backend} was at work when this process was forked, and hangs here then; {remedy}")
+    same = {"backend": active.backend, "device": active.device, "precision": active.precision}
+    with Bundle(path) as bundle:
+        if bundle.manifest != manifest:
+            raise BundleError(
+                f"the bundle {manifest.name!r} was replaced after it was opened, and this forked process needs it"
+                " again; open the new one here with Generator.open"
+            )
+        try:
+            return open_backend(bundle, **{**asked, **same})
+        except (BackendError, EngineError) as error:
+            raise EngineError(f"no engine for this forked process ({error}); {remedy}") from error
 
 
 def _is_pair(value: object) -> bool:

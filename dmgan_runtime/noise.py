@@ -44,7 +44,7 @@ def check_truncation(truncation: float) -> float:
     Raises:
         SettingsError: if it is no number over 0 and at most 1.
     """
-    if not isinstance(truncation, Real) or not 0 < truncation <= 1:
+    if isinstance(truncation, bool) or not isinstance(truncation, Real) or not 0 < truncation <= 1:
         raise SettingsError(f"truncation is {truncation!r}; pass a number over 0 and at most 1 (1 leaves the noise be)")
     return float(truncation)
 

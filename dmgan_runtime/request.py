@@ -25,8 +25,8 @@ class GenerationOptions:
 
     Attributes:
         stages: How many stages to compute.
-        seed: Of the first image of every caption.
-        images_per_caption: With the seeds that follow.
+        seed: The seed of the first image of every caption.
+        images_per_caption: How many images each caption has; their seeds are `seed`, `seed + 1` and so on.
         attention: Whether to return the memory's attention and gates.
         truncation: Over 0 and at most 1.
         batch_size: How many images are computed together.
@@ -132,6 +132,8 @@ def check_options(
             raise SettingsError(
                 f"resolution {resolution!r} is not one of this model's; pass one of {choices}"
             ) from None
+    if not isinstance(attention, bool):
+        raise SettingsError(f"attention is {attention!r}; pass True or False")
     images = check_at_least("images_per_caption", images_per_caption, 1)
     size = check_at_least("batch_size", batch_size, 1)
     first = fresh_seed() if seed is None else check_seed(seed)

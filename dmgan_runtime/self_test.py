@@ -14,7 +14,7 @@ from dmgan_runtime.errors import EngineError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.manifest import SelfTestEntry
 from dmgan_runtime.results import Generation
-from dmgan_runtime.tokenizer import Tokenizer, split_words
+from dmgan_runtime.tokenizer import split_words
 
 TOLERANCE: dict[Arithmetic, int] = {"fp32": 2, "fp16": 8, "bf16": 8, "int8": 32}
 """Levels of 255 by which a thumbnail may differ. Another image is some fifty off."""
@@ -44,28 +44,26 @@ class SelfTestResult:
     tolerance: int
 
 
-def make_self_test(generator: Generator, tokenizer: Tokenizer) -> SelfTestEntry:
+def make_self_test(generator: Generator) -> SelfTestEntry:
     """Generates the self-test of a bundle that is being exported, in fp32.
 
     Args:
-        generator: The bundle, open.
-        tokenizer: Its vocabulary, whose first words are the caption.
+        generator: The bundle, open; the first words of its vocabulary are the caption.
 
     Raises:
         EngineError: if the engine fails.
     """
-    words = (word for word in tokenizer.words[1:] if split_words(word) == [word])
+    words = (word for word in generator.tokenizer.words[1:] if split_words(word) == [word])
     caption = " ".join(islice(words, _WORDS))
     (generation,) = generator.generate(caption, seed=_SEED)
     return SelfTestEntry(caption=caption, seed=_SEED, thumbnails=_thumbnails(generation))
 
 
-def run_self_test(generator: Generator, tokenizer: Tokenizer) -> SelfTestResult:
+def run_self_test(generator: Generator) -> SelfTestResult:
     """Generates one image and compares it with the export's, if the bundle has that.
 
     Args:
         generator: A bundle, open.
-        tokenizer: Its vocabulary.
 
     Raises:
         EngineError: if the engine fails, or generates another image.
@@ -74,7 +72,7 @@ def run_self_test(generator: Generator, tokenizer: Tokenizer) -> SelfTestResult:
     tolerance = TOLERANCE[active.precision]
     start = time.perf_counter()
     if expected is None:
-        make_self_test(generator, tokenizer)
+        make_self_test(generator)
         return SelfTestResult(generator.resolutions[-1], active.precision, time.perf_counter() - start, None, tolerance)
     (generation,) = generator.generate(expected.caption, seed=expected.seed)
     seconds = time.perf_counter() - start

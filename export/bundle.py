@@ -190,7 +190,7 @@ def _check_end_to_end(
         with dmgan_runtime.Generator.open(folder, backend="onnxruntime", device="cpu", precision=precision) as bundle:
             for case in cases:
                 _check_case(bundle, case, precision)
-            self_tests[precision] = make_self_test(bundle, model.tokenizer)
+            self_tests[precision] = make_self_test(bundle)
     return self_tests["fp32"]
 
 

@@ -28,7 +28,7 @@ Arithmetic: TypeAlias = Precision | Literal["bf16"]
 """What a backend computes in: the precision of its graphs, or bf16, into which it rounds fp32 graphs itself."""
 
 PRECISIONS = ("auto", *get_args(Precision), "bf16")
-"""What can be asked for."""
+"""The values of the argument `precision`."""
 
 
 @dataclass(frozen=True)
@@ -176,21 +176,33 @@ class GraphBackend(ABC):
         """
 
     def encode(self, tokens: Tokens) -> TextFeatures:
-        """See `Backend`."""
         outputs = self.run("text_encoder", tokens._asdict(), ("word_features", "sentence_feature"))
         return TextFeatures(outputs["word_features"], outputs["sentence_feature"], tokens.lengths)
 
     def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
-        """See `Backend`."""
         roles = list(self._interfaces)[: stages + 1]
-        chain = {role: self._interfaces[role] for role in roles[isinstance(batch.text, TextFeatures) :]}
+        if isinstance(batch.text, TextFeatures):
+            roles.remove("text_encoder")
+        chain = {role: self._interfaces[role] for role in roles}
         for role, outputs in run_graphs(self.run, chain, batch.inputs, wanted):
             if role in self._resolutions:
                 arrays = {name: array for name, array in outputs.items() if name != "features"}
                 yield StageOutput(self._resolutions[role], **arrays)
 
-    def close(self) -> None:  # noqa: B027
-        """Nothing to do: what was loaded is freed with its last reference."""
+    @abstractmethod
+    def close(self) -> None:
+        """Drops what was loaded; a stream that nobody ends would keep it."""
+
+
+def is_engines(error: Exception, module: str) -> bool:
+    """Whether an engine raised an error, and not a handler of a signal that came while it ran.
+
+    Args:
+        error: What came out of a call of the engine.
+        module: The engine's; its own errors are of this module, or plain ones.
+    """
+    plain = (RuntimeError, ValueError, TypeError, MemoryError, SystemError, IndexError, KeyError)
+    return type(error) in plain or type(error).__module__.startswith(module)
 
 
 def check_threads(threads: int | None) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dmgan_runtime.backends.base import Active, Array, EngineSettings, GraphBackend, choose_precision
+from dmgan_runtime.backends.base import Active, Array, EngineSettings, GraphBackend, choose_precision, is_engines
 from dmgan_runtime.backends.built_engines import FoundEngine, find_engine
 from dmgan_runtime.backends.native_output import native_output
 from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
@@ -28,7 +29,8 @@ from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.graphs import Interface, graph_interface
 from dmgan_runtime.manifest import Role
 
-_INSTALL = 'install it with: pip install "dmgan[mnn]"'
+_ENGINE = find_engine_row("mnn")
+_INSTALL = f"install it with: {_ENGINE.install}"
 # MNN has one pool of threads in a process, and a forked one inherits it without the threads: the first run there would
 # wait for them for ever.
 _pool_owner: int | None = None
@@ -38,27 +40,27 @@ class MnnBackend(GraphBackend):
     """A bundle's refinement stages as MNN modules, and the rest as ONNX Runtime sessions."""
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
-        """Loads the bundle's engine. See `Backend`."""
+        """Loads the bundle's engine."""
         super().__init__(bundle)
         at_hand = self.probe(settings.index)
-        choose_precision(bundle, settings.precision, ("fp32",), "mnn on the CPU")
+        choose_precision(bundle, settings.precision, _ENGINE.precisions, "mnn on the CPU")
         found = find_engine(bundle, "mnn", at_hand, None, "auto")
         _claim_threads(settings.threads)
         spec = bundle.manifest.model
-        planned = find_engine_row("mnn").planned_roles(spec)
-        rest = tuple(role for role in spec.roles if role not in planned)
-        self._rest = OrtCpuBackend(bundle, replace(settings, precision="fp32"), roles=rest)
+        planned = _ENGINE.planned_roles(spec)
+        unplanned = tuple(role for role in spec.roles if role not in planned)
+        self._onnxruntime = OrtCpuBackend(bundle, replace(settings, precision="fp32"), roles=unplanned)
         self._modules = {role: _load(bundle, found, role, settings.threads) for role in planned}
         # A module serves one thread at a time, and one run takes all of MNN's threads.
         self._turn = threading.Lock()
-        others = f"{self._rest.active.backend} {self._rest.active.version} for {' and '.join(rest)}"
+        others = f"{self._onnxruntime.active.backend} {self._onnxruntime.active.version} for {' and '.join(unplanned)}"
         self.active = Active(
             "mnn", at_hand, "cpu", "fp32", settings.threads, reason=f"with the engine {found.folder}, and {others}"
         )
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `Backend`. MNN itself is not imported, which takes a while."""
+        """The version of the package; MNN itself is not imported, which takes a while."""
         try:
             at_hand = version("mnn")
         except PackageNotFoundError:
@@ -67,11 +69,14 @@ class MnnBackend(GraphBackend):
         return at_hand
 
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """See `GraphBackend`."""
         if role not in self._modules:
-            return self._rest.run(role, inputs, outputs)
+            return self._onnxruntime.run(role, inputs, outputs)
         with self._turn:
             return self._modules[role].run(inputs, outputs)
+
+    def close(self) -> None:
+        self._onnxruntime.close()
+        self._modules.clear()
 
 
 class MnnModule:
@@ -92,9 +97,7 @@ class MnnModule:
         self._expr, self._inputs, self._role = engine.expr, interface.inputs, role
         self._outputs = [entry.name for entry in interface.outputs]
         settings = {"backend": "CPU", "numThread": threads, "precision": "normal", "memory": "normal", "power": "high"}
-        with native_output() as message, tempfile.TemporaryDirectory() as place:
-            file = Path(place) / f"{role}.mnn"  # MNN's modules are loaded from files only
-            file.write_bytes(plan)
+        with native_output() as message, _scratch_file(plan) as file:
             try:
                 self._module = engine.nn.load_module_from_file(
                     str(file),
@@ -111,13 +114,16 @@ class MnnModule:
         Raises:
             EngineError: if an input is not what the plan takes, or MNN fails.
         """
-        values = self._module.onForward([self._feed(entry.name, entry.shape, inputs) for entry in self._inputs])
-        if len(values) != len(self._outputs):
-            raise EngineError(f"mnn failed in {self._role}; try fewer images at once")
-        made = dict(zip(self._outputs, values, strict=True))
+        given = [self._feed(entry.name, entry.shape, inputs) for entry in self._inputs]
         expr = self._expr
-        # Copies: MNN's next run writes into the same memory.
-        return {name: np.array(expr.convert(made[name], expr.NCHW).read()) for name in outputs}
+        try:
+            made = dict(zip(self._outputs, self._module.onForward(given), strict=True))
+            # Copies: MNN's next run writes into the same memory.
+            return {name: np.array(expr.convert(made[name], expr.NCHW).read()) for name in outputs}
+        except Exception as error:  # MNN's errors are SystemErrors, and it returns fewer values where it fails
+            if not is_engines(error, "MNN"):
+                raise
+            raise EngineError(f"mnn failed in {self._role} ({error}); try fewer images at once") from error
 
     def _feed(self, name: str, shape: tuple[int | str, ...], inputs: Mapping[str, Array]) -> Any:
         array = inputs[name]
@@ -128,6 +134,21 @@ class MnnModule:
         # MNN has no int64, and lengths are small.
         kind, dtype = (expr.float, np.float32) if array.dtype == np.float32 else (expr.int, np.int32)
         return expr.const(np.ascontiguousarray(array, dtype), list(array.shape), expr.NCHW, kind)
+
+
+@contextmanager
+def _scratch_file(plan: bytes) -> Iterator[Path]:
+    """A plan as a file: MNN loads its modules from files only."""
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "graph.mnn"
+            file.write_bytes(plan)
+            yield file
+    except OSError as error:
+        raise EngineError(
+            f"mnn needs room for {len(plan):,} bytes in {tempfile.gettempdir()} ({error}); make room there, or set"
+            " TMPDIR to another folder"
+        ) from error
 
 
 def import_engine() -> ModuleType:

@@ -6,10 +6,13 @@ import ctypes
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _STDOUT = 1
+# Two threads that exchange the standard output would each give back what the other had put there.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
@@ -19,12 +22,12 @@ def native_output() -> Iterator[Callable[[], str]]:
     Yields:
         A function that returns what was caught so far, in one line.
     """
-    try:
-        kept = os.dup(_STDOUT)
-    except OSError:  # a daemon may have none
-        yield lambda: ""
-        return
-    with tempfile.TemporaryFile() as caught:
+    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as caught:
+        try:
+            kept = os.dup(_STDOUT)
+        except OSError:  # a daemon may have none
+            yield lambda: ""
+            return
 
         def caught_text() -> str:
             _flush()

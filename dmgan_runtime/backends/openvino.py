@@ -17,8 +17,10 @@ from dmgan_runtime.backends.base import (
     GraphBackend,
     choose_precision,
     graphs_of,
+    is_engines,
     read_graph,
 )
+from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.graphs import check_tensors
@@ -27,7 +29,7 @@ from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
 if TYPE_CHECKING:
     import openvino as ov
 
-_PRECISIONS: tuple[Arithmetic, ...] = ("fp32", "bf16", "int8")
+_ENGINE = find_engine_row("openvino")
 _DTYPES: dict[str, Literal["float32", "int64"]] = {"f32": "float32", "i64": "int64"}
 
 
@@ -35,11 +37,11 @@ class OpenVinoBackend(GraphBackend):
     """A bundle's graphs as OpenVINO's compiled models."""
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
-        """Loads every graph of the chosen precision. See `Backend`."""
+        """Loads every graph of the chosen precision."""
         super().__init__(bundle)
         engine = _import_engine()
         core = engine.Core()
-        chosen = choose_precision(bundle, settings.precision, _PRECISIONS, "openvino on the CPU")
+        chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "openvino on the CPU")
         if chosen == "bf16":
             _check_bf16(core)
         self._models = {
@@ -52,11 +54,9 @@ class OpenVinoBackend(GraphBackend):
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `Backend`."""
         return _version(_import_engine())
 
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """See `GraphBackend`."""
         try:
             request = self._idle[role].pop()
         except IndexError:
@@ -69,9 +69,15 @@ class OpenVinoBackend(GraphBackend):
                 for name in outputs:
                     made[name].append(np.array(results[name]))
         except Exception as error:  # OpenVINO's errors are RuntimeErrors, and numpy adds its own for wrong shapes
+            if not is_engines(error, "openvino"):
+                raise
             raise EngineError(f"openvino failed in {role} ({_line(error)}); try fewer images at once") from error
         self._idle[role].append(request)
         return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in made.items()}
+
+    def close(self) -> None:
+        self._idle.clear()
+        self._models.clear()
 
 
 def _takes_one_row(role: Role) -> bool:
@@ -89,9 +95,7 @@ def _import_engine() -> ModuleType:
     try:
         import openvino
     except ImportError as error:
-        raise BackendError(
-            f'openvino cannot be imported ({error}); install it with: pip install "dmgan[openvino]"'
-        ) from error
+        raise BackendError(f"openvino cannot be imported ({error}); install it with: {_ENGINE.install}") from error
     return cast(ModuleType, openvino)
 
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dmgan_runtime.backends.base import (
     Active,
-    Arithmetic,
     Array,
     EngineSettings,
     GraphBackend,
     choose_precision,
     graphs_of,
+    is_engines,
     read_graph,
 )
+from dmgan_runtime.backends.registry import ENGINES, Engine, find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError, SettingsError
 from dmgan_runtime.graphs import check_tensors
@@ -25,9 +26,7 @@ from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-RIVALS = ("onnxruntime", "onnxruntime-gpu")
-# Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
-_PRECISIONS: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
+_ENGINE = find_engine_row("onnxruntime", "cpu")
 _DTYPES: dict[str, Literal["float32", "int64"]] = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 _LOG_ERRORS = 3
 
@@ -36,10 +35,10 @@ class OrtCpuBackend(GraphBackend):
     """A bundle's graphs as ONNX Runtime sessions on the CPU."""
 
     def __init__(self, bundle: Bundle, settings: EngineSettings, roles: Collection[Role] | None = None) -> None:
-        """Loads every graph of the chosen precision, or those of `roles`. See `Backend`."""
+        """Loads every graph of the chosen precision, or those of `roles`."""
         super().__init__(bundle)
-        engine = import_engine("cpu")
-        chosen = choose_precision(bundle, settings.precision, _PRECISIONS, "onnxruntime on the CPU")
+        engine = import_engine(_ENGINE)
+        chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "onnxruntime on the CPU")
         options = session_options(engine, settings.threads, settings.options)
         self._sessions = {
             role: load_session(engine, options, bundle, graph, "CPUExecutionProvider", {})
@@ -50,23 +49,26 @@ class OrtCpuBackend(GraphBackend):
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `Backend`."""
-        return str(import_engine("cpu").__version__)
+        return str(import_engine(_ENGINE).__version__)
 
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """See `GraphBackend`."""
         try:
             values = self._sessions[role].run(list(outputs), dict(inputs))
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            if not is_engines(error, "onnxruntime"):
+                raise
             raise EngineError(f"onnxruntime failed in {role} ({error}); try fewer images at once") from error
         return dict(zip(outputs, values, strict=True))
 
+    def close(self) -> None:
+        self._sessions.clear()
 
-def import_engine(extra: str) -> ModuleType:
+
+def import_engine(engine: Engine) -> ModuleType:
     """The module onnxruntime, which two packages provide.
 
     Args:
-        extra: What to install if it is missing.
+        engine: Whose extra to install if it is missing.
 
     Raises:
         BackendError: if it cannot be imported.
@@ -74,16 +76,14 @@ def import_engine(extra: str) -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError(
-            f'onnxruntime cannot be imported ({error}); install it with: pip install "dmgan[{extra}]"'
-        ) from error
+        raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: {engine.install}") from error
     return cast(ModuleType, onnxruntime)
 
 
 def installed_rivals() -> dict[str, str]:
     """The versions of the packages that provide the module onnxruntime; two of them overwrite each other."""
     found = {}
-    for name in RIVALS:
+    for name in (name for engine in ENGINES if engine.backend == "onnxruntime" for name in engine.distributions):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -104,8 +104,7 @@ def session_options(engine: ModuleType, threads: int, entries: Mapping[str, Any]
     options.log_severity_level = _LOG_ERRORS
     # Each graph has its own pool, and one that spins after its graph is done takes the cores from the next graph:
     # four small graphs in turn took 64 ms with spinning and 26 ms without (two cores).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for name, value in entries.items():
+    for name, value in {"session.intra_op.allow_spinning": "0", **entries}.items():
         try:
             options.add_session_config_entry(name, str(value))
         except RuntimeError as error:
@@ -135,6 +134,8 @@ def load_session(
             content, options, providers=[(provider, dict(provider_options))], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's errors have no common base of their own
+        if not is_engines(error, "onnxruntime"):
+            raise
         raise EngineError(
             f"{where}: onnxruntime {engine.__version__} cannot load it ({error}); upgrade onnxruntime, or export"
             " the bundle again"

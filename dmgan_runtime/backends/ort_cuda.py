@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
-from itertools import count
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 import numpy as np
 
-from dmgan_runtime.backends.base import Active, Arithmetic, Array, EngineSettings, choose_precision, graphs_of
+from dmgan_runtime.backends.base import Active, Array, EngineSettings, choose_precision, graphs_of
 from dmgan_runtime.backends.gpus import find_gpu
+from dmgan_runtime.backends.graph_chain import GraphChain
 from dmgan_runtime.backends.ort_cpu import import_engine, installed_rivals, load_session, session_options
+from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError
-from dmgan_runtime.graphs import graph_interfaces, run_graphs
+from dmgan_runtime.graphs import graph_interfaces
 from dmgan_runtime.manifest import GraphEntry, Role
 from dmgan_runtime.request import Batch, TextFeatures
 from dmgan_runtime.results import StageOutput
@@ -27,15 +31,16 @@ from dmgan_runtime.tokenizer import Tokens
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-_PRECISIONS: tuple[Arithmetic, ...] = ("fp16", "fp32")
+_ENGINE = find_engine_row("onnxruntime", "cuda")
 _PROVIDER = "CUDAExecutionProvider"
-_DEVICE = "cuda"
-_IDLE_SLOTS = 8
+_KEPT_SLOTS = 8
+# ONNX Runtime gives a CUDA graph back only when the session ends. So this bounds what is left behind by batch sizes
+# that are ever new ones, or more in turn than there are slots.
 _MAX_CAPTURES = 64
 _NOT_CAPTURED = "-1"
-_TEXT_FEATURES = frozenset({"word_features", "sentence_feature"})
 
-_Arguments = ParamSpec("_Arguments")
+_LOG = logging.getLogger(__name__)
+_Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
 
@@ -43,7 +48,7 @@ class BoundGraph(NamedTuple):
     """A graph whose inputs and outputs are bound to buffers on the GPU."""
 
     binding: ort.IOBinding
-    outputs: dict[str, ort.OrtValue]
+    outputs: Mapping[str, ort.OrtValue]
 
 
 class SlotKey(NamedTuple):
@@ -51,13 +56,11 @@ class SlotKey(NamedTuple):
 
     Attributes:
         size: Of the batch.
-        roles: The graphs to run, in order.
-        wanted: The outputs that are fetched.
+        encodes: Whether the text encoder is in front.
     """
 
     size: int
-    roles: tuple[Role, ...]
-    wanted: frozenset[str]
+    encodes: bool
 
 
 @dataclass(eq=False)
@@ -69,19 +72,13 @@ class BufferSlot:
 
     Attributes:
         key: What it is good for.
-        inputs: What is copied to the GPU.
-        graphs: What runs.
+        chain: Its buffers and what runs on them; None once they are free.
         graph_id: Names its CUDA graphs in ONNX Runtime, whose replays use the buffers that they were captured with.
-        uses: How many batches it has had.
-        is_free: Whether its buffers are gone.
     """
 
     key: SlotKey
-    inputs: dict[str, ort.OrtValue]
-    graphs: dict[Role, BoundGraph]
+    chain: GraphChain[ort.OrtValue, BoundGraph] | None
     graph_id: str = _NOT_CAPTURED
-    uses: int = 0
-    is_free: bool = False
 
 
 class OrtCudaBackend:
@@ -94,9 +91,9 @@ class OrtCudaBackend:
     """
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
-        """Loads every graph of the chosen precision. See `Backend`."""
-        self._engine, self._index = import_engine("gpu"), settings.index
-        chosen = choose_precision(bundle, settings.precision, _PRECISIONS, "onnxruntime on a GPU")
+        """Loads every graph of the chosen precision."""
+        self._engine, self._index = import_engine(_ENGINE), settings.index
+        chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "onnxruntime on a GPU")
         spec = bundle.manifest.model
         self._interfaces = graph_interfaces(spec, bundle.manifest.tokenizer.max_words)
         self._resolutions = dict(zip(spec.generator_roles, spec.resolutions, strict=True))
@@ -104,8 +101,8 @@ class OrtCudaBackend:
         # collector may end an abandoned batch in any thread, also in one that holds the lock.
         self._idle: list[BufferSlot] = []
         self._slots: set[BufferSlot] = set()
-        self._graph_ids = map(str, count(1))
-        self._captures_left = _MAX_CAPTURES
+        self._uses: Counter[SlotKey] = Counter()
+        self._graph_ids = iter(range(1, _MAX_CAPTURES + 1))
         self._sessions: dict[Role, ort.InferenceSession] = {}
         self._owner = ThreadPoolExecutor(1, thread_name_prefix="dmgan-cuda")
         try:
@@ -117,48 +114,35 @@ class OrtCudaBackend:
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `Backend`."""
-        engine = import_engine("gpu")
+        engine = import_engine(_ENGINE)
         if _PROVIDER not in engine.get_available_providers():
             raise BackendError(f"onnxruntime {engine.__version__} here is built without CUDA; {_remedy()}")
         find_gpu(index)
         return str(engine.__version__)
 
     def encode(self, tokens: Tokens) -> TextFeatures:
-        """See `Backend`."""
         arrays = self._on_owner("text_encoder", self._encode, tokens)
         return TextFeatures(arrays["word_features"], arrays["sentence_feature"], tokens.lengths)
 
     def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
-        """See `Backend`."""
-        roles = tuple(self._interfaces)[isinstance(batch.text, TextFeatures) : stages + 1]
-        slot = self._on_owner(
-            "the copy of its inputs", self._begin, SlotKey(batch.size, roles, frozenset(wanted)), batch.inputs
-        )
+        slot = self._on_owner("the copy of its inputs", self._begin, batch.inputs)
         try:
-            for role in roles:
-                arrays = self._on_owner(role, self._run, slot, role)
+            for role in tuple(self._interfaces)[not slot.key.encodes : stages + 1]:
+                arrays = self._on_owner(role, self._run, slot, role, wanted)
                 if role in self._resolutions:
                     yield StageOutput(self._resolutions[role], **arrays)
         finally:
-            if not slot.is_free:
+            if slot.chain is not None:
                 self._idle.append(slot)
 
     def close(self) -> None:
-        """See `Backend`."""
         self._owner.submit(self._free).result()
         self._owner.shutdown()
 
-    def _on_owner(
-        self,
-        where: str,
-        work: Callable[_Arguments, _Result],
-        *arguments: _Arguments.args,
-        **named: _Arguments.kwargs,
-    ) -> _Result:
+    def _on_owner(self, where: str, work: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
         """Has the owner thread do something, and waits for it. The methods below run there, and nowhere else."""
         try:
-            return self._owner.submit(work, *arguments, **named).result()
+            return self._owner.submit(work, *arguments).result()
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise EngineError(
                 f"onnxruntime failed in {where} on cuda:{self._index} ({error}); try fewer images at once"
@@ -166,14 +150,15 @@ class OrtCudaBackend:
 
     def _load(self, bundle: Bundle, graphs: Mapping[Role, GraphEntry], settings: EngineSettings) -> None:
         missing = _preload(self._engine)
-        options = cuda_session_options(self._engine, settings.threads)
+        # Otherwise ONNX Runtime logs a line and takes the CPU, for one operator or, without CUDA's libraries, for all.
+        options = session_options(self._engine, settings.threads, {"session.disable_cpu_ep_fallback": "1"})
         try:
             for role, graph in graphs.items():
                 self._sessions[role] = load_session(
-                    self._engine, options, bundle, graph, _PROVIDER, cuda_options(settings, role)
+                    self._engine, options, bundle, graph, _PROVIDER, _provider_options(settings, role)
                 )
         except EngineError as error:
-            remedy = 'if CUDA or cuDNN is missing: pip install "dmgan[gpu]"'
+            remedy = f"if CUDA or cuDNN is missing: {_ENGINE.install}"
             raise EngineError("; ".join([str(error), remedy, *missing])) from error
 
     def _free(self) -> None:
@@ -183,88 +168,105 @@ class OrtCudaBackend:
         self._sessions.clear()
 
     def _encode(self, tokens: Tokens) -> dict[str, Array]:
-        slot = self._begin(SlotKey(len(tokens.lengths), ("text_encoder",), _TEXT_FEATURES), tokens._asdict())
-        arrays = self._run(slot, "text_encoder")
+        slot = self._begin(tokens._asdict())
+        arrays = self._run(slot, "text_encoder", ("word_features", "sentence_feature"))
         self._idle.append(slot)
         return arrays
 
-    def _begin(self, key: SlotKey, inputs: Mapping[str, Array]) -> BufferSlot:
+    def _begin(self, inputs: Mapping[str, Array]) -> BufferSlot:
         """A slot for a whole batch, with the batch in it."""
-        while len(self._idle) > _IDLE_SLOTS:
-            self._drop(self._idle.pop(0))
-        slot = next((slot for slot in reversed(self._idle) if slot.key == key), None)
-        if slot is None:
-            slot = self._new_slot(key, inputs)
-        else:
-            self._idle.remove(slot)
-        slot.uses += 1
-        # ONNX Runtime gives a CUDA graph back only when the session ends. So none is captured for a batch size that
-        # comes once, nor for more sizes in turn than there are slots, nor for ever new ones.
-        if slot.uses > 1 and slot.graph_id == _NOT_CAPTURED and self._captures_left:
-            slot.graph_id = next(self._graph_ids)
-            self._captures_left -= 1
-        for name, array in inputs.items():
-            slot.inputs[name].update_inplace(np.ascontiguousarray(array))
+        key = SlotKey(len(inputs["lengths"]), "tokens" in inputs)
+        slot = self._take(key)
+        self._uses[key] += 1
+        # Not for a size that comes once, nor for a slot that will not be kept.
+        if slot.graph_id == _NOT_CAPTURED and self._uses[key] > 1 and len(self._slots) <= _KEPT_SLOTS:
+            slot.graph_id = str(next(self._graph_ids, _NOT_CAPTURED))
+        assert slot.chain is not None  # of a slot that was idle, or is new
+        try:
+            for name, array in inputs.items():
+                slot.chain.inputs[name].update_inplace(np.ascontiguousarray(array))
+        except Exception:
+            self._drop(slot)
+            raise
         return slot
 
-    def _run(self, slot: BufferSlot, role: Role) -> dict[str, Array]:
-        """Runs a graph in a slot, and fetches what is wanted of its outputs."""
-        graph = slot.graphs[role]
-        options = self._engine.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", slot.graph_id)
-        try:
-            self._sessions[role].run_with_iobinding(graph.binding, options)
-            # Each session has a stream of its own, and the next one reads these outputs.
-            graph.binding.synchronize_outputs()
-            return {name: value.numpy() for name, value in graph.outputs.items() if name in slot.key.wanted}
-        except Exception:
-            self._drop(slot)  # a CUDA graph in it may be half captured
-            raise
-
-    def _drop(self, slot: BufferSlot) -> None:
-        """Frees a slot, also if a batch that was abandoned half-way still has it."""
-        slot.is_free = True
-        slot.graphs.clear()
-        slot.inputs.clear()
-        self._slots.discard(slot)
-
-    def _new_slot(self, key: SlotKey, inputs: Mapping[str, Array]) -> BufferSlot:
-        buffers = {name: self._buffer(array.shape, array.dtype) for name, array in inputs.items()}
-        graphs: dict[Role, BoundGraph] = {}
-
-        def bind(role: Role, given: Mapping[str, ort.OrtValue], names: Sequence[str]) -> dict[str, ort.OrtValue]:
-            shapes = {entry.name: (key.size, *entry.shape[1:]) for entry in self._interfaces[role].outputs}
-            outputs = {name: self._buffer(shapes[name], np.float32) for name in names}
-            graphs[role] = BoundGraph(self._sessions[role].io_binding(), outputs)
-            for name, value in given.items():
-                graphs[role].binding.bind_ortvalue_input(name, value)
-            for name, value in outputs.items():
-                graphs[role].binding.bind_ortvalue_output(name, value)
-            return outputs
-
-        for _ in run_graphs(bind, {role: self._interfaces[role] for role in key.roles}, buffers, key.wanted):
-            pass
-        slot = BufferSlot(key, buffers, graphs)
+    def _take(self, key: SlotKey) -> BufferSlot:
+        self._drop_idle(keep=_KEPT_SLOTS)
+        slot = next((slot for slot in reversed(self._idle) if slot.key == key), None)
+        if slot is not None:
+            self._idle.remove(slot)
+            return slot
+        self._drop_idle(keep=_KEPT_SLOTS - 1)
+        interfaces = dict(list(self._interfaces.items())[not key.encodes :])
+        slot = BufferSlot(key, GraphChain(interfaces, key.size, self._buffer, self._bind))
         self._slots.add(slot)
         return slot
 
-    def _buffer(self, shape: Sequence[Any], dtype: Any) -> ort.OrtValue:
-        return self._engine.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, _DEVICE, self._index)
+    def _run(self, slot: BufferSlot, role: Role, wanted: Collection[str]) -> dict[str, Array]:
+        """Runs a graph in a slot, and fetches what is wanted of its outputs."""
+        assert slot.chain is not None  # while a batch has it
+        try:
+            graph = slot.chain[role]
+            try:
+                self._execute(role, graph, slot.graph_id)
+            except Exception as error:
+                if slot.graph_id == _NOT_CAPTURED:
+                    raise
+                self._execute(role, graph, _NOT_CAPTURED)
+                self._stop_capturing(error)
+            return {name: value.numpy() for name, value in graph.outputs.items() if name in wanted}
+        except Exception:
+            self._drop(slot)
+            raise
+
+    def _execute(self, role: Role, graph: BoundGraph, graph_id: str) -> None:
+        options = self._engine.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", graph_id)
+        self._sessions[role].run_with_iobinding(graph.binding, options)
+        # Each session has a stream of its own, and the next one reads these outputs.
+        graph.binding.synchronize_outputs()
+
+    def _stop_capturing(self, error: Exception) -> None:
+        """For good, after a run that failed with a CUDA graph and went well without."""
+        _LOG.warning("ONNX Runtime runs without CUDA graphs, which is slower: %s", str(error))
+        self._graph_ids = iter(())
+        for slot in self._slots:
+            slot.graph_id = _NOT_CAPTURED
+
+    def _drop_idle(self, *, keep: int) -> None:
+        """Frees idle slots, those without CUDA graphs first, until there are few enough with those in use."""
+        while self._idle and len(self._slots) > keep:
+            slot = next((slot for slot in self._idle if slot.graph_id == _NOT_CAPTURED), self._idle[0])
+            self._idle.remove(slot)
+            self._drop(slot)
+
+    def _drop(self, slot: BufferSlot) -> None:
+        """Frees a slot, also if a batch that was abandoned half-way still has it."""
+        slot.chain = None
+        self._slots.discard(slot)
+
+    def _bind(self, role: Role, inputs: Mapping[str, ort.OrtValue], outputs: Mapping[str, ort.OrtValue]) -> BoundGraph:
+        binding = self._sessions[role].io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        return BoundGraph(binding, outputs)
+
+    def _buffer(self, shape: tuple[int, ...], dtype: str) -> ort.OrtValue:
+        make = self._engine.OrtValue.ortvalue_from_shape_and_type
+        allocate = partial(make, list(shape), dtype, "cuda", self._index)
+        try:
+            return allocate()
+        except Exception:
+            if not self._idle:
+                raise
+            self._drop_idle(keep=0)
+            return allocate()
 
 
-def cuda_session_options(engine: ModuleType, threads: int) -> ort.SessionOptions:
-    """How every session runs: wholly on the GPU."""
-    # Otherwise ONNX Runtime logs a line and takes the CPU, for one operator or, without CUDA's libraries, for all.
-    return session_options(engine, threads, {"session.disable_cpu_ep_fallback": "1"})
-
-
-def cuda_options(settings: EngineSettings, role: Role) -> dict[str, str]:
-    """The options of ONNX Runtime's CUDA provider for one graph; the user's own come last and so win.
-
-    Args:
-        settings: What is asked of the engine.
-        role: The graph.
-    """
+def _provider_options(settings: EngineSettings, role: Role) -> dict[str, str]:
+    """The options of ONNX Runtime's CUDA provider for one graph; the user's own come last and so win."""
     options = {
         "device_id": settings.index,
         "enable_cuda_graph": 1,
@@ -293,6 +295,6 @@ def _remedy() -> str:
     if len(installed_rivals()) > 1:
         return (
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other:"
-            ' pip uninstall onnxruntime onnxruntime-gpu, then pip install "dmgan[gpu]"'
+            f" pip uninstall onnxruntime onnxruntime-gpu, then {_ENGINE.install}"
         )
-    return 'pip uninstall onnxruntime, then pip install "dmgan[gpu]"'
+    return f"pip uninstall onnxruntime, then {_ENGINE.install}"

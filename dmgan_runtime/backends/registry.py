@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, cast
 
-from dmgan_runtime.backends.base import Backend, Candidate, EngineSettings, check_precision, check_threads
+from dmgan_runtime.backends.base import Arithmetic, Backend, Candidate, EngineSettings, check_precision, check_threads
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError, SettingsError
 from dmgan_runtime.manifest import ModelSpec, Role
@@ -25,22 +25,32 @@ class Engine(NamedTuple):
         backend: Its name, as users write it.
         label: Its name, as its makers write it.
         device: `cpu` or `cuda`.
-        home: The module and the class that serve with it.
+        implementation: The module and the class that serve with it.
         extra: What `pip install "dmgan[...]"` takes to bring it.
         distributions: The packages that it comes in.
         plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
             the `refinements`; the others are served from the bundle's ONNX files.
+        precisions: What it computes in, best first; empty if its plans decide.
         options: What its `engine_options` are; empty if it takes none.
+        after_fork: Whether a forked process can open it again: `always`, `if idle`, that is, if it was not at work when
+            the process was forked, or `never`.
     """
 
     backend: str
     label: str
     device: Literal["cpu", "cuda"]
-    home: str
+    implementation: str
     extra: str
     distributions: tuple[str, ...]
     plans: Literal["none", "all", "refinements"] = "none"
+    precisions: tuple[Arithmetic, ...] = ()
     options: str = ""
+    after_fork: Literal["always", "if idle", "never"] = "always"
+
+    @property
+    def install(self) -> str:
+        """The command that brings it."""
+        return f'pip install "dmgan[{self.extra}]"'
 
     def planned_roles(self, spec: ModelSpec) -> tuple[Role, ...]:
         """The graphs of a model that it has plans of."""
@@ -52,7 +62,7 @@ class Engine(NamedTuple):
 
     def load_class(self) -> type[Backend]:
         """The class that serves with it; its module is imported here."""
-        module, _, name = self.home.partition(":")
+        module, _, name = self.implementation.partition(":")
         return cast("type[Backend]", getattr(import_module(f"dmgan_runtime.backends.{module}"), name))
 
 
@@ -68,6 +78,7 @@ ENGINES = (
         "tensorrt",
         ("tensorrt", _CUDA_BINDINGS),
         plans="all",
+        after_fork="never",
     ),
     Engine(
         "tensorrt_rtx",
@@ -77,6 +88,7 @@ ENGINES = (
         _RTX,
         (_RTX, _CUDA_BINDINGS),
         plans="all",
+        after_fork="never",
     ),
     Engine(
         "onnxruntime",
@@ -85,10 +97,21 @@ ENGINES = (
         "ort_cuda:OrtCudaBackend",
         "gpu",
         ("onnxruntime-gpu",),
+        precisions=("fp16", "fp32"),
         options="options of its CUDA provider",
+        after_fork="never",
     ),
     # MNN's gain is in the 3x3 convolutions of the refinement stages; ONNX Runtime is faster at the others.
-    Engine("mnn", "MNN", "cpu", "mnn:MnnBackend", "mnn", ("mnn", "onnxruntime"), plans="refinements"),
+    Engine(
+        "mnn",
+        "MNN",
+        "cpu",
+        "mnn:MnnBackend",
+        "mnn",
+        ("mnn", "onnxruntime"),
+        plans="refinements",
+        precisions=("fp32",),
+    ),
     Engine(
         "onnxruntime",
         "ONNX Runtime",
@@ -96,6 +119,8 @@ ENGINES = (
         "ort_cpu:OrtCpuBackend",
         "cpu",
         ("onnxruntime",),
+        # Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
+        precisions=("fp32", "fp16", "int8"),
         options="session configuration entries",
     ),
     Engine(
@@ -105,7 +130,10 @@ ENGINES = (
         "openvino:OpenVinoBackend",
         "openvino",
         ("openvino",),
+        precisions=("fp32", "bf16", "int8"),
         options="properties of a compiled model",
+        # Its child hangs otherwise, in most of 8 tries, when it loads a graph (2026.4).
+        after_fork="if idle",
     ),
 )
 BACKENDS = tuple(dict.fromkeys(engine.backend for engine in ENGINES))
@@ -113,9 +141,9 @@ PLANNED = tuple(engine.backend for engine in ENGINES if engine.plans != "none")
 """The engines that serve from plans built beforehand."""
 
 
-def find_engine_row(backend: str) -> Engine:
-    """The first row of an engine."""
-    return next(engine for engine in ENGINES if engine.backend == backend)
+def find_engine_row(backend: str, device: str | None = None) -> Engine:
+    """The row of an engine on a kind of device, or its first."""
+    return next(engine for engine in ENGINES if engine.backend == backend and device in (None, engine.device))
 
 
 def open_backend(
@@ -217,14 +245,14 @@ def _explained(
     active = opened.active
     what = f"{active.backend} {active.version} on {active.device} in {active.precision}"
     why = "the best that can be had here" if automatic else "as asked for"
-    nots = [f"not {each.backend} on {each.device}: {each.verdict}" for each in refused]
+    refusals = [f"not {each.backend} on {each.device}: {each.verdict}" for each in refused]
     chosen = Candidate(active.backend, active.device, "chosen", active.reason or why)
     later = [
         Candidate(each.backend, each.device_name(index), "untried", f"{active.backend} comes first") for each in untried
     ]
     opened.active = replace(
         active,
-        reason="; ".join([f"{what}: {why}", *filter(None, [active.reason]), *nots]),
+        reason="; ".join([f"{what}: {why}", *filter(None, [active.reason]), *refusals]),
         considered=(*refused, chosen, *later),
     )
     return opened

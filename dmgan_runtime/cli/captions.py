@@ -34,6 +34,8 @@ def read_captions(arguments: Sequence[str], file: Path | None) -> list[CaptionSo
     sources: list[CaptionSource] = []
     for argument in arguments:
         if argument == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise SettingsError("standard input is closed; pass captions as arguments or with --file")
             sources += _lines(sys.stdin.buffer.read(), "standard input")
         else:
             sources.append(CaptionSource(argument, None))

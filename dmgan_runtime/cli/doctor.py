@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import dmgan_runtime
 from dmgan_runtime.backends.base import Candidate, check_threads
 from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
-from dmgan_runtime.backends.registry import ENGINES
+from dmgan_runtime.backends.registry import ENGINES, find_engine_row
 from dmgan_runtime.bundle import Bundle, packaged_bundle
 from dmgan_runtime.cli.common import DmganCommand, opening_options
 from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable
@@ -48,7 +49,7 @@ def main(bundle: Path | None, backend: str, device: str, precision: str, threads
         bundle or packaged_bundle(), backend=backend, device=device, precision=precision, threads=threads
     )
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(diagnosis)).decode())
+        click.echo(json.dumps(msgspec.to_builtins(diagnosis), indent=2))
     else:
         click.echo(printable("\n".join(_lines(diagnosis))))
     raise SystemExit(1 if diagnosis.faults else 0)
@@ -134,9 +135,9 @@ def diagnose(
     Args:
         bundle: A folder or .zip to check, to open as `Generator.open` does, and to generate one image with.
         backend: As in `Generator.open`, like the arguments after it.
-        device: See there.
-        precision: See there.
-        threads: See there.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto" or a precision.
+        threads: CPU threads; None takes every CPU.
     """
     gpus, gpu_trouble = _gpus()
     faults = _package_faults()
@@ -145,7 +146,7 @@ def diagnose(
     faults += trouble
     faults += [f"{each.backend} on {each.device}: {each.verdict}" for each in engines if each.state == "broken"]
     if all(each.state == "missing" for each in engines):
-        faults.append('no engine is installed; install one with: pip install "dmgan[cpu]"')
+        faults.append(f"no engine is installed; install one with: {find_engine_row('onnxruntime', 'cpu').install}")
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -186,7 +187,7 @@ def _examine(path: Path, opening: Callable[[Path], Generator]) -> tuple[BundleRe
             engines = generator.active.considered
             report = replace(report, chosen=generator.active.reason)
             try:
-                report = replace(report, self_test=run_self_test(generator, generator.tokenizer))
+                report = replace(report, self_test=run_self_test(generator))
             except DmganError as error:
                 faults.append(f"the self-test failed: {error}")
             return report, engines, faults

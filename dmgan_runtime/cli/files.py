@@ -23,7 +23,7 @@ class OutputPlan:
 
     Attributes:
         path: A file, or the folder of all files.
-        folder: Which of the two.
+        folder: Whether `path` is the folder.
         captions: Of the images, in their order.
         seeds: Of the images of each caption.
         grid: The one file of all pictures, or None.
@@ -86,7 +86,7 @@ def plan_files(
         captions: At least one.
         seeds: Of the images of each caption.
         grid: Whether all go into one picture.
-        sheets: See `OutputPlan`.
+        sheets: The kinds of further pictures for each image.
 
     Raises:
         SettingsError: if a file's ending is that of no picture, a file is where a folder should be, or the images are

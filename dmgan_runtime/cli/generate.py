@@ -20,10 +20,10 @@ from dmgan_runtime.cli.common import DmganCommand, opening_options
 from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, OutputPlan, plan_files
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
-from dmgan_runtime.noise import fresh_seed
+from dmgan_runtime.noise import MAX_SEED, fresh_seed
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import Encoding
-from dmgan_runtime.viz import pictures as images
+from dmgan_runtime.viz import pictures
 from dmgan_runtime.viz.attention import draw_attention, draw_top_words
 
 _LEGIBLE_SIDE = 192
@@ -66,7 +66,7 @@ _SHOWN_CHARACTERS = 80
     show_default=True,
     help="Images for each caption, with the seeds SEED, SEED + 1, ...",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), show_default="random", help="Seed of the first image.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), show_default="random", help="Seed of the first image.")
 @click.option("--resolution", type=click.IntRange(min=1), show_default="largest", help="Stop at this stage's side.")
 @click.option(
     "--truncation",
@@ -125,8 +125,11 @@ def main(
     if not overwrite:
         plan.refuse_existing()
     with Generator.open(bundle, backend=backend, device=device, precision=precision, threads=threads) as generator:
-        if attention and resolution == generator.resolutions[0]:
-            raise SettingsError(f"--attention needs a --resolution over {resolution}: the first stage has no memory")
+        if attention and (resolution or generator.resolutions[-1]) == generator.resolutions[0]:
+            raise SettingsError(
+                f"--attention: the first stage, of {generator.resolutions[0]} pixels, has no memory; ask for a larger"
+                " --resolution of a model that has one"
+            )
         tokenizer = generator.tokenizer
         _warn(texts, check_captions(sources, generator.encode, tokenizer.takes), tokenizer.nearest)
         generations = generator.generate_iter(
@@ -160,7 +163,7 @@ def _write(generations: Iterable[Generation], plan: OutputPlan, images_per_capti
 
 def _save(picture: Image.Image, path: Path) -> None:
     try:
-        images.save(picture, path)
+        pictures.save(picture, path)
     except OSError as error:
         raise click.ClickException(
             printable(
@@ -172,7 +175,7 @@ def _save(picture: Image.Image, path: Path) -> None:
 def _with_progress(generations: Iterable[Generation], plan: OutputPlan) -> Iterator[Generation]:
     """Shows a bar, unless the lines of output appear on the same terminal and so are the progress."""
     total = plan.count
-    hidden = sys.stdout.isatty() and not plan.grid
+    hidden = sys.stdout is not None and sys.stdout.isatty() and not plan.grid
     with click.progressbar(
         generations, length=total, label=f"Images to generate: {total}", file=sys.stderr, hidden=hidden
     ) as bar:
@@ -181,8 +184,8 @@ def _with_progress(generations: Iterable[Generation], plan: OutputPlan) -> Itera
 
 def _stages(generation: Generation) -> Image.Image:
     side = _legible(generation.image.width)
-    pictures = [images.enlarge(picture, side) for picture in generation.stages.values()]
-    return images.grid(pictures, [f"{size} x {size}" for size in generation.stages], columns=len(pictures))
+    stages = [pictures.enlarge(picture, side) for picture in generation.stages.values()]
+    return pictures.grid(stages, [f"{size} x {size}" for size in generation.stages], columns=len(stages))
 
 
 _PICTURES: dict[str, Callable[[Generation], Image.Image]] = {
@@ -195,15 +198,15 @@ _PICTURES: dict[str, Callable[[Generation], Image.Image]] = {
 
 def _grid(generations: Sequence[Generation], images_per_caption: int) -> Image.Image:
     """All pictures with their captions; if a caption has several, a row for it, with their seeds."""
-    pictures = [images.enlarge(each.image, _legible(each.image.width)) for each in generations]
+    enlarged = [pictures.enlarge(each.image, _legible(each.image.width)) for each in generations]
     if images_per_caption == 1:
-        return images.grid(pictures, [f"{_one_line(each.caption)} (seed\xa0{each.seed})" for each in generations])
+        return pictures.grid(enlarged, [f"{_one_line(each.caption)} (seed\xa0{each.seed})" for each in generations])
     rows = []
     for start in range(0, len(generations), images_per_caption):
         part = slice(start, start + images_per_caption)
-        row = images.grid(pictures[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
-        rows += [images.heading(generations[start].caption, row.width), row]
-    return images.stack(rows)
+        row = pictures.grid(enlarged[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
+        rows += [pictures.heading(generations[start].caption, row.width), row]
+    return pictures.stack(rows)
 
 
 def _one_line(caption: str) -> str:

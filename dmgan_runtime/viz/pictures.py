@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import SettingsError, printable
 
+_MOST_PIXELS = {"WEBP": 16_383, "JPEG": 65_500}
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _MARGIN = 6
 _MIN_LABEL_WIDTH = 96
@@ -86,10 +87,16 @@ def save(image: Image.Image, path: Path) -> None:
         path: Ends in .png, .jpg, .jpeg or .webp. A file of that name is replaced.
 
     Raises:
-        SettingsError: if it ends otherwise.
+        SettingsError: if it ends otherwise, or the picture is too large for the format.
         OSError: if it cannot be written; an old file of that name is then as it was.
     """
     file_format = check_format(path)
+    most = _MOST_PIXELS.get(file_format)
+    if most is not None and max(image.size) > most:
+        raise SettingsError(
+            f"{path}: a picture of {image.width}x{image.height} pixels, and a {file_format} has at most {most:,} to a"
+            " side; end the name in .png, or ask for fewer images"
+        )
     with replacing(path) as scratch:
         image.save(scratch, format=file_format, quality=95)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.dmgan_runtime.stand_ins import StandInBackend
 TIMEOUT = 20
 
 
-def never() -> Backend:
+def never(busy: bool) -> Backend:
     raise AssertionError("it was opened again")
 
 
@@ -59,6 +60,38 @@ def test_closing_waits_for_a_run_and_frees_once() -> None:
         pass
 
 
+def test_closing_returns_when_all_is_freed() -> None:
+    """Also where the user that ends last does it: the next engine may need the memory."""
+
+    class SlowBackend(StandInBackend):
+        def close(self) -> None:
+            freeing.set()
+            assert go_on.wait(TIMEOUT)
+            super().close()
+
+    backend, using, freeing, go_on = SlowBackend(), threading.Event(), threading.Event(), threading.Event()
+    handle, ended = EngineHandle(backend, never), threading.Event()  # type: ignore[arg-type]
+
+    def use() -> None:
+        with handle.use():
+            using.set()
+            assert ended.wait(TIMEOUT)
+
+    user = in_thread(use)
+    assert using.wait(TIMEOUT)
+    closer = in_thread(handle.close)
+    while not handle.closed:
+        pass
+    ended.set()
+    assert freeing.wait(TIMEOUT)
+    closer.join(0.2)
+    assert closer.is_alive()
+    go_on.set()
+    for thread in (user, closer):
+        thread.join(TIMEOUT)
+    assert backend.closed == 1
+
+
 def test_a_signal_handler_may_close_what_it_interrupts() -> None:
     """It runs in the thread of the run, and waiting for that would be for ever."""
     backend = StandInBackend()
@@ -81,6 +114,31 @@ def test_a_use_that_fails_ends() -> None:
     in_thread(fail).join(TIMEOUT)
     handle.close()
     assert backend.closed == 1
+
+
+def test_a_use_whose_end_is_interrupted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a signal's handler that raises."""
+    backend = StandInBackend()
+    handle = EngineHandle(backend, never)  # type: ignore[arg-type]
+    with monkeypatch.context() as patched:
+        patched.setattr(handle._uses, "discard", lambda use: 1 / 0)
+        with pytest.raises(ZeroDivisionError), handle.use():
+            pass
+    closer = in_thread(handle.close)
+    closer.join(TIMEOUT)
+    assert not closer.is_alive()
+    assert backend.closed == 1
+
+
+def test_a_child_knows_whether_the_engine_was_at_work() -> None:
+    told: list[bool] = []
+    backend = StandInBackend()
+    backend.active = replace(backend.active, backend="busy engine")
+    handle = EngineHandle(backend, lambda busy: told.append(busy) or StandInBackend())  # type: ignore[arg-type,func-returns-value]
+    with handle.use():
+        handle._after_fork()
+    with handle.use():
+        assert told == [True]
 
 
 def test_32_threads_and_a_close_never_meet() -> None:
@@ -107,12 +165,13 @@ def test_32_threads_and_a_close_never_meet() -> None:
 
 def test_after_a_fork_the_inherited_engine_is_left_alone() -> None:
     inherited, fresh = StandInBackend(), StandInBackend()
-    handle = EngineHandle(inherited, lambda: fresh)  # type: ignore[arg-type,return-value]
-    with handle._changed:
-        in_thread(handle.close)  # a lock that another thread held stays locked in the fork
-        handle._after_fork()
-        with handle.use() as lent:
-            assert lent is fresh
+    handle = EngineHandle(inherited, lambda busy: fresh)  # type: ignore[arg-type,return-value]
+    held = threading.Event()
+    in_thread(lambda: (handle._lock.acquire(), held.set()))  # and it stays locked in the fork
+    assert held.wait(TIMEOUT)
+    handle._after_fork()
+    with handle.use() as lent:
+        assert lent is fresh
     handle.close()
     assert (inherited.closed, fresh.closed) == (0, 1)
 

@@ -252,7 +252,7 @@ class TestSynthesize:
         tokens = np.zeros((1, MAX_WORDS), np.int64)
         tokens[0, :2] = WORDS.index("red"), WORDS.index("heart")
         noise = draw_noise([9], SPEC.noise_features, SPEC.condition_features)
-        synthesis = generator.synthesize(tokens, np.array([2]), *noise)
+        synthesis = generator.synthesize(tokens, np.array([2]), *noise, attention=True)
         assert {side: image.shape for side, image in synthesis.images.items()} == {
             side: (1, 3, side, side) for side in (8, 16, 32)
         }
@@ -260,6 +260,7 @@ class TestSynthesize:
         assert generation.attention is not None
         np.testing.assert_array_equal(synthesis.attention[16][0, :2], generation.attention[16])
         assert not synthesis.attention[16][0, 2:].any()
+        assert not generator.synthesize(tokens, np.array([2]), *noise).attention
 
     def test_it_stops_at_a_resolution(self, generator: Generator) -> None:
         noise = draw_noise([1, 2], SPEC.noise_features, SPEC.condition_features)

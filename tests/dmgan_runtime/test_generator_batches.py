@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import tracemalloc
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import count, islice, repeat
 from pathlib import Path
 
@@ -107,6 +109,22 @@ class TestGenerateIter:
         with pytest.raises(SettingsError, match="batch_size is 0"):
             generator.generate_iter(["a heart"], batch_size=0)
 
+    def test_threads_that_share_one_do_no_harm(self, generator: Generator) -> None:
+        generations = generator.generate_iter(repeat("a heart", 60), seed=1, batch_size=1)
+        taken: list[Generation] = []
+
+        def take() -> None:
+            with suppress(ValueError):  # another thread is at it
+                taken.extend(generations)
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 0 < len(taken) <= 60
+        assert generator.generate(CAPTION, seed=1)[0].seed == 1
+
     def test_closing_ends_it(self, bundle: Path) -> None:
         with Generator.open(bundle, threads=1) as generator:
             generations = generator.generate_iter(repeat("a heart"), batch_size=1)
@@ -142,7 +160,7 @@ class TestEngineRange:
     def test_arrays_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
         noise = draw_noise(range(7), SPEC.noise_features, SPEC.condition_features)
         arrays = (np.ones((7, MAX_WORDS), np.int64), np.arange(7) % MAX_WORDS + 1, *noise)
-        cut, whole = narrow[0].synthesize(*arrays), generator.synthesize(*arrays)
+        cut, whole = (each.synthesize(*arrays, attention=True) for each in (narrow[0], generator))
         assert narrow[1] == [3, 3, 1]
         for field in dataclasses.fields(cut):
             one, other = getattr(cut, field.name), getattr(whole, field.name)

@@ -89,7 +89,7 @@ def test_the_graphs_are_chained_as_the_reference_chains_them(bundle: Path, gener
     text = reference("text_encoder", {"tokens": tokens, "lengths": lengths})
     first = {"sentence_feature": text["sentence_feature"], "noise": noise, "condition_noise": condition_noise}
     stage = reference("generator_0", first)
-    result = generator.synthesize(tokens, lengths, noise, condition_noise)
+    result = generator.synthesize(tokens, lengths, noise, condition_noise, attention=True)
     np.testing.assert_allclose(result.images[8], stage["image"], atol=1e-5)
     for role, resolution in (("generator_1", 16), ("generator_2", 32)):
         inputs = {"previous_features": stage["features"], "word_features": text["word_features"], "lengths": lengths}

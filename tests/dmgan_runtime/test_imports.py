@@ -71,5 +71,5 @@ def test_a_cpu_is_served_without_the_packages_of_the_other_engines(bundle: Path)
 def test_the_public_names_are_listed_and_others_are_errors() -> None:
     assert set(dmgan_runtime.__all__) <= set(dir(dmgan_runtime))
     assert isinstance(dmgan_runtime.__version__, str)
-    with pytest.raises(AttributeError, match="no attribute 'Painter'"):
-        _ = dmgan_runtime.Painter
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchName'"):
+        _ = dmgan_runtime.NoSuchName

@@ -52,6 +52,23 @@ for thread in threads:
 print(codes, paint() == sys.argv[2])
 """
 
+FORK_WITH_STREAM = """
+import os, sys
+from dmgan_runtime import EngineError, Generator
+
+generator = Generator.open(sys.argv[1], threads=2)
+stream = generator.stream("a small red heart", seed=1)
+next(stream)
+if not os.fork():
+    try:
+        next(stream)
+    except EngineError as error:
+        print(error)
+    sys.exit(0)
+os.wait()
+print(len(list(stream)))
+"""
+
 FORK_WITHOUT_BUNDLE = """
 import os, shutil, sys
 from dmgan_runtime import BundleError, Generator
@@ -136,6 +153,12 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 @needs_fork
 def test_a_fork_paints_the_same_and_ends(bundle: Path, picture: str) -> None:
     assert python(FORK, bundle, picture) == f"{[7] * 6} True\n"
+
+
+@needs_fork
+def test_a_stream_ends_at_a_fork_and_goes_on_where_it_was_begun(bundle: Path) -> None:
+    message = "this stream was begun before the process was forked; begin another one here"
+    assert python(FORK_WITH_STREAM, bundle) == f"{message}\n2\n"
 
 
 @needs_fork

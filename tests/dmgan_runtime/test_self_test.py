@@ -12,15 +12,13 @@ from dmgan_runtime import BundleError, EngineError, Generator
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.manifest import MANIFEST_NAME, SelfTestEntry
 from dmgan_runtime.self_test import make_self_test, run_self_test
-from dmgan_runtime.tokenizer import PAD, Tokenizer
-from tests.bundles import SPEC, WORDS, write_manifest
-
-TOKENIZER = Tokenizer(WORDS)
+from dmgan_runtime.tokenizer import PAD
+from tests.bundles import SPEC, build_bundle, write_manifest
 
 
 @pytest.fixture
 def entry(generator: Generator) -> SelfTestEntry:
-    return make_self_test(generator, TOKENIZER)
+    return make_self_test(generator)
 
 
 @pytest.fixture
@@ -39,21 +37,22 @@ def test_it_paints_the_first_words_in_every_resolution(entry: SelfTestEntry) -> 
     assert len(set(entry.thumbnails[32])) > 10
 
 
-def test_words_that_no_caption_can_hold_are_left_out(generator: Generator) -> None:
-    odd = Tokenizer([PAD, "Don't", "<unk>", "red", "naïve", "heart"])
-    assert make_self_test(generator, odd).caption == "red heart"
+def test_words_that_no_caption_can_hold_are_left_out(tmp_path: Path) -> None:
+    odd = build_bundle(tmp_path / "odd", words=(PAD, "Don't", "<unk>", "red", "naïve", "heart"))
+    with Generator.open(odd, threads=1) as generator:
+        assert make_self_test(generator).caption == "red heart"
 
 
 def test_the_same_bundle_passes(tested: Generator, entry: SelfTestEntry) -> None:
     assert tested.manifest.self_test == entry
-    result = run_self_test(tested, TOKENIZER)
+    result = run_self_test(tested)
     assert (result.resolution, result.precision, result.difference, result.tolerance) == (32, "fp32", 0, 2)
     assert result.seconds > 0
 
 
 def test_another_engine_passes(tested: Generator, own_bundle: Path) -> None:
     with Generator.open(own_bundle, backend="openvino", threads=1) as other:
-        result = run_self_test(other, TOKENIZER)
+        result = run_self_test(other)
     assert result.difference is not None
     assert result.difference <= 2
 
@@ -65,7 +64,7 @@ def test_another_image_fails_and_is_named(own_bundle: Path, entry: SelfTestEntry
         Generator.open(own_bundle, backend="onnxruntime", device="cpu", threads=1) as generator,
         pytest.raises(EngineError, match=r"on cpu in fp32 generates another image .* at 16 pixels it is \d+"),
     ):
-        run_self_test(generator, TOKENIZER)
+        run_self_test(generator)
 
 
 def test_another_model_fails(own_bundle: Path, entry: SelfTestEntry) -> None:
@@ -75,11 +74,11 @@ def test_another_model_fails(own_bundle: Path, entry: SelfTestEntry) -> None:
         Generator.open(own_bundle, backend="onnxruntime", device="cpu", threads=1) as generator,
         pytest.raises(EngineError, match="generates another image"),
     ):
-        run_self_test(generator, TOKENIZER)
+        run_self_test(generator)
 
 
 def test_a_bundle_without_one_is_painted_and_not_compared(generator: Generator) -> None:
-    result = run_self_test(generator, TOKENIZER)
+    result = run_self_test(generator)
     assert (result.resolution, result.difference) == (32, None)
 
 

@@ -41,17 +41,30 @@ def new_log(module: Any) -> Any:
         module: `tensorrt` or `tensorrt_rtx`.
 
     Returns:
-        An `ILogger` whose attribute `errors` is a deque of messages, oldest first.
+        An `ILogger` whose attribute `errors` is a deque of messages, oldest first; in `of_thread.errors` are those of
+        the thread that looks.
     """
     severe = (module.ILogger.Severity.INTERNAL_ERROR, module.ILogger.Severity.ERROR)
 
     class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
+            self.errors = _new_errors()
+            self.of_thread = _ErrorsOfThread()
 
         def log(self, severity: Any, message: str) -> None:
             if severity in severe:
                 self.errors.append(message.strip())
+                self.of_thread.errors.append(message.strip())
 
     return Log()
+
+
+def _new_errors() -> deque[str]:
+    return deque(maxlen=_KEPT_ERRORS)
+
+
+class _ErrorsOfThread(threading.local):
+    def __init__(self) -> None:
+        """Called anew in each thread."""
+        self.errors = _new_errors()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -35,7 +35,7 @@ class TensorRtBackend:
     name: ClassVar[str] = "tensorrt"
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
-        """Loads the best engine that the bundle has for this GPU. See `Backend`."""
+        """Loads the best engine that the bundle has for this GPU."""
         version, gpu = self.probe(settings.index), find_gpu(settings.index)
         found = find_engine(
             bundle, self.name, version, gpu.compute_capability, settings.precision, host_code=settings.named
@@ -68,26 +68,23 @@ class TensorRtBackend:
 
     @classmethod
     def probe(cls, index: int) -> str:
-        """See `Backend`."""
         if find_spec(cls.name) is None:
             raise BackendError(f"{cls.name} is not installed; {_remedy(cls.name)}")
         # Before the import, which is slow, and in vain without a GPU.
         gpu = find_gpu(index)
-        import_runtime()
+        _import("cuda-bindings", cls.name, import_runtime)
         module = _import_engine(cls.name)
         cls._check_gpu(module, gpu)
         return str(module.__version__)
 
     def encode(self, tokens: Tokens) -> TextFeatures:
-        """See `Backend`."""
-        with self._lend(("text_encoder",), tokens._asdict()) as slot, self._turn("text_encoder"):
+        with self._lend(tokens._asdict()) as slot, self._turn("text_encoder"):
             arrays = slot.run("text_encoder", ("word_features", "sentence_feature"))
         return TextFeatures(arrays["word_features"], arrays["sentence_feature"], tokens.lengths)
 
     def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
-        """See `Backend`."""
         roles = self._roles[isinstance(batch.text, TextFeatures) : stages + 1]
-        with self._lend(roles, batch.inputs) as slot:
+        with self._lend(batch.inputs) as slot:
             for role in roles:
                 with self._turn(role):
                     arrays = slot.run(role, wanted)
@@ -95,12 +92,11 @@ class TensorRtBackend:
                     yield StageOutput(self._resolutions[role], **arrays)
 
     def close(self) -> None:
-        """See `Backend`."""
         self._free()
 
     @contextmanager
-    def _lend(self, roles: Sequence[Role], inputs: Mapping[str, Array]) -> Iterator[ExecutionSlot]:
-        """Lends a slot for a whole batch, which runs some graphs, and copies the batch to the GPU."""
+    def _lend(self, inputs: Mapping[str, Array]) -> Iterator[ExecutionSlot]:
+        """Lends a slot for a whole batch, and copies the batch to the GPU."""
         size = len(inputs["lengths"])
         if size > self._max_batch:
             raise EngineError(
@@ -111,7 +107,7 @@ class TensorRtBackend:
         try:
             with self._turn("the copy of its inputs"):
                 slot = self._slots.take()
-                slot.load(roles, inputs)
+                slot.load(inputs)
             yield slot
         finally:
             if slot is not None:
@@ -121,12 +117,13 @@ class TensorRtBackend:
     def _turn(self, where: str) -> Iterator[None]:
         """Waits until this thread may use the GPU; errors say where they arose, and what TensorRT said of them."""
         with self._slots.turns:
-            self._log.errors.clear()
+            errors = self._log.of_thread.errors
+            errors.clear()
             try:
                 self._cuda.enter_thread()
                 yield
             except EngineError as error:
-                said = "; ".join([str(error), *self._log.errors])
+                said = "; ".join([str(error), *errors])
                 raise EngineError(f"{self.name} failed in {where} ({said}); try fewer images at once") from error
 
     def _load(self, bundle: Bundle, found: FoundEngine, role: Role, interface: Interface) -> LoadedPlan:
@@ -180,7 +177,7 @@ class TensorRtBackend:
 
 
 class TensorRtRtxBackend(TensorRtBackend):
-    """The same with TensorRT for RTX, which compiles its kernels for the GPU when it loads a plan."""
+    """A bundle's plans as engines of TensorRT for RTX, which compiles kernels here and captures CUDA graphs itself."""
 
     name: ClassVar[str] = "tensorrt_rtx"
     _captures_graphs: ClassVar[bool] = False
@@ -209,14 +206,18 @@ class TensorRtRtxBackend(TensorRtBackend):
 
 
 def _import_engine(name: str) -> Any:
+    return _import(name, name, lambda: import_module(name))
+
+
+def _import(package: str, engine: str, load: Callable[[], Any]) -> Any:
     try:
-        return import_module(name)
+        return load()
     except (ImportError, OSError) as error:  # OSError: the package without its libraries
-        raise BackendError(f"{name} cannot be imported ({error}); {_remedy(name)}") from error
+        raise BackendError(f"{package} cannot be imported ({error}); {_remedy(engine)}") from error
 
 
 def _remedy(name: str) -> str:
-    return f'install it with: pip install "dmgan[{find_engine_row(name).extra}]"'
+    return f"install it with: {find_engine_row(name).install}"
 
 
 def _describe(module: Any, engine: Any) -> tuple[tuple[TensorEntry, ...], tuple[TensorEntry, ...]]:

@@ -12,23 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dmgan_runtime.backends.tensorrt.api import without_garbage_collection
-from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.errors import EngineError
 
 _LOG = logging.getLogger(__name__)
 
 
 def import_runtime() -> Any:
-    """The module `cuda.bindings.runtime`.
+    """The module `cuda.bindings.runtime`."""
+    from cuda.bindings import runtime
 
-    Raises:
-        BackendError: if it cannot be imported.
-    """
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        raise BackendError(
-            f'cuda-bindings cannot be imported ({error}); install it with: pip install "dmgan[tensorrt]"'
-        ) from error
     return runtime
 
 
@@ -55,8 +47,7 @@ class Cuda:
             _, name = self._runtime.cudaGetErrorString(code)
             reason = name.decode() if isinstance(name, bytes) else code
             raise EngineError(
-                f"cuda:{self._index}: {function} failed: {reason}; try fewer images at once, or see nvidia-smi for"
-                " what else uses the GPU"
+                f"cuda:{self._index}: {function} failed: {reason}; see nvidia-smi for what else uses the GPU"
             )
         return values[0] if values else None
 
@@ -110,7 +101,7 @@ class Cuda:
                 return self._capture(stream, work)
             except EngineError as error:
                 self._can_capture = False
-                _LOG.warning("TensorRT runs without CUDA graphs, which is slower: %s", error)
+                _LOG.warning("TensorRT runs without CUDA graphs, which is slower: %s", str(error))
                 return None
 
     def _capture(self, stream: Any, work: Callable[[], None]) -> Any:

@@ -1,20 +1,15 @@
-"""TensorRT's engines for one batch size: contexts, the buffers that lead from one to the next, and CUDA graphs."""
+"""TensorRT's engines for one batch size: contexts, CUDA graphs, and the tensors that are theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from dmgan_runtime.backends.base import Array
+from dmgan_runtime.backends.graph_chain import Allocate, GraphChain
 from dmgan_runtime.backends.tensorrt.cuda import Cuda, DeviceTensor
 from dmgan_runtime.errors import EngineError
-from dmgan_runtime.graphs import Interface, run_graphs
+from dmgan_runtime.graphs import Interface
 from dmgan_runtime.manifest import Role
-
-Allocate: TypeAlias = Callable[[tuple[int, ...], Any], DeviceTensor]
-"""Makes a tensor of a shape and a dtype on the GPU."""
 
 
 class LoadedPlan(NamedTuple):
@@ -81,59 +76,57 @@ class CapturedEngine:
 
 
 class ChainedEngines:
-    """Engines for batches of one size; each reads what those before it write.
+    """Engines for batches of one size, and all that is to be freed with them.
 
     Attributes:
-        inputs: The tensors that are copied to the GPU, by name.
-        engines: Those to run, in order.
+        chain: The engines by role, each made when it is first asked for.
     """
 
-    def __init__(self, cuda: Cuda, allocate: Allocate, memory: DeviceTensor) -> None:
+    def __init__(
+        self,
+        cuda: Cuda,
+        plans: Mapping[Role, LoadedPlan],
+        size: int,
+        allocate: Allocate[DeviceTensor],
+        memory: DeviceTensor,
+    ) -> None:
         """Args:
         cuda: The GPU.
+        plans: In the order in which they run.
+        size: Of a batch.
         allocate: Makes tensors; they belong to this object.
         memory: What all contexts use while they run, one after the other.
+
+        Raises:
+            EngineError: if the GPU has no memory for what goes in.
         """
-        self.inputs: dict[str, DeviceTensor] = {}
-        self.engines: dict[Role, CapturedEngine] = {}
-        self._cuda = cuda
-        self._allocate = allocate
-        self._memory = memory
-        self._tensors: list[DeviceTensor] = []
+        tensors: list[DeviceTensor] = []
+        engines: list[CapturedEngine] = []
+        self._tensors, self._engines = tensors, engines
 
-    def create(self, plans: Mapping[Role, LoadedPlan], inputs: Mapping[str, Array]) -> None:
-        """Makes the engines of some plans. If it fails, `free` frees what it has made.
+        def new_tensor(shape: tuple[int, ...], dtype: str) -> DeviceTensor:
+            tensors.append(allocate(shape, dtype))
+            return tensors[-1]
 
-        Args:
-            plans: In the order in which they run.
-            inputs: Arrays such as those that will be copied to the GPU.
-        """
+        def new_engine(
+            role: Role, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]
+        ) -> CapturedEngine:
+            engines.append(CapturedEngine(cuda, plans[role], inputs, outputs, memory))
+            return engines[-1]
 
-        def add(role: Role, given: Mapping[str, DeviceTensor], names: Sequence[str]) -> dict[str, DeviceTensor]:
-            plan = plans[role]
-            shapes = {entry.name: (size, *entry.shape[1:]) for entry in plan.interface.outputs}
-            # All of them: TensorRT wants an address for every output.
-            outputs = {name: self._new_tensor(shape, np.float32) for name, shape in shapes.items()}
-            self.engines[role] = CapturedEngine(self._cuda, plan, given, outputs, self._memory)
-            return outputs
-
-        for name, array in inputs.items():
-            self.inputs[name] = self._new_tensor(array.shape, array.dtype)
-        size = self.inputs["lengths"].shape[0]
-        for _ in run_graphs(add, {role: plan.interface for role, plan in plans.items()}, self.inputs):
-            pass
+        try:
+            interfaces = {role: plan.interface for role, plan in plans.items()}
+            self.chain = GraphChain(interfaces, size, new_tensor, new_engine)
+        except EngineError:
+            self.free()
+            raise
 
     def free(self) -> None:
         """Frees all. The GPU must not be using it."""
-        for engine in self.engines.values():
+        for engine in self._engines:
             engine.free()
         for tensor in self._tensors:
             tensor.free()
-
-    def _new_tensor(self, shape: tuple[Any, ...], dtype: Any) -> DeviceTensor:
-        tensor = self._allocate(shape, dtype)
-        self._tensors.append(tensor)
-        return tensor
 
 
 def _check(succeeded: bool, what: str) -> None:

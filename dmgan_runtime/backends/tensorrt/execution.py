@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from dmgan_runtime.manifest import Role
 
 # Two overlap the copies of one batch with the work of another; the GPU gains nothing from more.
 _AT_ONCE = 2
-_BATCH_SIZES = 8
+# Batch sizes, with and without the text encoder.
+_KEPT_KINDS = 8
 
 
 class ExecutionSlot:
@@ -40,7 +41,7 @@ class ExecutionSlot:
         self._cuda = cuda
         self._plans = plans
         self._make_room = make_room
-        self._kept: OrderedDict[tuple[int, tuple[Role, ...]], ChainedEngines] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bool], ChainedEngines] = OrderedDict()
         self._current: ChainedEngines | None = None
         # For arrays on their way to the GPU and back: each is reused only after the stream was waited for.
         self._uploads, self._downloads = PinnedBuffer(cuda), PinnedBuffer(cuda)
@@ -51,22 +52,24 @@ class ExecutionSlot:
             cuda.release("cudaStreamDestroy", self._stream)
             raise
 
-    def load(self, roles: Sequence[Role], inputs: Mapping[str, Array]) -> None:
+    def load(self, inputs: Mapping[str, Array]) -> None:
         """Begins a batch: puts the copies of its arrays to the GPU on the stream.
 
         Args:
-            roles: The graphs that will run, in order.
-            inputs: By the names that the graphs have for them; the first axis is the batch.
+            inputs: By the names that the graphs have for them; the first axis is the batch. Tokens, or text features,
+                with which the text encoder does not run.
 
         Raises:
             EngineError: if the GPU fails.
         """
         self.is_idle = False
-        self._current = self._engines_for(tuple(roles), inputs)
+        self._current = None
+        self._current = self._engines_for(inputs)
         address = self._uploads.reserve(sum(array.nbytes for array in inputs.values()))
         offset = 0
-        for name, target in self._current.inputs.items():
-            self._uploads.view(offset, target.shape, target.dtype)[...] = inputs[name]
+        for name, array in inputs.items():
+            target = self._current.chain.inputs[name]
+            self._uploads.view(offset, target.shape, target.dtype)[...] = array
             self._cuda.copy(target.address, address + offset, target.size, "HostToDevice", self._stream)
             offset += target.size
 
@@ -82,7 +85,7 @@ class ExecutionSlot:
         """
         assert self._current is not None  # since `load`
         self.is_idle = False
-        engine = self._current.engines[role]
+        engine = self._current.chain[role]
         engine.execute(self._stream)
         fetched = {name: tensor for name, tensor in engine.outputs.items() if name in wanted}
         if not fetched:
@@ -109,18 +112,18 @@ class ExecutionSlot:
         self._downloads.free()
         self._cuda.release("cudaStreamDestroy", self._stream)
 
-    def _engines_for(self, roles: tuple[Role, ...], inputs: Mapping[str, Array]) -> ChainedEngines:
-        key = (len(inputs["lengths"]), roles)
+    def _engines_for(self, inputs: Mapping[str, Array]) -> ChainedEngines:
+        size, encodes = key = len(inputs["lengths"]), "tokens" in inputs
         if key in self._kept:
             self._kept.move_to_end(key)
         else:
-            self._forget(keep=_BATCH_SIZES - 1)
-            self._kept[key] = ChainedEngines(self._cuda, self._allocate, self._memory)
-            self._kept[key].create({role: self._plans[role] for role in roles}, inputs)
+            self._forget(keep=_KEPT_KINDS - 1)
+            plans = dict(list(self._plans.items())[not encodes :])
+            self._kept[key] = ChainedEngines(self._cuda, plans, size, self._allocate, self._memory)
         return self._kept[key]
 
     def _forget(self, *, keep: int) -> None:
-        """Frees the engines of all batch sizes but those used last."""
+        """Frees the engines of all kinds of batches but those used last."""
         while len(self._kept) > keep:
             self._kept.popitem(last=False)[1].free()
 
@@ -128,8 +131,8 @@ class ExecutionSlot:
         try:
             return DeviceTensor(self._cuda, shape, dtype)
         except EngineError:
-            # The last batch size is the current one; the others were only kept for later.
-            self._forget(keep=1)
+            # The current kind comes last; the others were only kept for later.
+            self._forget(keep=0 if self._current is None else 1)
             self._make_room()
             return DeviceTensor(self._cuda, shape, dtype)
 

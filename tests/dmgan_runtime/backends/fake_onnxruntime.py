@@ -40,12 +40,17 @@ class OrtValue:
         self._owner = owner
         self._array = np.frombuffer(bytes([GARBAGE]) * int(np.prod(shape) * np.dtype(dtype).itemsize), dtype)
         self._array = self._array.reshape(shape).copy()
+        if len(owner.buffers) >= owner.room:
+            raise RuntimeError("Failed to allocate memory")
         owner.buffers.add(self)
+        owner.made += 1
         owner.most_buffers = max(owner.most_buffers, len(owner.buffers))
 
     def update_inplace(self, array: Any) -> None:
         self._owner.check_thread()
         assert (array.shape, array.dtype, array.flags.c_contiguous) == (self._array.shape, self._array.dtype, True)
+        if self._owner.fails_to_copy:
+            raise RuntimeError("CUDA failure 700")
         self._owner.copies["to the GPU"] += 1
         self._array[...] = array
 
@@ -143,9 +148,10 @@ class FakeOnnxRuntime:
         self.sessions: WeakSet[InferenceSession] = WeakSet()
         self.thread: int | None = None
         self.copies: Counter[str] = Counter()
-        self.frames = self.most_buffers = 0
+        self.frames = self.made = self.most_buffers = 0
+        self.room = 2**30
         self.fails_at = ""
-        self.fails_to_capture = False
+        self.fails_to_capture = self.fails_to_copy = False
         self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._new_value)
 
     @property

@@ -99,7 +99,7 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_the_self_test_of_the_bundle_passes(served: Generator) -> None:
-    result = run_self_test(served, served.tokenizer)
+    result = run_self_test(served)
     assert result.difference is not None
 
 

@@ -44,3 +44,22 @@ def test_a_process_without_an_output_goes_on() -> None:
     script = "from dmgan_runtime.backends.native_output import native_output\nwith native_output() as said: said()"
     closed = f'exec "{sys.executable}" -c "{script}" >&-'
     assert subprocess.run(["/bin/sh", "-c", closed], check=False).returncode == 0
+
+
+def test_threads_give_the_standard_output_back() -> None:
+    program = """
+import os, threading
+from dmgan_runtime.backends.native_output import native_output
+
+def exchange():
+    for _ in range(200):
+        with native_output():
+            pass
+
+threads = [threading.Thread(target=exchange) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("here")
+"""
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert made.stdout == "here\n"

@@ -15,12 +15,16 @@ import pytest
 
 from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import ort_cuda
+from dmgan_runtime.graphs import graph_interfaces
+from tests.bundles import MAX_WORDS, SPEC
 from tests.dmgan_runtime.backends.fake_cuda import frames_of_ours
 from tests.dmgan_runtime.backends.fake_onnxruntime import FakeOnnxRuntime
 from tests.dmgan_runtime.backends.fakes import GPU
 
 CAPTIONS = ["a red heart", "a small blue square and a", "round"]
 GENERATORS = 3
+BUFFERS = 4 + sum(len(interface.outputs) for interface in graph_interfaces(SPEC, MAX_WORDS).values())
+"""Of one slot: what a caption and its noise take, and all outputs."""
 
 
 @pytest.fixture
@@ -93,72 +97,6 @@ class TestImages:
         assert max(waiting) + fake_ort.frames <= 6
 
 
-class TestGraphs:
-    """The fake replays a graph with the buffers that it was captured with; images above are right all the same."""
-
-    def test_the_generators_are_captured_in_the_second_run(self, served: Generator, fake_ort: FakeOnnxRuntime) -> None:
-        for runs, captured in ((1, 0), (2, GENERATORS), (3, GENERATORS)):
-            images(served, 3)
-            assert fake_ort.captured == captured, runs
-
-    def test_more_sizes_in_turn_than_are_kept_never_capture_and_never_leak(
-        self, served: Generator, fake_ort: FakeOnnxRuntime
-    ) -> None:
-        for _ in range(3):
-            for size in range(1, 11):
-                images(served, size, ["a red heart"] * size)
-        assert fake_ort.captured == 0
-        assert fake_ort.most_buffers <= 10 * (len(fake_ort.buffers) // 9)
-
-    def test_the_sizes_that_are_captured_are_those_in_use_and_not_the_first_ones(
-        self, served: Generator, fake_ort: FakeOnnxRuntime
-    ) -> None:
-        for size in range(4, 16):
-            images(served, size, ["a red heart"] * size)
-        for _ in range(3):
-            images(served, 3)
-        assert fake_ort.captured == GENERATORS
-
-    def test_their_number_is_limited_as_they_are_never_given_back(
-        self, served: Generator, fake_ort: FakeOnnxRuntime
-    ) -> None:
-        for size in range(1, 80):
-            for _ in range(2):
-                served.generate(["round"] * size, resolution=8, batch_size=size)
-        assert fake_ort.captured == 64
-
-    def test_a_capture_that_fails_is_an_error(self, served: Generator, fake_ort: FakeOnnxRuntime) -> None:
-        images(served, 3)
-        fake_ort.fails_to_capture = True
-        with pytest.raises(EngineError, match=r"onnxruntime failed in generator_0 on cuda:0 \(cannot capture\)"):
-            images(served, 3)
-
-    def test_the_text_encoder_is_never_captured(
-        self, fake_ort: FakeOnnxRuntime, bundle: Path, generator: Generator
-    ) -> None:
-        options = {"enable_cuda_graph": 1}
-        with Generator.open(bundle, backend="onnxruntime", device="cuda", engine_options=options) as served:
-            for caption in CAPTIONS * 3:
-                np.testing.assert_array_equal(images(served, 1, [caption]), images(generator, 1, [caption]))
-            assert fake_ort.captured == GENERATORS
-
-    def test_a_user_may_do_without(self, fake_ort: FakeOnnxRuntime, bundle: Path) -> None:
-        options = {"enable_cuda_graph": 0, "arena_extend_strategy": "kSameAsRequested"}
-        with Generator.open(bundle, backend="onnxruntime", device="cuda", engine_options=options) as generator:
-            for _ in range(3):
-                images(generator, 3)
-            assert fake_ort.captured == 0
-            (found,) = {tuple(sorted(session._options.items())) for session in fake_ort.sessions}
-        assert dict(found) == {
-            "device_id": "0",
-            "enable_cuda_graph": "0",
-            "prefer_nhwc": "1",
-            "use_tf32": "0",
-            "cudnn_conv_algo_search": "HEURISTIC",
-            "arena_extend_strategy": "kSameAsRequested",
-        }
-
-
 class TestManyAtOnce:
     def test_threads_do_not_write_into_each_others_buffers(self, served: Generator) -> None:
         expected = images(served, 3)
@@ -221,9 +159,8 @@ class TestWhatIsGivenBack:
     def test_streams_that_are_abandoned_cost_nothing(self, served: Generator, fake_ort: FakeOnnxRuntime) -> None:
         for _ in range(20):
             next(served.stream("a red heart"))
-        one = len(fake_ort.buffers)
         served.generate("a red heart")
-        assert len(fake_ort.buffers) == one
+        assert fake_ort.made == BUFFERS
 
     def test_the_garbage_collector_may_end_a_stream_in_any_thread(
         self, served: Generator, fake_ort: FakeOnnxRuntime
@@ -234,12 +171,11 @@ class TestWhatIsGivenBack:
         kept = Cycle()
         kept.stream, kept.itself = served.stream("a red heart"), kept  # type: ignore[attr-defined]
         next(kept.stream)  # type: ignore[attr-defined]
-        one = len(fake_ort.buffers)
         del kept
         with ThreadPoolExecutor(1) as pool:
             pool.submit(gc.collect).result()
         served.generate("a red heart")
-        assert len(fake_ort.buffers) == one
+        assert fake_ort.made == BUFFERS
 
     def test_a_batch_that_fails_is_an_error_and_leaves_nothing(
         self, served: Generator, fake_ort: FakeOnnxRuntime
@@ -253,7 +189,32 @@ class TestWhatIsGivenBack:
                 served.generate(CAPTIONS, attention=True)
         gc.collect()
         assert len(fake_ort.buffers) == left
+        fake_ort.fails_at = ""
         np.testing.assert_array_equal(images(served, 2), expected)
+
+    def test_a_copy_that_fails_leaves_nothing(self, served: Generator, fake_ort: FakeOnnxRuntime) -> None:
+        images(served, 2)
+        fake_ort.fails_to_copy = True
+        for size in (2, 3):
+            with pytest.raises(EngineError, match=r"failed in the copy of its inputs on cuda:0 \(CUDA failure 700\)"):
+                images(served, size)
+        gc.collect()
+        assert len(fake_ort.buffers) == BUFFERS  # of the rest of CAPTIONS, a batch of one
+        fake_ort.fails_to_copy = False
+        assert len(images(served, 2)) == len(CAPTIONS)
+
+    def test_idle_buffers_are_given_up_before_memory_is_said_to_be_full(
+        self, served: Generator, fake_ort: FakeOnnxRuntime
+    ) -> None:
+        expected = images(served, 3)
+        fake_ort.room = BUFFERS + 6
+        for size in (1, 3):
+            np.testing.assert_array_equal(images(served, size), expected)
+        fake_ort.room = 4
+        with pytest.raises(EngineError, match=r"Failed to allocate memory.*; try fewer images at once"):
+            images(served, 2)
+        gc.collect()
+        assert not fake_ort.buffers
 
 
 class TestWhatCannotBeHad:

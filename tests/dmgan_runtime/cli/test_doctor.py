@@ -14,8 +14,7 @@ from dmgan_runtime.cli import doctor as diagnosis
 from dmgan_runtime.cli.doctor import main
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from dmgan_runtime.self_test import make_self_test
-from dmgan_runtime.tokenizer import Tokenizer
-from tests.bundles import WORDS, write_manifest
+from tests.bundles import write_manifest
 from tests.dmgan_runtime.backends.precisions import add_precision
 
 
@@ -61,7 +60,7 @@ def test_a_bundle_without_a_self_test_is_painted(bundle: Path) -> None:
 
 
 def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Generator) -> None:
-    write_manifest(own_bundle, self_test=make_self_test(generator, Tokenizer(WORDS)))
+    write_manifest(own_bundle, self_test=make_self_test(generator))
     assert "; 0 levels of 255 from the export's, 2 allowed" in doctor(own_bundle).stdout
     report = diagnosed(own_bundle)
     assert report["bundle"]["self_test"]["difference"] == 0
@@ -71,7 +70,7 @@ def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Gene
 
 
 def test_another_image_is_a_fault(own_bundle: Path, generator: Generator) -> None:
-    entry = make_self_test(generator, Tokenizer(WORDS)).__replace__(caption="small green square")
+    entry = make_self_test(generator).__replace__(caption="small green square")
     write_manifest(own_bundle, self_test=entry)
     result = doctor(own_bundle)
     assert result.exit_code == 1

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from dmgan_runtime.cli.captions import CaptionSource, check_captions, read_capti
 from dmgan_runtime.cli.files import plan_files
 from dmgan_runtime.cli.generate import _warn, main
 from dmgan_runtime.tokenizer import Tokenizer
+from tests.bundles import SPEC, build_bundle
 
 LEGIBLE = 192  # small pictures are enlarged to it on sheets
 
@@ -47,6 +49,14 @@ def test_one_picture(bundle: Path, generator: Generator, out: Path) -> None:
     with Image.open(out) as picture:
         expected = generator.generate("a red heart", seed=7)[0].image
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_attention_needs_a_memory(tmp_path: Path, out: Path) -> None:
+    one_stage = build_bundle(tmp_path / "one", spec=msgspec.structs.replace(SPEC, stages=1))
+    result = run("a heart", "-b", one_stage, "-o", out, "--attention")
+    assert result.exit_code == 2
+    assert "--attention: the first stage, of 8 pixels, has no memory" in result.stderr
+    assert not out.exists()
 
 
 def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
@@ -91,7 +101,7 @@ def test_attention_is_two_more_pictures(bundle: Path, out: Path) -> None:
     assert len(result.stdout.splitlines()) == 3
     result = run("-b", bundle, "a red heart", "-o", out, "--attention", "--resolution", "8", "--overwrite")
     assert result.exit_code == 2
-    assert "--attention needs a --resolution over 8" in result.stderr
+    assert "--attention: the first stage, of 8 pixels, has no memory" in result.stderr
 
 
 @pytest.mark.parametrize("slash", [True, False])

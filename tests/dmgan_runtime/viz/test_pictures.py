@@ -120,3 +120,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save(plain("blue"), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "side"), [("wide.webp", 16_384), ("wide.jpg", 65_501)])
+def test_a_picture_that_is_too_large_for_its_format_is_named(tmp_path: Path, name: str, side: int) -> None:
+    with pytest.raises(SettingsError, match=rf"{name}: a picture of {side}x1 pixels, .*; end the name in .png"):
+        save(Image.new("RGB", (side, 1)), tmp_path / name)
+    assert not (tmp_path / name).exists()

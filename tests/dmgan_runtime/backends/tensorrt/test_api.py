@@ -51,4 +51,12 @@ def test_a_log_keeps_the_last_errors_and_nothing_else() -> None:
     log.log(module.ILogger.Severity.WARNING, "nothing")
     for number in range(20):
         log.log(module.ILogger.Severity.ERROR, f" error {number} \n")
-    assert list(log.errors) == [f"error {number}" for number in range(12, 20)]
+    assert list(log.errors) == list(log.of_thread.errors) == [f"error {number}" for number in range(12, 20)]
+
+
+def test_a_log_knows_which_thread_an_error_came_from() -> None:
+    module = fake_tensorrt(FakeCuda())
+    log = new_log(module)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(log.log, module.ILogger.Severity.ERROR, "of another").result()
+    assert (list(log.errors), list(log.of_thread.errors)) == (["of another"], [])

@@ -12,9 +12,11 @@ import pytest
 
 from dmgan_runtime import EngineError, Generator
 from dmgan_runtime.backends.base import EngineSettings
+from dmgan_runtime.backends.built_engines import BatchProfile
 from dmgan_runtime.backends.tensorrt.backend import TensorRtBackend
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.graphs import IMAGE
+from dmgan_runtime.tokenizer import Tokens
 from tests.bundles import zip_bundle
 from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
 from tests.dmgan_runtime.backends.fakes import add_engine
@@ -83,31 +85,45 @@ class TestGraphs:
                 images(served, 3)
                 assert cuda.calls["cudaGraphLaunch"] == launches
 
-    def test_eight_batch_sizes_in_turn_are_replayed(self, cuda: FakeCuda, engine_bundle: Path) -> None:
-        """One generator at three resolutions, and a batch size of 4 at most, make nine kinds of batches and more."""
-        kinds = [(size, resolution) for size in (1, 2, 3, 4) for resolution in (8, 16)]
+    def test_a_size_has_one_chain_of_engines_whatever_is_asked_of_it(self, cuda: FakeCuda, engine_bundle: Path) -> None:
         with Generator.open(engine_bundle) as served:
             for turn in range(3):
                 before = cuda.calls["cudaMalloc"], cuda.calls["cudaGraphLaunch"]
-                for size, resolution in kinds:
-                    served.generate(["round"] * size, batch_size=size, resolution=resolution)
-                launched = cuda.calls["cudaGraphLaunch"] - before[1]
-                assert launched == (0 if turn == 0 else 4 * 1 + 4 * 2)
-                assert turn == 0 or cuda.calls["cudaMalloc"] == before[0]
+                for size in (1, 2, 3, 4):
+                    for resolution in (8, 16, 32):
+                        served.generate(["round"] * size, batch_size=size, resolution=resolution)
+                served.interpolate(("a red heart", "round"), steps=4)  # encodes captions one by one
+                if turn > 0:
+                    assert cuda.calls["cudaMalloc"] == before[0]
+                    assert cuda.calls["cudaGraphLaunch"] == before[1] + 4 * (1 + 2 + 3) + GENERATORS
 
-    def test_more_kinds_of_batches_than_are_kept_give_memory_back(self, cuda: FakeCuda, engine_bundle: Path) -> None:
-        kinds = [(size, resolution) for size in (1, 2, 3, 4) for resolution in (8, 16, 32)]
-        with Generator.open(engine_bundle) as served:
-            expected = images(served)
+    def test_what_encodes_shares_with_what_generates(self, cuda: FakeCuda, engine_bundle: Path) -> None:
+        with Bundle(engine_bundle) as bundle:
+            backend = TensorRtBackend(bundle, EngineSettings())
+        batch = batch_of(2)
+        assert isinstance(batch.text, Tokens)
+        mallocs = []
+        for use in (lambda: backend.encode(batch.text), lambda: list(backend.generate(batch, 3, IMAGE))) * 2:
+            before = cuda.calls["cudaMalloc"]
+            use()
+            mallocs.append(cuda.calls["cudaMalloc"] - before)
+        backend.close()
+        # Memory of the contexts, four inputs and two features; then the outputs of the generators.
+        assert mallocs == [7, 11, 0, 0]
+
+    def test_more_sizes_than_are_kept_give_memory_back(
+        self, cuda: FakeCuda, own_bundle: Path, generator: Generator
+    ) -> None:
+        add_engine(own_bundle, profile=BatchProfile(min=1, opt=1, max=9))
+        left = set()
+        with Generator.open(own_bundle) as served:
             for _ in range(3):
-                for size, resolution in kinds:
-                    served.generate(["round"] * size, batch_size=size, resolution=resolution)
-            assert not cuda.graphs  # each kind is gone before it comes again
-            left = cuda.memory_left
-            for size, resolution in kinds:
-                served.generate(["round"] * size, batch_size=size, resolution=resolution)
-            assert cuda.memory_left == left
-            np.testing.assert_array_equal(images(served), expected)
+                for size in range(1, 10):
+                    served.generate(["round"] * size, batch_size=size, resolution=8)
+                assert not cuda.graphs  # each is gone before it comes again
+                left.add(cuda.memory_left)
+            assert len(left) == 1
+            np.testing.assert_array_equal(images(served), images(generator))
 
     def test_warming_up_says_once_that_nothing_can_be_captured(
         self, cuda: FakeCuda, engine_bundle: Path, caplog: pytest.LogCaptureFixture
@@ -218,6 +234,38 @@ def test_an_error_is_told_with_what_tensorrt_said_of_it_and_nothing_older(
         next(backend.generate(batch_of(1), 1, IMAGE))
     assert "yesterday" not in str(caught.value)
     backend.close()
+
+
+def test_two_batches_that_fail_at_once_are_told_each_with_its_own(
+    cuda: FakeCuda, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs: list[Any] = []
+    with Bundle(engine_bundle) as bundle:
+        module = cuda_module()
+        monkeypatch.setattr(module, "Runtime", _kept(module.Runtime, logs))
+        backend = TensorRtBackend(bundle, EngineSettings())
+    first = threading.get_ident()
+
+    def fail() -> str:
+        with pytest.raises(EngineError) as caught:
+            backend.encode(Tokens(*batch_of(1).text))
+        return str(caught.value)
+
+    def malloc(_: int) -> tuple[int, None]:
+        is_first = threading.get_ident() == first
+        logs[0].log(module.ILogger.Severity.ERROR, "of the first" if is_first else "of the second")
+        if is_first and not said:
+            said.append(pool.submit(fail).result())
+        return 2, None
+
+    said: list[str] = []
+    monkeypatch.setattr(cuda, "cudaMalloc", malloc)
+    with ThreadPoolExecutor(1) as pool:
+        said.append(fail())
+    backend.close()
+    assert ["of the first" in message for message in said] == [False, True]
+    assert ["of the second" in message for message in said] == [True, False]
+    assert [message.count("try fewer images at once") for message in said] == [1, 1]
 
 
 def cuda_module() -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dmgan_runtime.backends.tensorrt.backend import TensorRtBackend
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.graphs import IMAGE
 from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
+from tests.dmgan_runtime.backends.fakes import add_engine
 from tests.dmgan_runtime.backends.tensorrt.batches import CAPTIONS, GENERATORS, batch_of, images
 
 
@@ -65,7 +68,7 @@ def test_memory_is_reused(cuda: FakeCuda, engine_bundle: Path) -> None:
 
 def test_a_full_gpu_is_an_engine_error_and_passes(cuda: FakeCuda, engine_bundle: Path) -> None:
     with Generator.open(engine_bundle) as served:
-        for few in (100, 1000, 20000):
+        for few in (100, 380, 1000, 20000):
             left, cuda.memory_left = cuda.memory_left, few
             with pytest.raises(EngineError, match=r"tensorrt failed in .*cudaMalloc failed: out of memory.*fewer"):
                 images(served)
@@ -81,6 +84,8 @@ def test_other_batch_sizes_are_given_up_before_memory_is_said_to_be_full(cuda: F
             images(served, size)
         cuda.memory_left = 0
         np.testing.assert_array_equal(images(served, 4, [*CAPTIONS, "round"])[:3], expected)
+        cuda.memory_left = 0
+        np.testing.assert_array_equal(images(served, 2, CAPTIONS[:2]), expected[:2])
 
 
 def test_idle_slots_are_given_up_before_memory_is_said_to_be_full(cuda: FakeCuda, engine_bundle: Path) -> None:
@@ -88,9 +93,8 @@ def test_idle_slots_are_given_up_before_memory_is_said_to_be_full(cuda: FakeCuda
         backend = TensorRtBackend(bundle, EngineSettings())
     # Two at once take two slots; the next batch gets the one that came back last, and needs the other one's memory.
     batches = [backend.generate(batch_of(size), 3, IMAGE) for size in (4, 1)]
-    for batch in batches:
-        next(batch)
-    del batch, batches[0], batches[0]
+    for _ in zip(*batches, strict=True):
+        pass
     cuda.memory_left = 0
     assert [len(stage.image) for stage in backend.generate(batch_of(3), 3, IMAGE)] == [3] * GENERATORS
     backend.close()
@@ -108,3 +112,28 @@ def test_a_slot_that_failed_waits_for_the_gpu_before_others_get_its_memory(
             images(served, 3)
         monkeypatch.setattr(cuda, "cudaMallocHost", allocate)
         np.testing.assert_array_equal(images(served, 1), expected)
+
+
+def test_nothing_is_freed_when_the_process_ends(own_bundle: Path) -> None:
+    """The driver frees all then; and in a process that was forked, it is not ours."""
+    add_engine(own_bundle)
+    result = subprocess.run(
+        [sys.executable, "-c", _ENDS_OPEN, own_bundle], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.split() == ["left", "True"], result.stderr
+
+
+_ENDS_OPEN = """
+import atexit, sys
+atexit.register(lambda: print("left", bool(cuda.device)))  # before others register, and so after they are called
+from dmgan_runtime import Generator
+from dmgan_runtime.backends.tensorrt import backend
+from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
+from tests.dmgan_runtime.backends.fakes import GPU, fake_tensorrt
+cuda = FakeCuda()
+module = fake_tensorrt(cuda)
+backend.import_module = backend.find_spec = lambda name: module
+backend.import_runtime, backend.find_gpu = lambda: cuda, lambda index: GPU
+served = Generator.open(sys.argv[1], backend="tensorrt")
+served.generate("round")
+"""

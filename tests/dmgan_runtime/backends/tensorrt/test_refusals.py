@@ -14,6 +14,7 @@ from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import gpus
 from dmgan_runtime.backends.built_engines import ENGINE_MANIFEST_NAME
 from dmgan_runtime.backends.tensorrt import backend as tensorrt
+from dmgan_runtime.backends.tensorrt.cuda import import_runtime
 from dmgan_runtime.bundle import Bundle
 from tests.bundles import build_graph
 from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
@@ -68,7 +69,7 @@ class TestWhatCannotBeHad:
             assert generator.active.backend == "onnxruntime"
 
     def test_options_are_refused(self, cuda: FakeCuda, engine_bundle: Path) -> None:
-        with pytest.raises(BackendError, match="tensorrt takes no engine_options, and these were passed: streams"):
+        with pytest.raises(BackendError, match="tensorrt takes no engine_options"):
             Generator.open(engine_bundle, backend="tensorrt", engine_options={"streams": 3})
 
     def test_another_precision_names_its_switch(self, cuda: FakeCuda, engine_bundle: Path) -> None:
@@ -123,6 +124,16 @@ class TestWhatCannotBeHad:
     ) -> None:
         monkeypatch.setattr(tensorrt, "find_spec", lambda name: None)
         with pytest.raises(BackendError, match=rf'{backend} is not installed; .* pip install "dmgan\[{extra}\]"'):
+            Generator.open(own_bundle, backend=backend)
+
+    @pytest.mark.parametrize(("backend", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])
+    def test_missing_bindings_of_cuda_name_the_engines_extra(
+        self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
+    ) -> None:
+        for name in ("cuda", "cuda.bindings"):
+            monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setattr(tensorrt, "import_runtime", import_runtime)
+        with pytest.raises(BackendError, match=rf'cuda-bindings cannot be imported .* "dmgan\[{extra}\]"'):
             Generator.open(own_bundle, backend=backend)
 
     def test_a_package_without_its_libraries_names_its_extra(
