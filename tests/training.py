@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dmgan_train.config import resolve_settings
+from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import TrainingData, begin, fit, read_data
 from dmgan_train.gan import GanPhase
 from dmgan_train.loading import load_encoders
@@ -16,6 +17,7 @@ from dmgan_train.samples import SampleSheet
 from dmgan_train.settings import Settings
 from dmgan_train.watch import Watch
 
+CPU = torch.device("cpu")
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 SMALL = (
     "model.base_resolution=8",
@@ -64,13 +66,20 @@ def train_small(data: Path, run: Path, *overrides: str) -> RunFolder:
     folder = RunFolder(run)
     with folder.locked():
         begin(settings, read, folder)
-        fit(settings, read, folder, torch.device("cpu"), workers=0)
+        fit(settings, read, folder, CPU, workers=0)
     return folder
 
 
-def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
+def phase_of(run: RunFolder, images: Path, *overrides: str, device: torch.device = CPU) -> GanPhase:
     """The second phase of a run, as new."""
     settings = small_settings(*overrides)
     data = read_data(images, None, settings)
     watch = Watch(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
-    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), watch, torch.device("cpu"), workers=0)
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), watch, device, workers=0)
+
+
+def damsm_phase_of(images: Path, *overrides: str, device: torch.device = CPU) -> DamsmPhase:
+    """The first phase, as new."""
+    settings = small_settings(*overrides)
+    data = read_data(images, None, settings)
+    return DamsmPhase(settings, data.train, data.tokenizer, device, workers=0)
