@@ -193,7 +193,7 @@ def serving_steps(scale: Scale, out: Path, scratch: Path) -> list[Step]:
 
 
 def latency_steps(scale: Scale, out: Path, scratch: Path) -> list[Step]:
-    """Part 3; arguments as of `training_steps`. The export is kept, and found again."""
+    """Part 3; arguments as of `training_steps`. The export is kept, so that the part may be run again for the rest."""
     cache = scratch if scale.device == "cpu" else Path(".cache", "benchmarks")
     export = (
         "from pathlib import Path; from benchmarks.subject import SubjectSource, prepare_subject;"
@@ -201,7 +201,7 @@ def latency_steps(scale: Scale, out: Path, scratch: Path) -> list[Step]:
     )
     options: Command = ["--batches", scale.batches, "--cache", cache, "--only"]
     steps = [
-        Step("export", ["-c", export], 120, BENCHMARK, is_essential=True),
+        Step("export", ["-c", export], PART_SECONDS, BENCHMARK, is_essential=True),
         _benchmark(scale, "latency", out / "latency", [*options, scale.engines], 120),
     ]
     if scale.compiled:
