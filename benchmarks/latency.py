@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import click
@@ -12,7 +12,7 @@ from benchmarks.contenders import Contender
 from benchmarks.floor import MachineRates
 from benchmarks.lineup import END_TO_END, Lineup, measure_rates_of, open_lineup
 from benchmarks.options import SubjectOptions, batches_option, limits_options, subject_options
-from benchmarks.report import publish
+from benchmarks.report import keep, publish
 from benchmarks.results import SCHEMA_VERSION, BenchmarkResult, Environment, Series
 from benchmarks.subject import Subject
 from benchmarks.turns import Calls, Limits, calls_per_turn, take_turns
@@ -31,7 +31,7 @@ Samples = dict[tuple[str, str], list[float]]
 @limits_options
 def latency(options: SubjectOptions, batches: tuple[int, ...], limits: Limits) -> None:
     """Time images from caption to pixels, and graph by graph."""
-    publish(measure_latency(*options.prepare(), batches, limits), options.output)
+    publish(measure_latency(*options.prepare(), batches, limits, partial(keep, output=options.output)), options.output)
 
 
 def measure_latency(
@@ -40,6 +40,7 @@ def measure_latency(
     contenders: Sequence[Contender],
     batches: Sequence[int],
     limits: Limits,
+    after_batch: Callable[[BenchmarkResult], None] = lambda _: None,
 ) -> BenchmarkResult:
     """Everybody in turn, batch size after batch size.
 
@@ -49,24 +50,26 @@ def measure_latency(
         contenders: Those to try, the reference first.
         batches: Images at once.
         limits: Of each batch size.
+        after_batch: Is given the result so far, as the next batch size may take long or fail.
     """
-    series: list[Series] = []
     with open_lineup(subject, contenders) as lineup:
         rates = measure_rates_of(lineup)
+        result = BenchmarkResult(
+            schema_version=SCHEMA_VERSION,
+            measure="latency",
+            environment=environment,
+            subject=subject.describe(),
+            settings={"batches": list(batches), "rounds": limits.rounds, "seconds": limits.seconds},
+            entries=tuple(lineup.entries),
+            series=(),
+            rates=rates,
+        )
         for batch in batches:
-            series += _measure_batch(lineup, rates, batch, limits)
+            series = _measure_batch(lineup, rates, batch, limits)
+            result = result.__replace__(series=(*result.series, *series), absences=tuple(lineup.absences))
+            after_batch(result)
             lineup.each(lambda _, worker: worker.call("release"), batch)
-    return BenchmarkResult(
-        schema_version=SCHEMA_VERSION,
-        measure="latency",
-        environment=environment,
-        subject=subject.describe(),
-        settings={"batches": list(batches), "rounds": limits.rounds, "seconds": limits.seconds},
-        entries=tuple(lineup.entries),
-        series=tuple(series),
-        absences=tuple(lineup.absences),
-        rates=rates,
-    )
+    return result.__replace__(absences=tuple(lineup.absences))
 
 
 def _measure_batch(lineup: Lineup, rates: MachineRates, batch: int, limits: Limits) -> list[Series]:

@@ -20,11 +20,16 @@ _BLOCK = re.compile(
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+def keep(result: BenchmarkResult, output: Path) -> None:
+    """Writes a result as FILE.json alone."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(result.to_json())
+
+
 def publish(result: BenchmarkResult, output: Path) -> None:
     """Writes a result as FILE.json, FILE.md and FILE.png, and prints its summary."""
     result = result.__replace__(environment=result.environment.__replace__(busy_after=measure_others()))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(result.to_json())
+    keep(result, output)
     output.with_suffix(".md").write_text(tables(result), encoding="utf-8")
     draw(result, output.with_suffix(".png"))
     click.echo(summary(result))

@@ -4,5 +4,5 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("dmgan")
-except PackageNotFoundError:  # run from a clone, as benchmarks/gpu.sh does
+except PackageNotFoundError:  # run from a clone, as benchmarks.first_contact does
     __version__ = "0+uninstalled"

@@ -3,9 +3,6 @@ from pathlib import Path
 import pytest
 
 from dmgan_train.run_folder import RunFolder
-from export.bundle import write_bundle
-from export.onnx_file import quiet_exporter
-from export.sources import read_model
 from tests.training import train_small, write_images
 
 
@@ -24,6 +21,10 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(scope="session")
 def bundle(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of that run; do not change it."""
+    from export.bundle import write_bundle  # here, since tests of training do without onnx
+    from export.onnx_file import quiet_exporter
+    from export.sources import read_model
+
     quiet_exporter()
     path = tmp_path_factory.mktemp("bundles") / "squares"
     write_bundle(read_model(run, "squares", "CC0-1.0"), path, lambda _: None)

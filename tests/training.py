@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 
 from dmgan_train.checkpoint import load_encoders
+from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import TrainingData, begin, fit, read_data
 from dmgan_train.gan import GanPhase
 from dmgan_train.monitor import Monitor, SampleSheet
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import Settings, resolve_settings
 
+CPU = torch.device("cpu")
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 SMALL = (
     "model.base_resolution=8",
@@ -62,13 +64,20 @@ def train_small(data: Path, run: Path, *overrides: str) -> RunFolder:
     folder = RunFolder(run)
     with folder.locked():
         begin(settings, read, folder)
-        fit(settings, read, folder, torch.device("cpu"), workers=0)
+        fit(settings, read, folder, CPU, workers=0)
     return folder
 
 
-def phase_of(run: RunFolder, images: Path, *overrides: str) -> GanPhase:
+def phase_of(run: RunFolder, images: Path, *overrides: str, device: torch.device = CPU) -> GanPhase:
     """The second phase of a run, as new."""
     settings = small_settings(*overrides)
     data = read_data(images, None, settings)
     monitor = Monitor(run, SampleSheet(run.samples, [data.train], data.tokenizer, 7))
-    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), monitor, torch.device("cpu"), workers=0)
+    return GanPhase(settings, data.train, data.tokenizer, load_encoders(run), monitor, device, workers=0)
+
+
+def damsm_phase_of(images: Path, *overrides: str, device: torch.device = CPU) -> DamsmPhase:
+    """The first phase, as new."""
+    settings = small_settings(*overrides)
+    data = read_data(images, None, settings)
+    return DamsmPhase(settings, data.train, data.tokenizer, device, workers=0)

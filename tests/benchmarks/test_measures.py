@@ -68,7 +68,9 @@ def at_hand(monkeypatch, contenders):
 
 def test_latency_measures_everybody_end_to_end_and_by_graph(subject, at_hand) -> None:
     environment, contenders = at_hand
-    result = measure_latency(environment, subject, contenders, [1, 3], ONCE)
+    results = []
+    result = measure_latency(environment, subject, contenders, [1, 3], ONCE, results.append)
+    assert [{series.batch for series in each.series} for each in results] == [{1}, {1, 3}]
     assert [entry.name for entry in result.entries][:2] == [REFERENCE, SERVED]
     for batch in (1, 3):
         for name in (REFERENCE, SERVED):
