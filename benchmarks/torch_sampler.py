@@ -21,7 +21,7 @@ from dmgan_runtime.request import FloatArray
 from dmgan_runtime.results import to_pil
 from dmgan_train.devices import autocast_type
 from dmgan_train.models import GeneratorNetwork, TextEncoder, TextEncoderOutput
-from dmgan_train.settings import Precision
+from dmgan_train.settings import TrainingPrecision
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -120,5 +120,5 @@ def _prepare_device(device: torch.device, precision: str) -> None:
         torch.cuda.set_device(device)
         if precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False
-    wanted: Precision = "bf16" if precision == "bf16" else "fp32"
+    wanted: TrainingPrecision = "bf16" if precision == "bf16" else "fp32"
     autocast_type(wanted, device)

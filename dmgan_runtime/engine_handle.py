@@ -10,14 +10,19 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from threading import RLock, get_ident
+from typing import Any
 from weakref import WeakSet
 
-from dmgan_runtime.backends.base import Backend
-from dmgan_runtime.errors import EngineError
+from dmgan_runtime.backends.base import Active, Backend
+from dmgan_runtime.backends.registry import find_engine_row, open_backend
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import BackendError, BundleError, EngineError
+from dmgan_runtime.manifest import Manifest
 
 _POLL_SECONDS = 0.005
 _handles: WeakSet[EngineHandle] = WeakSet()
@@ -150,3 +155,36 @@ def _in_child() -> None:
 def _end_without_destructors() -> None:
     if hasattr(libc := ctypes.CDLL(None), "on_exit"):  # glibc: the last one registered is called first
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+
+
+def reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Active, busy: bool) -> Backend:
+    """Loads an engine again in a forked process: the same one of the same bundle, or one seed would be two images.
+
+    Args:
+        path: Of the bundle.
+        asked: What was asked of `Generator.open`.
+        manifest: The bundle's when it was opened.
+        active: What was opened.
+        busy: Whether the engine was at work in the parent when it forked.
+
+    Raises:
+        EngineError: if it cannot be had there.
+        BundleError: if the bundle was replaced.
+    """
+    remedy = "start processes with spawn, not fork"
+    after_fork = find_engine_row(active.backend, active.device.partition(":")[0]).after_fork
+    if after_fork == "never":
+        raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
+    if after_fork == "if idle" and busy:
+        raise EngineError(f"{active.backend} was at work when this process was forked, and hangs here then; {remedy}")
+    same = {"backend": active.backend, "device": active.device, "precision": active.precision}
+    with Bundle(path) as bundle:
+        if bundle.manifest != manifest:
+            raise BundleError(
+                f"the bundle {manifest.name!r} was replaced after it was opened, and this forked process needs it"
+                " again; open the new one here with Generator.open"
+            )
+        try:
+            return open_backend(bundle, **{**asked, **same})
+        except (BackendError, EngineError) as error:
+            raise EngineError(f"no engine for this forked process ({error}); {remedy}") from error

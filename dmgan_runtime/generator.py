@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dmgan_runtime.backends.base import Active, Backend
-from dmgan_runtime.backends.registry import find_engine_row, open_backend
+from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.backends.registry import open_backend
 from dmgan_runtime.bundle import Bundle, packaged_bundle
-from dmgan_runtime.engine_handle import EngineHandle
-from dmgan_runtime.errors import BackendError, BundleError, CaptionError, EngineError, SettingsError
+from dmgan_runtime.engine_handle import EngineHandle, reopen
+from dmgan_runtime.errors import BundleError, CaptionError, EngineError, SettingsError
 from dmgan_runtime.interpolation import blend_texts, slerp
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed
@@ -66,7 +66,7 @@ class Generator:
         self._path = path
         self._asked = asked
         # Nothing that the handle keeps refers to this object, so that one that is dropped unclosed is freed at once.
-        self._engine = EngineHandle(backend, partial(_reopen, path, asked, manifest, backend.active))
+        self._engine = EngineHandle(backend, partial(reopen, path, asked, manifest, backend.active))
 
     @classmethod
     def open(
@@ -438,39 +438,6 @@ class Generator:
                     f"{self.active.backend} returned an image of {output.resolution} pixels with values that are no"
                     " numbers; try another precision or backend"
                 )
-
-
-def _reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Active, busy: bool) -> Backend:
-    """Loads an engine again in a forked process: the same one of the same bundle, or one seed would be two images.
-
-    Args:
-        path: Of the bundle.
-        asked: What was asked of `Generator.open`.
-        manifest: The bundle's when it was opened.
-        active: What was opened.
-        busy: Whether the engine was at work in the parent when it forked.
-
-    Raises:
-        EngineError: if it cannot be had there.
-        BundleError: if the bundle was replaced.
-    """
-    remedy = "start processes with spawn, not fork"
-    after_fork = find_engine_row(active.backend, active.device.partition(":")[0]).after_fork
-    if after_fork == "never":
-        raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
-    if after_fork == "if idle" and busy:
-        raise EngineError(f"{active.backend} was at work when this process was forked, and hangs here then; {remedy}")
-    same = {"backend": active.backend, "device": active.device, "precision": active.precision}
-    with Bundle(path) as bundle:
-        if bundle.manifest != manifest:
-            raise BundleError(
-                f"the bundle {manifest.name!r} was replaced after it was opened, and this forked process needs it"
-                " again; open the new one here with Generator.open"
-            )
-        try:
-            return open_backend(bundle, **{**asked, **same})
-        except (BackendError, EngineError) as error:
-            raise EngineError(f"no engine for this forked process ({error}); {remedy}") from error
 
 
 def _is_pair(value: object) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
-from dmgan_train.settings import Precision, Settings
+from dmgan_train.settings import Settings, TrainingPrecision
 
 
 def choose_device(name: str) -> torch.device:
@@ -64,7 +64,9 @@ def place(network: nn.Module, device: torch.device, layout: torch.memory_format 
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
-def autocast_type(precision: Precision, device: torch.device, name: str = "gan.precision") -> torch.dtype | None:
+def autocast_type(
+    precision: TrainingPrecision, device: torch.device, name: str = "gan.precision"
+) -> torch.dtype | None:
     """What the networks run in under autocast; None runs them in fp32.
 
     Args:
@@ -100,7 +102,7 @@ def resolve_precision(settings: Settings, device: torch.device) -> Settings:
     Raises:
         BackendError: if bf16 or fp16 was asked for and cannot be had.
     """
-    names: dict[torch.dtype | None, Precision] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    names: dict[torch.dtype | None, TrainingPrecision] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     damsm = names[autocast_type(settings.damsm.precision, device, "damsm.precision")]
     gan = names[autocast_type(settings.gan.precision, device)]
     return settings.__replace__(

@@ -22,7 +22,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
 Steps = Annotated[int, msgspec.Meta(ge=0)]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +99,7 @@ class DamsmSettings(_Section, frozen=True):
     gamma1: Weight = 4.0
     gamma2: Weight = 5.0
     gamma3: Weight = 10.0
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     checkpoint_every: PositiveInt = 500
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class GanSettings(_Section, frozen=True):
     augmentation: bool = False
     r1_weight: Weight = 0.0
     r1_every: PositiveInt = 16
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     compile: bool = False
     sample_every: PositiveInt = 1000
     checkpoint_every: PositiveInt = 1000

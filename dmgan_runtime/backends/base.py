@@ -290,6 +290,15 @@ def graphs_of(bundle: Bundle, precision: Arithmetic) -> dict[Role, GraphEntry]:
     return graphs
 
 
+def form_for_cpus(graphs: Mapping[Role, GraphEntry]) -> str:
+    """What a user of a GPU should know of graphs whose up blocks have the form for CPUs; empty if they have not."""
+    if not any(graph.up_blocks == "phases" for graph in graphs.values()):
+        return ""
+    return (
+        "its up blocks have the form for CPUs; dmgan-export --fp16, or --up-blocks transposed, makes the one for GPUs"
+    )
+
+
 def read_graph(bundle: Bundle, graph: GraphEntry, where: str) -> bytes:
     """A graph, proven to be the one that was exported and to have all its weights inside.
 

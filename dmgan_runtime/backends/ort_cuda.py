@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 import numpy as np
 
-from dmgan_runtime.backends.base import Active, Array, EngineSettings, choose_precision, graphs_of
+from dmgan_runtime.backends.base import Active, Array, EngineSettings, choose_precision, form_for_cpus, graphs_of
 from dmgan_runtime.backends.gpus import find_gpu
 from dmgan_runtime.backends.graph_chain import GraphChain
 from dmgan_runtime.backends.ort_cpu import import_engine, installed_rivals, load_session, session_options
@@ -110,7 +110,9 @@ class OrtCudaBackend:
         except BaseException:
             self.close()
             raise
-        self.active = Active("onnxruntime", self._engine.__version__, f"cuda:{self._index}", chosen, settings.threads)
+        device, version = f"cuda:{self._index}", self._engine.__version__
+        reason = form_for_cpus(graphs_of(bundle, chosen))
+        self.active = Active("onnxruntime", version, device, chosen, settings.threads, reason=reason)
 
     @classmethod
     def probe(cls, index: int) -> str:

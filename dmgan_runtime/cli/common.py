@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -19,17 +19,6 @@ from dmgan_runtime.errors import (
 )
 
 _USER_MISTAKES = (BundleError, CaptionError, BackendError, SettingsError, DataError, CheckpointError)
-
-
-_OPENING_OPTIONS = (
-    click.option(
-        "--backend", default="auto", show_default=True, help="Engine: auto takes the best; dmgan-doctor shows which."
-    ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or bf16."),
-    click.option("--threads", type=click.IntRange(1, 1024), show_default="all CPUs", help="CPU threads."),
-)
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _UserMistake(click.ClickException):
@@ -58,13 +47,6 @@ class DmganGroup(click.Group):
     """A group whose commands are `DmganCommand`s."""
 
     command_class = DmganCommand
-
-
-def opening_options(command: _Command) -> _Command:
-    """Adds the options of every command that opens a bundle: how `Generator.open` chooses the engine."""
-    for option in reversed(_OPENING_OPTIONS):
-        command = option(command)
-    return command
 
 
 def load_command(module: str, extras: Sequence[str], name: str) -> click.Command:

@@ -20,7 +20,8 @@ from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
 from dmgan_runtime.backends.registry import ENGINES, find_engine_row
 from dmgan_runtime.bundle import Bundle, packaged_bundle
-from dmgan_runtime.cli.common import DmganCommand, opening_options
+from dmgan_runtime.cli.common import DmganCommand
+from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.self_test import SelfTestResult, run_self_test

@@ -16,8 +16,9 @@ from PIL import Image
 import dmgan_runtime
 from dmgan_runtime.bundle import PACKAGED_MODEL
 from dmgan_runtime.cli.captions import check_captions, read_captions
-from dmgan_runtime.cli.common import DmganCommand, opening_options
+from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, OutputPlan, plan_files
+from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import MAX_SEED, fresh_seed

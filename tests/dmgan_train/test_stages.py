@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from dmgan_runtime import Generator
 from dmgan_runtime.errors import TrainingError
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
@@ -121,3 +123,20 @@ def test_the_words_of_its_refinements_are_a_figure_if_it_has_any(trained, stages
         assert result.exit_code == 0, result.output
         with Image.open(output) as picture:
             assert picture.height > (stages - 1) * LEGIBLE_SIDE
+
+
+def test_a_run_of_any_stages_is_served_as_it_was_trained(trained, stages, tmp_path) -> None:
+    from export.bundle import write_bundle  # here, since tests of training do without onnx
+    from export.onnx_file import quiet_exporter
+    from export.sources import read_model
+
+    quiet_exporter()
+    write_bundle(read_model(trained, "stages", "CC0-1.0"), tmp_path / "bundle", lambda _: None)
+    (expected,) = RunSource(trained, torch.device("cpu")).explain([CAPTION], [1])
+    with Generator.open(tmp_path / "bundle", threads=1) as generator:
+        (served,) = generator.generate(CAPTION, seed=1, attention=True)
+        assert [each.image.width for each in generator.stream(CAPTION, seed=1)] == sides(stages)
+    assert list(served.stages) == sides(stages)
+    assert list(served.attention or {}) == sides(stages)[1:]
+    for side, picture in served.stages.items():
+        assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected.stages[side])).max() <= 1

@@ -16,7 +16,7 @@ import pytest
 from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import ort_cuda
 from dmgan_runtime.graphs import graph_interfaces
-from tests.bundles import MAX_WORDS, SPEC
+from tests.bundles import MAX_WORDS, SPEC, write_manifest
 from tests.dmgan_runtime.backends.fake_cuda import frames_of_ours
 from tests.dmgan_runtime.backends.fake_onnxruntime import FakeOnnxRuntime
 from tests.dmgan_runtime.backends.fakes import GPU
@@ -36,6 +36,17 @@ def served(fake_ort: FakeOnnxRuntime, bundle: Path) -> Iterator[Generator]:
 def images(generator: Generator, batch_size: int, captions: list[str] = CAPTIONS) -> np.ndarray:
     made = generator.generate(captions, seed=1, batch_size=batch_size)
     return np.stack([np.asarray(each.image) for each in made])
+
+
+def test_up_blocks_in_the_form_for_cpus_are_told(
+    fake_ort: FakeOnnxRuntime, own_bundle: Path, served: Generator
+) -> None:
+    assert "--up-blocks" not in served.active.reason
+    form = dict.fromkeys(SPEC.generator_roles, "phases")
+    graphs = tuple(graph.__replace__(up_blocks=form.get(graph.role)) for graph in served.manifest.graphs)
+    write_manifest(own_bundle, graphs=graphs)
+    with Generator.open(own_bundle, backend="onnxruntime", device="cuda", threads=1) as generator:
+        assert "the form for CPUs; dmgan-export --fp16, or --up-blocks transposed" in generator.active.reason
 
 
 def owner_threads() -> list[str]:
