@@ -38,13 +38,12 @@ def images(generator: Generator, batch_size: int, captions: list[str] = CAPTIONS
     return np.stack([np.asarray(each.image) for each in made])
 
 
-def test_up_blocks_in_the_form_for_cpus_are_told(
-    fake_ort: FakeOnnxRuntime, own_bundle: Path, served: Generator
-) -> None:
-    assert "--up-blocks" not in served.active.reason
+def test_up_blocks_in_the_form_for_cpus_are_told(fake_ort: FakeOnnxRuntime, own_bundle: Path) -> None:
+    with Generator.open(own_bundle, backend="onnxruntime", device="cuda", threads=1) as generator:
+        assert "--up-blocks" not in generator.active.reason
+        written = generator.manifest.graphs
     form = dict.fromkeys(SPEC.generator_roles, "phases")
-    graphs = tuple(graph.__replace__(up_blocks=form.get(graph.role)) for graph in served.manifest.graphs)
-    write_manifest(own_bundle, graphs=graphs)
+    write_manifest(own_bundle, graphs=tuple(graph.__replace__(up_blocks=form.get(graph.role)) for graph in written))
     with Generator.open(own_bundle, backend="onnxruntime", device="cuda", threads=1) as generator:
         assert "the form for CPUs; dmgan-export --fp16, or --up-blocks transposed" in generator.active.reason
 
