@@ -229,7 +229,7 @@ def _check_case(bundle: dmgan_runtime.Generator, case: Case, precision: Precisio
     )
     images = bundle.synthesize(*(case[name].numpy() for name in inputs)).images
     for stage, image in enumerate(images.values()):
-        check_images(image, case[f"generator_{stage}.image"].numpy(), precision)
+        check_images(image, case[f"generator_{stage}.image"].numpy(), precision, stage)
 
 
 def _pack(folder: Path, archive: Path) -> Path:

@@ -26,6 +26,8 @@ from export.quality import decibels, psnr
 BATCHES = (1, 3, 16)
 # fp32 must be the same function; of the others the images must look the same, and what leads to them is reported.
 TOLERANCE = 1e-4
+PAPERS_STAGES = 3
+DEEP_PSNR = 90.0
 REQUIRED_PSNR: Mapping[Precision, float] = {"fp16": 50.0, "int8": 35.0}
 
 Case = Mapping[str, Tensor]
@@ -145,13 +147,26 @@ def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
     return quality
 
 
-def check_images(images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision) -> None:
+def check_images(
+    images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision, stage: int
+) -> None:
     """Checks a stage's images that a whole bundle generated, all stages one after the other.
+
+    In fp32 the paper's three stages must be as near as one graph is. What a stage rounds goes through every later one,
+    and a model that was hardly trained amplifies it there; so of stages beyond the third a PSNR is asked for, under
+    which something would be wrong and not only rounded. Each graph is held to `TOLERANCE` on its own
+    (`measure_parity`).
+
+    Args:
+        images: From the bundle, in [-1, 1].
+        expected: From PyTorch.
+        precision: The bundle's.
+        stage: Which stage generated them, from 0.
 
     Raises:
         ExportError: if they are further from PyTorch's than the precision allows.
     """
-    required = REQUIRED_PSNR.get(precision)
+    required = REQUIRED_PSNR.get(precision, None if stage < PAPERS_STAGES else DEEP_PSNR)
     limits = _Limits(TOLERANCE if required is None else None, required)
     what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
     _check(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)

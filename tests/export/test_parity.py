@@ -41,9 +41,9 @@ def test_what_is_no_number_or_differs_from_the_constant_is_no_likeness(actual, e
     ("images", "expected"), [(np.full_like(NOISE, np.nan), NOISE), (FLAT + 1.5, FLAT), (-NOISE, NOISE)]
 )
 def test_images_of_no_likeness_are_refused_in_every_precision(images, expected, precision) -> None:
-    check_images(expected, expected, precision)
+    check_images(expected, expected, precision, 0)
     with pytest.raises(ExportError, match=f"at 8 pixels in {precision} differs"):
-        check_images(images, expected, precision)
+        check_images(images, expected, precision, 2)
 
 
 def test_a_psnr_just_under_its_limit_does_not_read_as_the_limit() -> None:
@@ -51,7 +51,7 @@ def test_a_psnr_just_under_its_limit_does_not_read_as_the_limit() -> None:
     sign = np.sign(NOISE).astype(np.float32)
     close = NOISE + sign * np.float32((NOISE.max() - NOISE.min()) * 10 ** (-34.98 / 20))
     with pytest.raises(ExportError, match=r"\(34\.9 dB\), and 35 dB are needed; no bundle was written.*without --int8"):
-        check_images(close, NOISE, "int8")
+        check_images(close, NOISE, "int8", 0)
 
 
 def test_the_reference_is_what_float64_gives() -> None:
@@ -65,3 +65,13 @@ def test_the_reference_is_what_float64_gives() -> None:
     with torch.no_grad():
         exact = graphs["generator_1"](feeds[0].double(), feeds[1].double(), feeds[2])
     assert torch.equal(case["generator_1.image"], exact[0].float())
+
+
+def test_stages_beyond_the_papers_may_amplify_what_those_before_them_round() -> None:
+    rounded = NOISE + np.random.default_rng(1).normal(0, 1e-5, NOISE.shape).astype(np.float32)
+    rounded.flat[0] += 5e-4
+    check_images(rounded, NOISE, "fp32", 3)
+    with pytest.raises(ExportError, match=r"over the tolerance of 1\.00e-04"):
+        check_images(rounded, NOISE, "fp32", 2)
+    with pytest.raises(ExportError, match="90 dB are needed"):
+        check_images(NOISE + np.float32(1e-3), NOISE, "fp32", 4)
