@@ -61,7 +61,7 @@ def test_the_served_images_are_the_models(models, bundles, stages: int, precisio
     tokens, lengths = model.tokenizer.encode_batch(captions, model.max_words)
     noise = draw_noise(seeds, model.generator.spec.noise_features, model.generator.spec.condition_features)
     with dmgan_runtime.Generator.open(bundles[stages], device="cpu", precision=precision) as generator:
-        served = generator.synthesize(tokens, lengths, *noise)
+        served = generator.synthesize(tokens, lengths, *noise, attention=True)
         assert generator.generate("a red square", seed=0)[0].image.width == 8 << (stages - 1)
     assert list(served.images) == [8 << stage for stage in range(stages)]
     assert list(served.attention) == list(served.images)[1:]
