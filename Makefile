@@ -27,11 +27,8 @@ demo: $(VENV)/ready
 	@echo "The pictures: $(DEMO)/emoji.png (the packaged model) and $(DEMO)/birds.png (trained just now)"
 
 ## test: style, types, import rules and tests
-# In two processes: training forks workers to read pictures, and in one that had loaded every engine before, the main
-# process twice got a SIGSEGV while it waited for them, which has not been explained yet.
 test: lint
-	$(BIN)/python -m pytest tests/benchmarks tests/dmgan_runtime
-	$(BIN)/python -m pytest tests/dmgan_train tests/export tests/test_application.py tests/test_readme.py
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -40,7 +41,7 @@ class OpenVinoBackend(GraphBackend):
         """Loads every graph of the chosen precision."""
         super().__init__(bundle)
         engine = _import_engine()
-        core = engine.Core()
+        core = _open_core(engine)
         chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "openvino on the CPU")
         if chosen == "bf16":
             _check_bf16(core)
@@ -97,6 +98,22 @@ def _import_engine() -> ModuleType:
     except ImportError as error:
         raise BackendError(f"openvino cannot be imported ({error}); install it with: {_ENGINE.install}") from error
     return cast(ModuleType, openvino)
+
+
+def _open_core(engine: ModuleType) -> ov.Core:
+    """A Core whose CPU plugin was loaded in a thread that is over.
+
+    OpenVINO 2026.4 gives the thread that loads the plugin a stack for handlers of signals, and whichever thread drops
+    the plugin frees it. If the first were alive then, its next signal, such as Ctrl-C, would be a segmentation fault.
+    """
+
+    def load() -> ov.Core:
+        core = engine.Core()
+        _capabilities(core)
+        return cast("ov.Core", core)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(load).result()
 
 
 def _version(engine: ModuleType) -> str:

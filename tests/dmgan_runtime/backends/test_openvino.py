@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,26 @@ def psnr(one: np.ndarray, other: np.ndarray, span: float) -> float:
 def load(path: Path, **changes: Any) -> OpenVinoBackend:
     with Bundle(path) as bundle:
         return OpenVinoBackend(bundle, EngineSettings(**changes))
+
+
+_CLOSED_ELSEWHERE = """
+import gc, os, signal, sys, threading
+from dmgan_runtime import Generator
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+generator = Generator.open(sys.argv[1], backend="openvino", threads=1)
+generator.generate("round")
+closer = threading.Thread(target=generator.close)
+closer.start()
+closer.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_another_thread_closed_it_is_handled(lstm_bundle: Path) -> None:
+    command = [sys.executable, "-c", _CLOSED_ELSEWHERE, str(lstm_bundle)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_it_says_what_it_is(vino: Generator) -> None:
