@@ -23,6 +23,7 @@ MAX_VOCABULARY_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2 * 2**30  # what one ONNX file can hold at most
 MAX_INFLATION = 100  # weights hardly shrink, JSON by ten; deflate reaches 1,000 on zeros
 _ZIP_FLAG_ENCRYPTED = 0x1
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def packaged_bundle() -> Path:
@@ -79,14 +80,20 @@ class Bundle:
         Raises:
             BundleError: if the file is missing, cannot be read, or is not the one that was exported.
         """
-        content = self._read(entry.path, limit, entry.bytes)
+        content = self._read(entry.path, limit)
         digest = hashlib.sha256(content).hexdigest()
-        if digest != entry.sha256:
-            raise BundleError(
-                f"{self.path}/{entry.path}: damaged or replaced: its SHA-256 is {digest}, the manifest says"
-                f" {entry.sha256}; copy the bundle again from where it came"
-            )
-        return content
+        if digest == entry.sha256:
+            return content
+        found, expected = f"its SHA-256 is {digest}", entry.sha256
+        if len(content) != entry.bytes:
+            found, expected = f"it has {len(content):,} bytes", f"{entry.bytes:,}"
+        remedy = "copy the bundle again from where it came"
+        if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == entry.sha256:
+            remedy = "its line breaks were changed, as Git for Windows does; check it out again with `* -text` in the"
+            remedy += " .gitattributes beside it"
+        raise BundleError(
+            f"{self.path}/{entry.path}: damaged or replaced: {found}, the manifest says {expected}; {remedy}"
+        )
 
     def folders(self, name: str) -> list[str]:
         """The names of the folders in the folder `name`, sorted; none if there is no such folder.
@@ -118,19 +125,17 @@ class Bundle:
         entry = self.manifest.tokenizer.file
         return Tokenizer.from_json(self.read(entry, MAX_VOCABULARY_BYTES), f"{self.path}/{entry.path}")
 
-    def _read(self, name: str, limit: int, expected: int | None = None) -> bytes:
+    def _read(self, name: str, limit: int) -> bytes:
         where = f"{self.path}/{name}"
         with _reading(where):
             size, stream = self._source.open(name)
             with stream:
-                if expected is not None and size != expected:
-                    raise BundleError(
-                        f"{where}: damaged or replaced: it has {size:,} bytes, the manifest says {expected:,};"
-                        " copy the bundle again from where it came"
-                    )
                 if size > limit:
                     raise BundleError(f"{where}: {size:,} bytes, and at most {limit:,} are read; is it a bundle?")
-                return stream.read(size)
+                content = stream.read(size)
+        if content.startswith(_LFS_POINTER):
+            raise BundleError(f"{where}: a pointer of Git LFS in place of the file; fetch it with: git lfs pull")
+        return content
 
 
 class _Source(Protocol):
@@ -166,11 +171,13 @@ class _Folder:
         self._root = path.resolve()
 
     def open(self, name: str) -> tuple[int, IO[bytes]]:
-        file = (self._root / name).resolve()
-        if not file.is_relative_to(self._root):
+        file = self._root / name
+        # A file may be a link, as in the caches of hubs and package managers: its hash says what it is.
+        folder = file.parent.resolve()
+        if not folder.is_relative_to(self._root):
             raise BundleError(
-                f"{self._path / name}: a link to {file}, outside the bundle; put the file itself there"
-                " (`cp -rL` copies a folder so)"
+                f"{self._path / name}: in a folder that is a link to {folder}, outside the bundle; put the folder"
+                " itself there (`cp -rL` copies one so)"
             )
         if not file.is_file():
             raise _missing(self._path / name)
@@ -188,6 +195,7 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._zip = zipfile.ZipFile(path)
+        self._entries: dict[str, zipfile.ZipInfo] = {}
         try:
             self._prefix = self._check()
         except BaseException:
@@ -196,13 +204,13 @@ class _Zip:
 
     def _check(self) -> str:
         """Refuses what no exported bundle holds; returns the folder that the bundle is in, or an empty string."""
-        names = set()
         for info in self._zip.infolist():
-            name = info.orig_filename
-            if not stays_inside(name) or stat.S_ISLNK(info.external_attr >> 16) or name in names:
+            # Windows PowerShell 5.1 writes backslashes.
+            name = info.orig_filename.replace("\\", "/")
+            if not stays_inside(name) or stat.S_ISLNK(info.external_attr >> 16) or name in self._entries:
                 raise BundleError(
-                    f"{self._path}: unsafe: its entry {name!r} is a link, comes twice or leaves the bundle;"
-                    " use a .zip from a source that you trust"
+                    f"{self._path}: unsafe: its entry {info.orig_filename!r} is a link, comes twice or leaves the"
+                    " bundle; use a .zip from a source that you trust"
                 )
             plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             if info.flag_bits & _ZIP_FLAG_ENCRYPTED or not plain:
@@ -210,18 +218,17 @@ class _Zip:
                     f"{self._path}: its entry {name!r} is encrypted or compressed in a rare way; make the .zip"
                     " without a password, with the usual deflate"
                 )
-            names.add(name)
-        if MANIFEST_NAME in names:
+            self._entries[name] = info
+        if MANIFEST_NAME in self._entries:
             return ""
         # Zipping a folder, not its content, is what file managers do.
-        folders = [name.removesuffix(MANIFEST_NAME) for name in names if name.endswith(f"/{MANIFEST_NAME}")]
+        folders = [name.removesuffix(MANIFEST_NAME) for name in self._entries if name.endswith(f"/{MANIFEST_NAME}")]
         return folders[0] if len(folders) == 1 else ""
 
     def open(self, name: str) -> tuple[int, IO[bytes]]:
-        try:
-            info = self._zip.getinfo(self._prefix + name)
-        except KeyError:
-            raise _missing(self._path / name) from None
+        info = self._entries.get(self._prefix + name)
+        if info is None:
+            raise _missing(self._path / name)
         if info.file_size > MAX_INFLATION * max(info.compress_size, 2**10):
             raise BundleError(
                 f"{self._path / name}: unsafe: {info.compress_size:,} bytes that claim to become {info.file_size:,}, as"
@@ -232,7 +239,7 @@ class _Zip:
 
     def folders(self, name: str) -> set[str]:
         start = f"{self._prefix}{name}/"
-        inside = (entry.removeprefix(start) for entry in self._zip.namelist() if entry.startswith(start))
+        inside = (entry.removeprefix(start) for entry in self._entries if entry.startswith(start))
         return {entry.partition("/")[0] for entry in inside if "/" in entry}
 
     def close(self) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 
 from dmgan_runtime import bundle as bundle_module
-from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle
+from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle, packaged_bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import MANIFEST_NAME
 from tests.bundles import SPEC, WORDS, write_manifest, zip_bundle
@@ -102,12 +104,60 @@ class TestAFolder:
             with pytest.raises(BundleError, match=f"^{own_bundle.name}/{GRAPH}: "):
                 read_everything(Path(own_bundle.name))
 
-    def test_with_a_link_out_of_it(self, own_bundle: Path, tmp_path: Path) -> None:
-        outside = tmp_path / "outside.onnx"
-        (own_bundle / GRAPH).rename(outside)
-        (own_bundle / GRAPH).symlink_to(outside)
-        with pytest.raises(BundleError, match=r"outside the bundle; put the file itself there"):
+    @pytest.mark.parametrize("names", [[GRAPH], ["vocab.json"], [MANIFEST_NAME, "vocab.json", GRAPH]], ids=len)
+    def test_whose_files_are_links_out_of_it(self, own_bundle: Path, tmp_path: Path, names: list[str]) -> None:
+        """As in the caches of hubs and package managers."""
+        for number, name in enumerate(names):
+            (own_bundle / name).rename(tmp_path / f"blob{number}")
+            (own_bundle / name).symlink_to(tmp_path / f"blob{number}")
+        read_everything(own_bundle)
+        (own_bundle / GRAPH).unlink()
+        (own_bundle / GRAPH).symlink_to(__file__)
+        with pytest.raises(BundleError, match="damaged or replaced"):
             read_everything(own_bundle)
+
+    @pytest.mark.parametrize("target", ["/dev/zero", "/proc/self", "nowhere"])
+    def test_with_a_link_to_no_regular_file(self, own_bundle: Path, target: str) -> None:
+        (own_bundle / GRAPH).unlink()
+        (own_bundle / GRAPH).symlink_to(target)
+        with pytest.raises(BundleError, match=f"{GRAPH}: missing"):
+            read_everything(own_bundle)
+
+    def test_with_a_folder_that_is_a_link_out_of_it(self, own_bundle: Path, tmp_path: Path) -> None:
+        (own_bundle / "onnx").rename(tmp_path / "outside")
+        (own_bundle / "onnx").symlink_to(tmp_path / "outside")
+        with pytest.raises(BundleError, match=r"a link to .*/outside, outside the bundle; put the folder itself there"):
+            read_everything(own_bundle)
+
+    @pytest.mark.parametrize("name", [MANIFEST_NAME, "vocab.json", GRAPH])
+    def test_with_a_pointer_of_git_lfs(self, own_bundle: Path, tmp_path: Path, name: str) -> None:
+        (own_bundle / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 9\n")
+        for path in (own_bundle, zip_bundle(own_bundle, tmp_path / "own.zip")):
+            with pytest.raises(BundleError, match=f"{name}: a pointer of Git LFS .*; fetch it with: git lfs pull"):
+                read_everything(path)
+
+    def test_whose_line_breaks_git_has_changed(self, own_bundle: Path) -> None:
+        (own_bundle / "vocab.json").write_text(json.dumps(WORDS, indent=0))
+        write_manifest(own_bundle)
+        (own_bundle / "vocab.json").write_text(json.dumps(WORDS, indent=0), newline="\r\n")
+        with pytest.raises(BundleError, match=r"line breaks were changed, .* with `\* -text` in the \.gitattributes"):
+            read_everything(own_bundle)
+
+    def test_that_came_with_dmgan_is_kept_as_it_is_by_git_for_windows(self, tmp_path: Path) -> None:
+        root = Path(__file__).parents[2]
+        model = packaged_bundle().relative_to(root)
+        shutil.copytree(root / model, tmp_path / model)
+        shutil.copy(root / ".gitattributes", tmp_path)
+
+        def git(*arguments: str) -> None:
+            subprocess.run(["git", "-c", "core.autocrlf=true", *arguments], cwd=tmp_path, check=True)
+
+        git("init", "--quiet")
+        git("add", ".")
+        shutil.rmtree(tmp_path / model)
+        git("checkout", "--quiet", "--", ".")
+        with Bundle(tmp_path / model) as bundle:
+            assert all(bundle.read(entry) for entry in bundle.manifest.every_file)
 
     def test_with_a_link_that_stays_inside(self, own_bundle: Path) -> None:
         (own_bundle / GRAPH).rename(own_bundle / "stored")
@@ -167,6 +217,21 @@ class TestAZip:
         with pytest.raises(BundleError, match=r"unsafe: its entry .* leaves the bundle"):
             Bundle(zipped)
         assert not list(zipped.parent.rglob("*evil"))
+
+    @pytest.mark.parametrize("prefix", ["", "tiny\\"])
+    def test_whose_names_have_backslashes(self, bundle: Path, tmp_path: Path, prefix: str) -> None:
+        """As Windows PowerShell 5.1 writes them."""
+        with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+            for file in (file for file in bundle.rglob("*") if file.is_file()):
+                archive.write(file, prefix + str(file.relative_to(bundle)).replace("/", "\\"))
+        assert read_everything(tmp_path / "windows.zip") == read_everything(bundle)
+        with Bundle(tmp_path / "windows.zip") as opened:
+            assert opened.folders("onnx") == []
+
+    def test_with_an_entry_in_both_spellings(self, zipped: Path) -> None:
+        add_to_zip(zipped, GRAPH.replace("/", "\\"))
+        with pytest.raises(BundleError, match=r"generator_1.onnx' .*comes twice"):
+            Bundle(zipped)
 
     def test_with_a_link(self, zipped: Path) -> None:
         add_to_zip(zipped, "link", b"/etc/passwd", stat.S_IFLNK | 0o777)
