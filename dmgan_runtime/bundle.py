@@ -18,6 +18,7 @@ from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, sta
 from dmgan_runtime.tokenizer import Tokenizer
 
 PACKAGED_MODEL = "emoji-64"
+_PACKAGED = Path(__file__).parent / "models"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_VOCABULARY_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2 * 2**30  # what one ONNX file can hold at most
@@ -26,9 +27,35 @@ _ZIP_FLAG_ENCRYPTED = 0x1
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def packaged_bundle() -> Path:
-    """The folder of the model that comes with the package; its card says what it is."""
-    return Path(__file__).parent / "models" / PACKAGED_MODEL
+def packaged_bundle(name: str = PACKAGED_MODEL) -> Path:
+    """The folder of a model that comes with the package; its card says what it is."""
+    return _PACKAGED / name
+
+
+def packaged_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(folder.parent.name for folder in _PACKAGED.glob(f"*/{MANIFEST_NAME}"))
+
+
+def find_bundle(bundle: str | os.PathLike[str] | None) -> Path:
+    """The absolute path of a bundle.
+
+    Args:
+        bundle: A path; or the name of a packaged model, unless something of that name lies in the working directory;
+            None is `PACKAGED_MODEL`.
+
+    Raises:
+        BundleError: if it is none of these.
+    """
+    if bundle is None:
+        return packaged_bundle()
+    if not isinstance(bundle, str | os.PathLike):
+        raise BundleError(
+            f"bundle is {bundle!r}; pass the path of a folder or .zip, or the name of a packaged model:"
+            f" {', '.join(packaged_models())}"
+        )
+    path = Path(bundle).absolute()
+    return packaged_bundle(str(bundle)) if not path.exists() and str(bundle) in packaged_models() else path
 
 
 class Bundle:
@@ -157,7 +184,10 @@ def _open_source(path: Path) -> _Source:
         if path.is_dir():
             return _Folder(path)
         if not path.exists():
-            raise BundleError(f"{path}: no such bundle; pass a folder or .zip that dmgan-export wrote")
+            raise BundleError(
+                f"{path}: no such bundle; pass a folder or .zip that dmgan-export wrote, or the name of a"
+                f" packaged model: {', '.join(packaged_models())}"
+            )
         if not zipfile.is_zipfile(path):
             raise BundleError(
                 f"{path}: neither a folder nor a readable .zip; pass one that dmgan-export wrote, or copy it again"

@@ -14,9 +14,9 @@ from PIL import Image
 
 from dmgan_runtime.backends.base import Backend
 from dmgan_runtime.backends.registry import open_backend
-from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.engine_handle import EngineHandle, reopen
-from dmgan_runtime.errors import BundleError, CaptionError, EngineError, SettingsError
+from dmgan_runtime.errors import CaptionError, EngineError, SettingsError
 from dmgan_runtime.interpolation import blend_texts, slerp
 from dmgan_runtime.manifest import Manifest
 from dmgan_runtime.noise import check_seed
@@ -84,7 +84,8 @@ class Generator:
         What was asked for and cannot be had is an error; `active` says what "auto" took, and why not the others.
 
         Args:
-            bundle: A folder or .zip that `dmgan-export` wrote; None is the model that comes with dmgan.
+            bundle: A folder or .zip that `dmgan-export` wrote, or the name of a model that comes with dmgan; None is
+                `emoji-64`.
             backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "mnn", "tensorrt"
                 or "tensorrt_rtx".
             device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
@@ -101,11 +102,7 @@ class Generator:
             EngineError: if the engine cannot load a graph.
             SettingsError: if the number of threads is out of range, or the engine's options are no options.
         """
-        if not isinstance(bundle, str | os.PathLike | None):
-            raise BundleError(
-                f"bundle is {bundle!r}; pass the path of a folder or .zip, or None for the model that comes with dmgan"
-            )
-        path = packaged_bundle() if bundle is None else Path(bundle).absolute()
+        path = find_bundle(bundle)
         asked: dict[str, Any] = {
             "backend": backend,
             "device": device,

@@ -17,6 +17,8 @@ from dmgan_runtime.errors import BundleError, CaptionError
 PAD = "<end>"
 MAX_CAPTION_CHARACTERS = 10_000
 _LONGEST_WORD = 30
+_LEAST_ALIKE = 0.75  # of difflib's ratio: two letters of four in another order
+_PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
 _WORD = re.compile(r"\w+")
 
 
@@ -149,7 +151,7 @@ class Tokenizer:
         return len(caption) <= MAX_CAPTION_CHARACTERS and bool(self.indices(caption))
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
-        """Known words that are spelled much like another one, nearest first; often none.
+        """Known words that are another's plural or singular, or spelled much like it, nearest first; often none.
 
         Only words with the same initial are looked at. Comparing with all 27,000 of COCO took 0.3 s, and a server
         must not spend that on every caption of a mischievous user.
@@ -158,8 +160,16 @@ class Tokenizer:
             word: Any text; only its first characters count, as many as the longest English words have.
             count: How many at most.
         """
+        word = word[:_LONGEST_WORD]
         candidates = [known for known in self.words[1:] if known[:1] == word[:1]]
-        return get_close_matches(word[:_LONGEST_WORD], candidates, count)
+        alike = get_close_matches(word, candidates, count, _LEAST_ALIKE)
+        numbers = [
+            word.removesuffix(ending) + other
+            for pair in _PLURALS
+            for ending, other in (pair, pair[::-1])
+            if word.endswith(ending)
+        ]
+        return list(dict.fromkeys([form for form in numbers if form in self._index] + alike))[:count]
 
     def encode(self, caption: str, max_words: int) -> Encoding:
         """Turns a caption into tokens, keeping its first `max_words` known words.

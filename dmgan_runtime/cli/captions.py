@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 from dmgan_runtime.errors import CaptionError, SettingsError
 from dmgan_runtime.tokenizer import Encoding
 
 STANDARD_INPUT = "-"
+_SHOWN = 20
 
 
 class CaptionSource(NamedTuple):
@@ -67,8 +70,31 @@ def check_captions(
             said = f"{place}: {error}" if place else str(error)
             others = sum(not takes(other.caption) for other in sources[number:])
             more = f" (and {others:,} more caption{'s' * (others > 1)} that cannot be read)" if others else ""
-            raise CaptionError(said + more) from error
+            readable = others + 1 < len(sources)
+            skip = "; or pass --skip-unreadable, which leaves out what cannot be read" if readable else ""
+            raise CaptionError(said + more + skip) from error
     return encodings
+
+
+def leave_out_unreadable(
+    sources: Sequence[CaptionSource], encode: Callable[[str], Encoding], takes: Callable[[str], bool]
+) -> list[CaptionSource]:
+    """Leaves out what cannot be read, and says on stderr what and how many; of many, why not the first.
+
+    Args:
+        sources: The captions.
+        encode: As in `check_captions`, like `takes`.
+        takes: Whether one can be read.
+    """
+    refused = [source for source in sources if not takes(source.caption)]
+    for caption, place in refused[:_SHOWN]:
+        try:
+            encode(caption)
+        except CaptionError as error:
+            click.echo(f"warning: {place or 'a caption'}: {error}; left out", err=True)
+    if refused:
+        click.echo(f"warning: {len(refused):,} of {len(sources):,} captions cannot be read, and are left out", err=True)
+    return [source for source in sources if takes(source.caption)]
 
 
 def _lines(content: bytes, source: str) -> Iterator[CaptionSource]:

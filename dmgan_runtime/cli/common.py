@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -34,6 +36,9 @@ class DmganCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
+        # An output that is not UTF-8 shows what it cannot hold, such as a heart in a caption, as its escape.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except BrokenPipeError:

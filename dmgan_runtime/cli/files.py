@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.tokenizer import split_words
 from dmgan_runtime.viz.pictures import check_format
 
+STANDARD_OUTPUT = Path("-")
 MAX_GRID = 256
 MAX_IMAGES = 1_000_000
 _MAX_SLUG = 60
@@ -22,7 +25,7 @@ class OutputPlan:
     """The files that are to be written. Names are made when they are asked for: there may be a million.
 
     Attributes:
-        path: A file, or the folder of all files.
+        path: A file, the folder of all files, or `STANDARD_OUTPUT`.
         folder: Whether `path` is the folder.
         captions: Of the images, in their order.
         seeds: Of the images of each caption.
@@ -54,24 +57,53 @@ class OutputPlan:
 
     def files(self, index: int) -> dict[str, Path]:
         """The files of one image, by what they show."""
+        if self.to_standard_output:
+            return {"image": self.path}
         image = self.image(index)
         return {"image": self.grid or image} | {kind: image.with_stem(f"{image.stem}-{kind}") for kind in self.sheets}
 
-    def refuse_existing(self) -> None:
-        """Raises a `SettingsError` that names the files that are there already."""
-        if not (self.path if self.folder else self.path.parent).exists():
+    @property
+    def to_standard_output(self) -> bool:
+        """Whether the one picture goes to standard output."""
+        return self.path == STANDARD_OUTPUT
+
+    def check_place(self, *, overwrite: bool) -> None:
+        """Finds out before anything is generated whether the files can be written.
+
+        Args:
+            overwrite: Whether files that are there already are replaced.
+
+        Raises:
+            SettingsError: saying what is in the way, or naming files that are there already.
+        """
+        if self.to_standard_output:
+            if sys.stdout is None or sys.stdout.isatty():
+                raise SettingsError("--output -: standard output is closed, or a terminal; redirect it, as in: > a.png")
             return
+        folder = self.path if self.folder else self.path.parent
+        try:
+            place = next(each for each in (folder, *folder.parents) if each.exists())
+            for name in {part for path in self.files(0).values() for part in path.parts}:
+                (place / name).exists()  # an error if the name is too long
+            with TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        if folder.exists():
+            self._refuse_existing(Path.is_dir if overwrite else os.path.lexists)
+
+    def _refuse_existing(self, is_in_the_way: Callable[[Path], bool]) -> None:
         existing, shown = 0, dict[str, None]()
         for index in range(self.count):
             for path in self.files(index).values():
-                if str(path) not in shown and (path.exists() or path.is_symlink()):
+                if str(path) not in shown and is_in_the_way(path):
                     existing += 1
                     if len(shown) < _SHOWN:
                         shown[str(path)] = None
         if existing:
             more = f" and {existing - _SHOWN:,} more" if existing > _SHOWN else ""
             raise SettingsError(
-                f"{', '.join(shown)}{more}: there already; pass --overwrite to replace, or another --output"
+                f"{', '.join(shown)}{more}: there already; pass --overwrite to replace files, or another --output"
             )
 
 
@@ -81,8 +113,8 @@ def plan_files(
     """Names every file before anything is generated.
 
     Args:
-        output: A file, which several pictures number: out-1.png, out-2.png; or a folder, which is there or whose name
-            ends in a slash: its files are numbered, too, and named after caption and seed.
+        output: "-" for standard output; a file, which several pictures number: out-1.png, out-2.png; or a folder, which
+            is there or whose name ends in a slash: its files are numbered, too, and named after caption and seed.
         captions: At least one.
         seeds: Of the images of each caption.
         grid: Whether all go into one picture.
@@ -94,8 +126,12 @@ def plan_files(
     """
     path = Path(output)
     slash = output.endswith(("/", os.sep))
-    folder = slash or path.is_dir()
-    if slash and path.exists() and not path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    folder = slash or is_folder
+    if slash and is_there and not is_folder:
         raise SettingsError(f"{output}: there is a file of this name; leave the slash out, or name another folder")
     plan = OutputPlan(path, folder, captions, seeds, (path / "grid.png" if folder else path) if grid else None, sheets)
     if grid and plan.count > MAX_GRID:
@@ -107,12 +143,21 @@ def plan_files(
             f"{plan.count:,} images are too many at once; ask for at most {MAX_IMAGES:,}, and for the next with another"
             " --seed"
         )
-    if not folder:
+    if plan.to_standard_output:
+        if sheets or (plan.count > 1 and not grid):
+            raise SettingsError("--output - takes one picture; pass --grid, leave sheets out, or name a file or folder")
+    elif not folder:
         try:
             check_format(path)
         except SettingsError as error:
             raise SettingsError(f"{error}, or in a slash if it is a folder") from None
     return plan
+
+
+def _unwritable(path: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"{path}: cannot be written ({error.strerror or error}); pass another --output, or make room there"
+    )
 
 
 def _slug(caption: str) -> str:

@@ -6,7 +6,9 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ import click
 from PIL import Image
 
 import dmgan_runtime
-from dmgan_runtime.bundle import PACKAGED_MODEL
-from dmgan_runtime.cli.captions import check_captions, read_captions
+from dmgan_runtime.bundle import PACKAGED_MODEL, Bundle, packaged_bundle, packaged_models
+from dmgan_runtime.cli.captions import check_captions, leave_out_unreadable, read_captions
 from dmgan_runtime.cli.common import DmganCommand
-from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, OutputPlan, plan_files
+from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, STANDARD_OUTPUT, OutputPlan, plan_files
 from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
@@ -38,9 +40,9 @@ _SHOWN_CHARACTERS = 80
 @click.option(
     "-b",
     "--bundle",
-    type=click.Path(path_type=Path),
-    show_default=f"{PACKAGED_MODEL}, which comes with dmgan",
-    help="The model: a folder or .zip that dmgan-export wrote.",
+    type=click.Path(),
+    show_default=PACKAGED_MODEL,
+    help="The model: a folder or .zip that dmgan-export wrote, or the name of one that comes with dmgan (--list).",
 )
 @click.option(
     "-f",
@@ -48,20 +50,20 @@ _SHOWN_CHARACTERS = 80
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="UTF-8 text with more captions, one a line; empty lines are left out.",
 )
+@click.option("--skip-unreadable", is_flag=True, help="Leave out, name and count captions with no known word.")
 @click.option(
     "-o",
     "--output",
     default="out.png",
     show_default=True,
     metavar="PATH",
-    help="Where to write: a .png, .jpg or .webp file; or a folder, which is there or whose name ends in a slash. What"
-    " is missing is made.",
+    help="Where to write: a .png, .jpg or .webp file; a folder, which is there or whose name ends in a slash; or - for"
+    " standard output. What is missing is made.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option(
     "-n",
-    "--n",
-    "images_per_caption",
+    "--images-per-caption",
     type=click.IntRange(1, MAX_IMAGES),
     default=1,
     show_default=True,
@@ -79,7 +81,7 @@ _SHOWN_CHARACTERS = 80
 @click.option(
     "--grid",
     is_flag=True,
-    help=f"Write one picture of all images, at most {MAX_GRID}, with their captions; with --n over 1, a row a caption.",
+    help=f"Write one picture of all images, at most {MAX_GRID}, with their captions; with -n over 1, a row a caption.",
 )
 @click.option("--stages", is_flag=True, help="Also write each image's stages side by side, to *-stages.*.")
 @click.option(
@@ -88,12 +90,14 @@ _SHOWN_CHARACTERS = 80
     help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
+@click.option("--list", "list_models", is_flag=True, help="Show the models that come with dmgan, and generate nothing.")
 @opening_options
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-generate")
 def main(
     captions: tuple[str, ...],
-    bundle: Path | None,
+    bundle: str | None,
     file: Path | None,
+    skip_unreadable: bool,
     output: str,
     overwrite: bool,
     images_per_caption: int,
@@ -104,6 +108,7 @@ def main(
     stages: bool,
     attention: bool,
     as_json: bool,
+    list_models: bool,
     backend: str,
     device: str,
     precision: str,
@@ -114,17 +119,21 @@ def main(
     One image is written to PATH. Several are numbered, with as many digits as the last needs: out-1.png,
     out-2.png, ..., all images of the first caption before those of the second; in a folder they are named after
     caption and seed too. With --grid there is one file whatever the number. Every line of output is a file, its
-    caption and its seed; with --json, an image, its files and what became of the caption's words.
+    caption and its seed; with --json, an image, its files and what became of the caption's words. They go to standard
+    error if the picture goes to standard output.
 
     Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
     """
+    if list_models:
+        for name in packaged_models():
+            with Bundle(packaged_bundle(name)) as packaged:
+                click.echo(f"{name}: {packaged.manifest.model.resolutions[-1]} pixels, {packaged.path}")
+        return
     sources = read_captions(captions, file)
-    texts = [source.caption for source in sources]
     seeds = range(first := fresh_seed() if seed is None else seed, first + images_per_caption)
     sheets = ("stages",) * stages + ("attention", "words") * attention
-    plan = plan_files(output, texts, seeds, grid=grid, sheets=sheets)
-    if not overwrite:
-        plan.refuse_existing()
+    plan = plan_files(output, [source.caption for source in sources], seeds, grid=grid, sheets=sheets)
+    plan.check_place(overwrite=overwrite)
     with Generator.open(bundle, backend=backend, device=device, precision=precision, threads=threads) as generator:
         if attention and (resolution or generator.resolutions[-1]) == generator.resolutions[0]:
             raise SettingsError(
@@ -132,7 +141,12 @@ def main(
                 " --resolution of a model that has one"
             )
         tokenizer = generator.tokenizer
+        if skip_unreadable and (readable := leave_out_unreadable(sources, generator.encode, tokenizer.takes)):
+            sources = readable
+        texts = [source.caption for source in sources]
         _warn(texts, check_captions(sources, generator.encode, tokenizer.takes), tokenizer.nearest)
+        plan = replace(plan, captions=texts)
+        plan.check_place(overwrite=overwrite)
         generations = generator.generate_iter(
             texts,
             seed=first,
@@ -155,14 +169,19 @@ def _write(generations: Iterable[Generation], plan: OutputPlan, images_per_capti
         if plan.grid:
             kept.append(generation)
         else:
-            _report(files, generation, as_json)
+            _report(files, generation, plan, as_json)
     if plan.grid:
         _save(_grid(kept, images_per_caption), plan.grid)
     for index, generation in enumerate(kept):
-        _report(plan.files(index), generation, as_json)
+        _report(plan.files(index), generation, plan, as_json)
 
 
 def _save(picture: Image.Image, path: Path) -> None:
+    if path == STANDARD_OUTPUT:
+        content = BytesIO()
+        picture.save(content, "PNG")
+        click.echo(content.getvalue(), nl=False)
+        return
     try:
         pictures.save(picture, path)
     except OSError as error:
@@ -219,10 +238,11 @@ def _legible(side: int) -> int:
     return side * math.ceil(_LEGIBLE_SIDE / side)
 
 
-def _report(files: dict[str, Path], generation: Generation, as_json: bool) -> None:
+def _report(files: dict[str, Path], generation: Generation, plan: OutputPlan, as_json: bool) -> None:
     if not as_json:
         for path in files.values():
-            click.echo(printable(f"{path}: {generation.caption!r}, seed {generation.seed}"))
+            line = printable(f"{path}: {generation.caption!r}, seed {generation.seed}")
+            click.echo(line, err=plan.to_standard_output)
         return
     made: dict[str, Any] = {
         "caption": generation.caption,
@@ -233,7 +253,7 @@ def _report(files: dict[str, Path], generation: Generation, as_json: bool) -> No
         "cut_words": generation.cut_words,
         "files": {kind: str(path) for kind, path in files.items()},
     }
-    click.echo(json.dumps(made))
+    click.echo(json.dumps(made), err=plan.to_standard_output)
 
 
 def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable[[str], list[str]]) -> None:
@@ -257,4 +277,4 @@ def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable
 
 def _with_neighbours(word: str, nearest: Callable[[str], list[str]]) -> str:
     neighbours = " or ".join(map(repr, nearest(word)))
-    return f"{word!r} (but {neighbours})" if neighbours else repr(word)
+    return f"{word!r} (did you mean {neighbours}?)" if neighbours else repr(word)

@@ -123,7 +123,7 @@ def test_it_says_what_it_is(own_bundle: Path) -> None:
 
 @pytest.mark.parametrize("bundle", [5, b"bundle", ["bundle"]])
 def test_what_is_no_path_is_refused(bundle: Any) -> None:
-    with pytest.raises(BundleError, match=r"pass the path of a folder or .zip, or None for the model"):
+    with pytest.raises(BundleError, match=r"pass the path of a folder or .zip, or the name of a packaged model"):
         Generator.open(bundle)
 
 

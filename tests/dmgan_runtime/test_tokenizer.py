@@ -107,6 +107,30 @@ def test_known_words_near_another_are_found(word: str, near: list[str]) -> None:
     assert TOKENIZER.nearest(word) == near
 
 
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("hearts", "heart"),
+        ("eye", "eyes"),
+        ("foxes", "fox"),
+        ("cherries", "cherry"),
+        ("berry", "berries"),
+        ("wolves", "wolf"),
+        ("knives", "knife"),
+        ("leaf", "leaves"),
+        ("bleu", "blue"),
+        ("yelow", "yellow"),
+        ("bog", None),  # dog, box and big are other words
+        ("red", None),
+    ],
+)
+def test_plurals_and_slips_are_near_and_other_words_are_not(word: str, near: str | None) -> None:
+    known = Tokenizer.from_captions(
+        ["heart eyes fox cherry berries wolf knife leaves blue yellow dog box big rat road"]
+    )
+    assert known.nearest(word)[:1] == ([near] if near else [])
+
+
 def test_padding_is_near_nothing() -> None:
     assert TOKENIZER.nearest("<end>") == []
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -14,10 +18,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from dmgan_runtime import CaptionError, Generator, SettingsError, __version__
+from dmgan_runtime.bundle import packaged_bundle
 from dmgan_runtime.cli.captions import CaptionSource, check_captions, read_captions
 from dmgan_runtime.cli.files import plan_files
 from dmgan_runtime.cli.generate import _warn, main
 from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_runtime.viz import pictures
 from tests.bundles import SPEC, build_bundle
 
 LEGIBLE = 192  # small pictures are enlarged to it on sheets
@@ -68,7 +74,7 @@ def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
 
 
 def test_a_grid_is_one_picture(bundle: Path, out: Path) -> None:
-    result = run("-b", bundle, "a heart", "a square", "--n", "2", "-o", out, "--grid")
+    result = run("-b", bundle, "a heart", "a square", "--images-per-caption", "2", "-o", out, "--grid")
     assert names(out) == ["out.png"]
     assert size(out)[0] == 2 * (LEGIBLE + 6) + 6
     assert len(result.stdout.splitlines()) == 4
@@ -148,7 +154,7 @@ def test_nothing_is_replaced_unasked(bundle: Path, out: Path) -> None:
     refused = run("-b", bundle, "a square", "-n", "2", "-o", out, "--seed", "2")
     assert refused.exit_code == 2
     assert "out-1.png, " in refused.stderr
-    assert "there already; pass --overwrite to replace, or another --output" in refused.stderr
+    assert "there already; pass --overwrite to replace files, or another --output" in refused.stderr
     assert {file: file.read_bytes() for file in out.parent.iterdir()} == before
     replaced = run("-b", bundle, "a square", "-n", "2", "-o", out, "--seed", "2", "--overwrite")
     assert replaced.exit_code == 0
@@ -161,7 +167,7 @@ def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_pat
     result = run("-b", bundle, "--file", file, "-o", out)
     assert result.exit_code == 2
     assert f"{file}, line 3: no word of the caption 'zebra'" in result.stderr
-    assert "(and 1 more caption that cannot be read)" in result.stderr
+    assert "(and 1 more caption that cannot be read); or pass --skip-unreadable, which leaves" in result.stderr
     assert not out.parent.exists()
 
 
@@ -169,7 +175,7 @@ def test_a_plan_takes_no_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         plan = plan_files(f"{tmp_path}/new/", ["a heart"] * 10, range(100_000), grid=False, sheets=("stages",))
-        plan.refuse_existing()
+        plan.check_place(overwrite=False)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -184,7 +190,7 @@ def test_of_many_files_that_are_there_a_few_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"/3-a-heart-seed2\.png, .*/5-a-heart-seed4\.png and 4 more: there already"
     ):
-        plan.refuse_existing()
+        plan.check_place(overwrite=False)
 
 
 def test_a_random_seed_is_printed_and_repeats(bundle: Path, out: Path) -> None:
@@ -202,7 +208,7 @@ def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
     caption = "'a red hart and a small blue heart'"
     assert warnings == [
-        f"warning: {caption}: the model does not know 'hart' (but 'heart'); left out",
+        f"warning: {caption}: the model does not know 'hart' (did you mean 'heart'?); left out",
         f"warning: {caption}: there is no room for 'heart'; left out",
     ]
 
@@ -260,6 +266,9 @@ def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch
         (["a heart", "-o", "w/pics"], "end it in .png, .jpg, .jpeg, .webp, or in a slash if it is a folder"),
         (["a heart", "-o", f"{__file__}/"], f"{__file__}/: there is a file of this name; leave the slash out"),
         (["a heart", "--precision", "fp8"], "Error: precision 'fp8' is unknown; pass one of"),
+        (["a heart", "a square", "-o", "-"], "--output - takes one picture; pass --grid"),
+        (["a heart", "--stages", "-o", "-"], "--output - takes one picture"),
+        (["a heart", "--n", "2"], "No such option"),
         (["a heart", "-o", "picture.tiff"], "cannot tell the picture's format"),
         ([], "there are no captions"),
         (["--file", "nowhere.txt"], "'nowhere.txt' does not exist"),
@@ -280,27 +289,146 @@ def test_a_missing_bundle_is_a_message_and_exit_2(tmp_path: Path) -> None:
     assert "no such bundle; pass a folder or .zip" in result.stderr
 
 
-def test_a_folder_that_cannot_be_made_is_a_message_and_exit_1(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--grid"], ["--overwrite"], ["-n", "2"]])
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("file/out.png", "Not a directory"),
+        ("file/new/out.png", "Not a directory"),
+        ("file/new/", "Not a directory"),
+        (f"{'a' * 300}.png", "File name too long"),
+        (f"new/{'a' * 300}.png", "File name too long"),
+        (f"new/{'a' * 300}/out.png", "File name too long"),
+        pytest.param("/proc/out.png", "", marks=pytest.mark.skipif(sys.platform != "linux", reason="writes to /proc")),
+        pytest.param("locked/out.png", "Permission", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may")),
+    ],
+)
+def test_an_impossible_output_is_refused_before_anything_is_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, reason: str, options: list[str]
+) -> None:
+    monkeypatch.setattr(Generator, "open", lambda *_, **__: pytest.fail("the bundle was opened"))
     (tmp_path / "file").touch()
-    result = run("-b", bundle, "a heart", "-o", tmp_path / "file" / "out.png")
-    assert result.exit_code == 1
-    assert f"Error: {tmp_path}/file/out.png cannot be written (" in result.stderr
+    (tmp_path / "locked").mkdir(mode=0o500)
+    result = run("a heart", "-o", f"{tmp_path}/{output}" if output[0] != "/" else output, *options)
+    assert result.exit_code == 2
+    assert f"cannot be written ({reason}" in result.stderr
     assert "; pass another --output, or make room there" in result.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="writes to /proc")
-def test_a_place_where_nothing_can_be_written_is_named_as_it_was_given(bundle: Path) -> None:
-    result = run("-b", bundle, "a heart", "-o", "/proc/out.png")
-    assert result.exit_code == 1
-    assert "Error: /proc/out.png cannot be written (" in result.stderr
     assert ".tmp" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "locked"]
+
+
+def test_a_folder_in_the_place_of_a_picture_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out-2.png").mkdir()
+    result = run("a heart", "-n", "2", "-o", tmp_path / "out.png", "--overwrite")
+    assert result.exit_code == 2
+    assert f"{tmp_path}/out-2.png: there already" in result.stderr
+
+
+def test_a_disk_that_fills_meanwhile_is_a_message_and_exit_1(
+    bundle: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "scratch.tmp")
+
+    monkeypatch.setattr(pictures, "save", full)
+    result = run("-b", bundle, "a heart", "-o", out)
+    assert result.exit_code == 1
+    assert f"Error: {out} cannot be written (No space left on device); pass another --output, or" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["a heart"], ["a heart", "a square", "--grid"], ["a heart", "--json"]])
+def test_a_picture_goes_to_standard_output(bundle: Path, tmp_path: Path, arguments: list[str]) -> None:
+    program = "from dmgan_runtime.cli.generate import main; main()"
+    command = [sys.executable, "-c", program, "-b", str(bundle), *arguments, "--seed", "1", "-o", "-"]
+    made = subprocess.run(command, capture_output=True, check=True, timeout=60, cwd=tmp_path)
+    with Image.open(io.BytesIO(made.stdout)) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+    run("-b", bundle, *arguments, "--seed", "1", "-o", tmp_path / "same.png")
+    assert (tmp_path / "same.png").read_bytes() == made.stdout
+    said = made.stderr.decode().splitlines()[1:]  # after the progress
+    assert len(said) == len([each for each in arguments if each[0] != "-"])
+    assert all(("-: 'a " in line) or json.loads(line)["files"] == {"image": "-"} for line in said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["same.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no pseudo-terminals")
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_picture_does_not_go_to_a_terminal(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    plan = plan_files("-", ["a heart"], range(1), grid=False, sheets=())
+    terminal = os.fdopen(os.openpty()[1], "w")
+    monkeypatch.setattr(sys, "stdout", None if closed else terminal)
+    with pytest.raises(SettingsError, match=r"standard output is closed, or a terminal; redirect it, as in: > a.png"):
+        plan.check_place(overwrite=False)
+    terminal.close()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp932"])
+def test_an_output_of_any_encoding_takes_any_caption(tmp_path: Path, encoding: str) -> None:
+    program = "import sys; from dmgan_runtime.cli.{} import main; main(sys.argv[1:])"
+    caption = "red heart \u2665 caf\u00e9 \u9ce5"
+    own = shutil.copytree(packaged_bundle(), tmp_path / "\u2665")
+    calls = (
+        ("generate", [caption, "pizza \u2665", "-o", f"{tmp_path}/\u2665/", "-b", str(own)]),
+        ("generate", ["\u2665\u9ce5 red", "\u2665", "--skip-unreadable", "--json", "-o", f"{tmp_path}/out.png"]),
+        ("doctor", [str(own)]),
+    )
+    for command, arguments in calls:
+        made = subprocess.run(
+            [sys.executable, "-c", program.format(command), *arguments],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+            check=False,
+            timeout=60,
+        )
+        assert made.returncode == 0, made.stderr
+        assert made.stdout.decode(encoding)
+        assert b"Traceback" not in made.stderr
+    assert len(list(own.glob("*.png"))) == 3  # the samples, and two more
+
+
+def test_packaged_models_are_listed_and_opened_by_name(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = run("--list")
+    assert (listed.exit_code, listed.stdout) == (0, f"emoji-64: 64 pixels, {packaged_bundle()}\n")
+    assert run("-b", "emoji-64", "red heart", "-o", out, "--seed", "1").exit_code == 0
+    by_name = out.read_bytes()
+    run("red heart", "-o", out, "--seed", "1", "--overwrite")
+    assert out.read_bytes() == by_name
+    refused = run("-b", "emoji64", "red heart", "-o", out, "--overwrite")
+    assert refused.exit_code == 2
+    assert "that dmgan-export wrote, or the name of a packaged model: emoji-64" in refused.stderr
+    out.with_name("emoji-64").mkdir()
+    monkeypatch.chdir(out.parent)
+    assert "manifest.json: missing" in run("-b", "emoji-64", "red heart", "-o", "new.png").stderr
+
+
+def test_captions_that_cannot_be_read_are_left_out_if_so_asked(bundle: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("a heart\nzebra\n" + "!!\n" * 30 + f"a square\n{'a ' * 9000}\n", encoding="utf-8")
+    result = run("-b", bundle, "--file", file, "-o", out, "--skip-unreadable")
+    assert result.exit_code == 0
+    assert names(out) == ["out-1.png", "out-2.png"]
+    assert [line.split("'")[1] for line in result.stdout.splitlines()] == ["a heart", "a square"]
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert warnings[0].startswith(f"warning: {file}, line 2: no word of the caption 'zebra'")
+    assert warnings[0].endswith("; left out")
+    assert len(warnings) == 21
+    assert warnings[-1] == "warning: 32 of 34 captions cannot be read, and are left out"
+    again = run("-b", bundle, "--file", file, "-o", out, "--skip-unreadable")
+    assert again.exit_code == 2
+    assert "out-1.png, " in again.stderr
+    file.write_text("zebra\n!!\n")
+    nothing = run("-b", bundle, "--file", file, "-o", tmp_path / "none.png", "--skip-unreadable")
+    assert nothing.exit_code == 2
+    assert "--skip-unreadable" not in nothing.stderr
+    assert "(and 1 more caption that cannot be read)" in nothing.stderr
 
 
 def test_help_shows_types_defaults_and_ranges() -> None:
     text = " ".join(run("--help").stdout.split())
     for expected in (
         "[CAPTION]...",
-        "[default: (emoji-64, which comes with dmgan)]",
+        "[default: (emoji-64)]",
         "[default: out.png]",
         "[default: 1; 1<=x<=1000000]",
         "[default: (random); 0<=x<=18446744073709551615]",
