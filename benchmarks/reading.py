@@ -8,7 +8,6 @@ From JPEG files of about CUB's size, and from memory (`data.cache`); prints JSON
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dmgan_runtime.cli.common import DmganCommand
+from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data import CaptionedImages, Example, Split, make_loader
 from dmgan_train.settings import PRESETS, Settings, resolve_settings
@@ -42,7 +42,7 @@ def main(preset: str, batches: int, workers: int) -> None:
         "preset": preset,
         "batch_size": settings.gan.batch_size,
         "workers": workers,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "images_per_second": measured,
     }
     click.echo(json.dumps(report, indent=2))

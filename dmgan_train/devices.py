@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
 from dmgan_train.settings import Settings, TrainingPrecision
@@ -16,12 +15,16 @@ from dmgan_train.settings import Settings, TrainingPrecision
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Each of several processes takes a GPU of its own.
 
+    PyTorch, which does not know of a container's quota, is kept to as many CPU threads as there are CPUs to use.
+
     Returns:
         A device whose index is set if it is a GPU, as `torch.cuda.set_device` demands.
 
     Raises:
         BackendError: if the device cannot be had.
     """
+    if torch.get_num_threads() > (cpus := usable_cpus()):
+        torch.set_num_threads(cpus)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -112,6 +115,4 @@ def resolve_precision(settings: Settings, device: torch.device) -> Settings:
 
 def default_workers() -> int:
     """Processes that read pictures ahead: one for each core but one, at most four; `torchrun`'s share the cores."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux; a container may allow fewer cores than there are
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(4, max(0, cores // distributed.local_count() - 1))
+    return min(4, max(0, usable_cpus() // distributed.local_count() - 1))

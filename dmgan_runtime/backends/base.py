@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 import numpy.typing as npt
 
 from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.graphs import graph_interfaces, run_graphs
 from dmgan_runtime.manifest import GraphEntry, Precision, Role
@@ -216,7 +216,7 @@ def check_threads(threads: int | None) -> int:
     """
     if threads is None:
         # Not the engines' own default: they would pin threads to cores that a container may not be allowed to use.
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cpus()
     try:
         number = operator.index(threads)
     except TypeError:

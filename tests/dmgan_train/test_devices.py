@@ -18,6 +18,18 @@ def has_bf16(request, monkeypatch) -> bool:
     return request.param
 
 
+def test_pytorch_takes_no_more_threads_than_there_are_cpus(monkeypatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for usable, threads in ((2, 2), (1, 1), (8, 1)):
+            monkeypatch.setattr("dmgan_train.devices.usable_cpus", lambda usable=usable: usable)
+            choose_device("cpu")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_auto_takes_bf16_where_there_are_instructions(device, has_bf16) -> None:
     assert autocast_type("fp32", device) is None

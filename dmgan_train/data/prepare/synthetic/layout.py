@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import DataError, SettingsError
 from dmgan_train.data.prepare.synthetic.anatomy import bounding_box
 from dmgan_train.data.prepare.synthetic.birds import Bird
@@ -59,13 +59,13 @@ def paint_dataset(
         count: How many images, from 16. With 96 or more every colour of every part is in the training split.
         seed: From 0; the same arguments give the same files, byte for byte.
         progress: Called in this thread with the number of images done and `count`, after each image.
-        workers: How many threads paint, from 1; as many as there are cores if None. Changes no file.
+        workers: How many threads paint, from 1; as many as there are CPUs to use if None. Changes no file.
 
     Raises:
         SettingsError: if count, seed or workers is out of its range.
         DataError: if `root` holds anything already, or cannot be written.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = usable_cpus() if workers is None else workers
     for name, value, least in (("count", count, MIN_COUNT), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise SettingsError(f"{name}={value} is too small for painted birds; give {least} or more")
