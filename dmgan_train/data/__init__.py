@@ -9,8 +9,10 @@ from typing import NamedTuple, Protocol
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import coco, cub, image_folder
 from dmgan_train.data.batches import CaptionedImages, EpochSampler, TrainingBatch, collate, make_loader, steps_per_epoch
-from dmgan_train.data.broken import BrokenFiles, check_files
+from dmgan_train.data.broken import BrokenFiles, check_files, warn_left_out
 from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName
+from dmgan_train.data.files import unpacked_hint
+from dmgan_train.data.rows import hold_out, keep_known
 
 __all__ = [
     "SOURCES",
@@ -25,9 +27,11 @@ __all__ = [
     "check_files",
     "collate",
     "detect_source",
+    "keep_known",
     "load_split",
     "make_loader",
     "steps_per_epoch",
+    "warn_left_out",
 ]
 
 
@@ -52,7 +56,9 @@ SOURCES = {
 _RECOGNISERS = {"cub": cub.is_cub, "coco": coco.is_coco, "image_folder": image_folder.is_image_folder}
 
 
-def load_split(source: str, root: Path, split: SplitName, captions_per_image: int | None = None) -> Split:
+def load_split(
+    source: str, root: Path, split: SplitName, captions_per_image: int | None = None, held_out: float = 0.0
+) -> Split:
     """Reads a split of a data set.
 
     Args:
@@ -60,16 +66,26 @@ def load_split(source: str, root: Path, split: SplitName, captions_per_image: in
         root: The data set's folder.
         split: Which split.
         captions_per_image: Keeps the first so many captions of an image; all of them if None.
+        held_out: Of a data set without a split `test`, the share of the pictures that makes one; 0 makes none.
 
     Raises:
         DataError: if the source is unknown, or the folder is not what it should be.
+        MissingSplitError: if there is no such split.
     """
     if source not in SOURCES:
         nearest = get_close_matches(source, SOURCES, n=1, cutoff=0.0)[0]
         raise DataError(f"{source!r} is no source of data; did you mean {nearest!r}? There are {', '.join(SOURCES)}")
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give the folder that holds {SOURCES[source].layout}")
-    return SOURCES[source].load(root, split, captions_per_image)
+    load = SOURCES[source].load
+    if held_out:
+        try:
+            test = load(root, "test", captions_per_image)
+        except MissingSplitError:
+            return hold_out(load(root, "train", captions_per_image), held_out)[split]
+        if split == "test":
+            return test
+    return load(root, split, captions_per_image)
 
 
 def detect_source(root: Path) -> str:
@@ -83,4 +99,4 @@ def detect_source(root: Path) -> str:
             return source
     what = "has none of the layouts that are known" if root.is_dir() else "there is no such folder"
     layouts = "".join(f"\n  {source}: {SOURCES[source].layout}" for source in _RECOGNISERS)
-    raise DataError(f"{root}: {what}. Looked for:{layouts}")
+    raise DataError(f"{root}: {what}{unpacked_hint([root])}. Looked for:{layouts}")

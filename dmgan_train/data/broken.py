@@ -1,32 +1,34 @@
-"""Files that are missing or broken: a few are told of and left out, many are an error."""
+"""Pictures and captions that cannot be used: a few are told of and left out, many are an error."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, printable
 from dmgan_train.data.examples import Split
+from dmgan_train.data.files import shortened
 
 _NAMED = 10
 _log = logging.getLogger(__name__)
 
 
 class BrokenFiles:
-    """Collects the files of a split that cannot be used, and stops the work when they are too many."""
+    """Collects what cannot be used of a split, and stops the work when it is too much."""
 
     def __init__(self, split: Split, limit: int | None = None) -> None:
         """Args:
-        split: The split that the files belong to.
-        limit: How many broken files are put up with; by default 1% of the split, at least 10.
+        split: The split. What was left out when it was read counts already.
+        limit: How many broken pictures and captions are put up with; by default 1% of the split, at least 10.
         """
         self.split = split
         self.limit = max(10, len(split) // 100) if limit is None else limit
-        self._found: dict[str, None] = {}
+        self._found: dict[str, None] = dict.fromkeys(split.left_out)
 
     @property
     def found(self) -> tuple[str, ...]:
-        """`<file>: <reason>` of each broken file, once, in the order they were met."""
+        """`<place>: <reason>` of each picture and caption, once, in the order they were met."""
         return tuple(self._found)
 
     def add(self, broken: Iterable[str]) -> None:
@@ -41,33 +43,50 @@ class BrokenFiles:
         for reason in broken:
             if reason not in self._found:
                 self._found[reason] = None
-                _log.warning("%s; another example takes its place", reason)
+                _log.warning("%s; another example takes its place", printable(reason))
         if len(self._found) > self.limit:
-            raise _too_many(self.split, self.found, self.limit)
+            raise DataError(
+                f"{self.split.root}: {len(self._found):,} of the pictures and captions of the split"
+                f" {self.split.name!r} ({len(self.split):,} pictures) cannot be used (at most {self.limit:,} may be,"
+                f" see data.broken_limit); mend or remove them:{listed(self.found)}"
+            )
 
 
 def check_files(split: Split, limit: int | None = None) -> None:
     """Looks whether the pictures of a split are there, without opening them, before any time goes into training.
 
-    Missing files up to the limit are logged.
+    Up to the limit, missing files and what was left out when the split was read are logged.
 
     Args:
         split: The split.
-        limit: How many missing files are put up with; by default 1% of the split, at least 10.
+        limit: How many broken pictures and captions are put up with; by default 1% of the split, at least 10.
 
     Raises:
-        DataError: if more are missing, or all.
+        DataError: if there are more, or all pictures are missing.
     """
-    missing = [f"{example.image}: there is no such file" for example in split.examples if not example.image.is_file()]
+    missing = [reason for example in split.examples if (reason := _missing(example.image))]
     if len(missing) == len(split):
-        raise _too_many(split, missing, 0)
+        raise DataError(
+            f"{split.root}: none of the {len(split):,} pictures of the split {split.name!r} is there:{listed(missing)}"
+        )
+    warn_left_out(split)
     BrokenFiles(split, limit).add(missing)
 
 
-def _too_many(split: Split, broken: Iterable[str], limit: int) -> DataError:
-    reasons = list(broken)
-    more = f"\n  and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-    return DataError(
-        f"{split.root}: {len(reasons)} of the {len(split)} pictures of the split {split.name!r} cannot be used"
-        f" (at most {limit} may be); mend or remove them:\n  " + "\n  ".join(reasons[:_NAMED]) + more
-    )
+def warn_left_out(split: Split) -> None:
+    """Logs what was left out when a split was read."""
+    for reason in split.left_out:
+        _log.warning("%s; left out", printable(reason))
+
+
+def listed(reasons: Sequence[str]) -> str:
+    """The first ten reasons, each on a line of its own, and how many more there are."""
+    more = f"\n  and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
+    return "".join(f"\n  {reason}" for reason in reasons[:_NAMED]) + more
+
+
+def _missing(path: Path) -> str | None:
+    try:
+        return None if path.is_file() else f"{shortened(path, 300)}: there is no such file"
+    except OSError as error:  # such as a name that is too long
+        return f"{shortened(path, 300)}: cannot be read ({error.strerror})"

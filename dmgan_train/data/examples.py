@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from dmgan_runtime.errors import DataError
-from dmgan_runtime.tokenizer import split_words
 
 SplitName = Literal["train", "test"]
 Box = tuple[float, float, float, float]
+
+SPLITS: dict[str, SplitName] = {
+    "train": "train",
+    "restval": "train",
+    **dict.fromkeys(("test", "validation", "valid", "val", "dev"), "test"),
+}
+"""What people call the parts of a data set. All that is not for training is held out: the split `test`."""
 
 
 class MissingSplitError(DataError):
@@ -46,11 +51,13 @@ class Split:
         name: `train` or `test`.
         root: The folder it was read from.
         examples: The examples, at least one.
+        left_out: `<place>: <reason>` of each picture and each caption that cannot be used.
     """
 
     name: SplitName
     root: Path
     examples: tuple[Example, ...]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -59,8 +66,3 @@ class Split:
         """Every caption of every example, in order: what a vocabulary is collected from."""
         for example in self.examples:
             yield from example.captions
-
-
-def usable_captions(texts: Iterable[str], limit: int | None) -> tuple[str, ...]:
-    """The first `limit` texts that have a word, stripped; all of them where the limit is None."""
-    return tuple(islice((text.strip() for text in texts if split_words(text)), limit))

@@ -1,118 +1,148 @@
-"""A folder of pictures with a `metadata.jsonl`: the convention of Hugging Face's `imagefolder`."""
+"""A folder of pictures with its metadata beside them, by Hugging Face's convention, or a text file beside each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from dmgan_runtime.errors import DataError
-from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName, usable_captions
+from dmgan_train.data.examples import SPLITS, Split, SplitName
+from dmgan_train.data.files import inner_path, pictures_in, read_text, shortened
+from dmgan_train.data.metadata import read_csv, read_json_lines, read_parquet
+from dmgan_train.data.rows import Row, to_split
 
 METADATA = "metadata.jsonl"
-LAYOUT = f"{METADATA}, or train/{METADATA} and test/{METADATA}"
-_SPLITS: dict[str, SplitName] = {"train": "train", "test": "test", "validation": "test", "val": "test"}
+LAYOUT = (
+    f"{METADATA} (or .csv, .parquet) beside the pictures or in train/ and test/, or pictures with a .txt of the same"
+    " name beside each"
+)
+_READERS = {METADATA: read_json_lines, "metadata.csv": read_csv, "metadata.parquet": read_parquet}
+_CAPTION_SUFFIXES = (".txt", ".caption")
+_CAPTION_FIELDS = ("captions", "caption", "text")
+_NUMBERED = re.compile(r"(?:caption|text)_?(\d{1,4})")
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
-class _Line(msgspec.Struct, frozen=True):
-    """One line of the metadata. Fields that we do not know are left alone."""
-
-    file_name: str
-    captions: list[str] = []
-    caption: str | None = None
-    text: str | None = None
-    class_name: str | int | None = msgspec.field(name="class", default=None)
-    split: str | None = None
-
-
-class _Entry(NamedTuple):
-    where: str
-    folder: Path
-    line: _Line
-    split: SplitName
+class _Table(NamedTuple):
+    path: Path
+    split: SplitName | None
 
 
 def is_image_folder(root: Path) -> bool:
-    """Whether a folder has the metadata of an image folder, itself or in a folder for each split."""
-    return bool(_metadata_files(root))
+    """Whether a folder has an image folder's metadata, itself or in a folder for each split, or captions beside."""
+    return bool(_tables(root)) or any(_captions_beside(picture) for picture in pictures_in(root))
 
 
 def load_image_folder(root: Path, split: SplitName, captions_per_image: int | None = None) -> Split:
     """Reads a split of an image folder.
 
-    Each line of `metadata.jsonl` is an object: `file_name`, relative to it; `captions` (a list) or `caption` or
-    `text` (a string); `class`, a name or a number, optional (without it the picture is a class of its own); and
-    `split`, `train` or `test` (`validation` counts as test), optional: without it the folder that the picture
-    lies in tells, and any other folder is train.
+    Each line of the metadata has `file_name`, relative to it; `captions`, `caption` or `text` (a text, or a list of
+    them) or `caption_0`, `caption_1` and so on; `class`, a name or a whole number, optional (without it the picture is
+    a class of its own); and `split`, see `SPLITS`, optional: without it the folder that the picture lies in tells, and
+    any other folder is train. Several lines for one picture are one example. Without metadata, the lines of the .txt
+    (or .caption) beside a picture are its captions.
 
     Args:
-        root: The folder that holds `metadata.jsonl`, or train/metadata.jsonl and test/metadata.jsonl.
+        root: The folder that holds the metadata, or train/ and test/ with it in each.
         split: Which split.
         captions_per_image: Keeps the first so many captions of an image; all of them if None.
 
     Raises:
-        DataError: if a line is broken (its number is named), a path leaves the folder, or the split is empty.
-            Whether the pictures are there is not checked here.
+        DataError: if a line is broken (its number is named), a path leaves the folder, or no picture of the split can
+            be used. Whether the pictures are there is not checked here.
+        MissingSplitError: if no picture is in the split.
     """
-    files = _metadata_files(root)
-    if not files:
-        raise DataError(f"{root}: has no {LAYOUT}; write one line of JSON for each picture")
-    class_ids: dict[str | int, int] = {}
-    examples = []
-    for entry in (entry for file, folder_split in files for entry in _entries(root, file, folder_split)):
-        # Classes are numbered over all splits, so that one name is one number in each of them. A picture
-        # without a class takes its own place, by a key that no name can equal.
-        name = entry.line.class_name
-        class_id = class_ids.setdefault(name if name is not None else f"\0{len(class_ids)}", len(class_ids))
-        if entry.split == split:
-            examples.append(_example(root, entry, class_id, captions_per_image))
-    if not examples:
-        raise MissingSplitError(
-            f'{root}: no picture is in the split {split!r}; add "split": "{split}" to lines of {METADATA}'
-        )
-    return Split(split, root, tuple(examples))
+    tables = _tables(root)
+    if tables:
+        rows = (_row(root, table, *line) for table in tables for line in _READERS[table.path.name](table.path))
+        names = " and ".join(dict.fromkeys(table.path.name for table in tables))
+        remedy = f'write the split "{split}" in lines of {names}, or put pictures into a folder {split}/'
+    else:
+        rows = (_row_beside(root, picture) for picture in pictures_in(root))
+        remedy = f"put pictures into a folder {split}/, each with a .txt beside it; or write {METADATA}"
+    return to_split(split, root, rows, captions_per_image, remedy)
 
 
-def _metadata_files(root: Path) -> list[tuple[Path, SplitName | None]]:
-    if (root / METADATA).is_file():
-        return [(root / METADATA, None)]
-    return [(root / name / METADATA, split) for name, split in _SPLITS.items() if (root / name / METADATA).is_file()]
+def _tables(root: Path) -> list[_Table]:
+    """The metadata of the folder itself, or of each split's folder.
+
+    Raises:
+        DataError: if a folder has it in two formats.
+    """
+    places: list[tuple[Path, SplitName | None]] = [(root, None), *((root / name, own) for name, own in SPLITS.items())]
+    tables = []
+    for folder, split in places:
+        own = [_Table(folder / name, split) for name in _READERS if (folder / name).is_file()]
+        if len(own) > 1:
+            raise DataError(f"{folder}: has {' and '.join(table.path.name for table in own)}; keep one of them")
+        if own and folder == root:
+            return own
+        tables += own
+    return tables
 
 
-def _entries(root: Path, file: Path, folder_split: SplitName | None) -> Iterator[_Entry]:
-    decoder = msgspec.json.Decoder(_Line)
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            line = decoder.decode(text)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}; each line is an object with file_name and captions") from error
-        yield _Entry(where, file.parent, line, folder_split or _split_of(line, where))
+def _row(root: Path, table: _Table, where: str, fields: Mapping[str, object]) -> Row:
+    if "file_name" not in fields:
+        columns = shortened(", ".join(map(str, fields)))
+        raise DataError(f"{where}: has no file_name (it has {columns}); it names the picture, relative to the metadata")
+    name = fields["file_name"]
+    path = inner_path(name) if isinstance(name, str) else None
+    if path is None:
+        raise DataError(f"{where}: file_name is {shortened(name)!r}; name a file inside {table.path.parent}")
+    image = table.path.parent / path
+    return Row(
+        where,
+        image.relative_to(root).as_posix(),
+        image,
+        _captions(where, fields),
+        table.split or _split(where, fields.get("split"), path.parts[0]),
+        _class_name(where, fields.get("class")),
+    )
 
 
-def _split_of(line: _Line, where: str) -> SplitName:
-    if line.split is None:
-        return _SPLITS.get(line.file_name.partition("/")[0], "train")
-    if line.split not in _SPLITS:
-        raise DataError(f"{where}: the split is {line.split!r}; use one of {', '.join(_SPLITS)}")
-    return _SPLITS[line.split]
+def _captions(where: str, fields: Mapping[str, object]) -> list[str]:
+    numbered = sorted((int(found[1]), name) for name in fields if (found := _NUMBERED.fullmatch(name)))
+    captions: list[str] = []
+    for name in (*_CAPTION_FIELDS, *(name for _, name in numbered)):
+        value = fields.get(name)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                captions.append(text)
+            elif text is not None:
+                raise DataError(f"{where}: {name} is {shortened(value)!r}; give a text, or a list of texts")
+    return captions
 
 
-def _example(root: Path, entry: _Entry, class_id: int, limit: int | None) -> Example:
-    name = PurePosixPath(entry.line.file_name)
-    if not name.parts or name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{entry.where}: file_name is {entry.line.file_name!r}; name a file inside {entry.folder}")
-    texts = [*entry.line.captions, entry.line.caption or "", entry.line.text or ""]
-    captions = usable_captions(texts, limit)
-    if not captions:
-        raise DataError(f"{entry.where}: {name} has no caption; give it captions, caption or text")
-    image = entry.folder / name
-    return Example(image.relative_to(root).as_posix(), image, captions, class_id)
+def _class_name(where: str, value: object) -> str | None:
+    """Names and numbers as one text each, however they are written: 3, "3" and 3.0 are one class."""
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    text = "" if missing else str(value).strip()
+    whole = _WHOLE.fullmatch(text)
+    if not isinstance(value, str | int) and text and not whole:
+        raise DataError(f"{where}: class is {shortened(value)!r}; give a name or a whole number")
+    return whole[1] if whole else text or None
+
+
+def _split(where: str, value: object, folder: str) -> SplitName:
+    if value is None:
+        return SPLITS.get(folder, "train")
+    split = SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
+    if split is None:
+        raise DataError(f"{where}: the split is {shortened(value)!r}; use one of {', '.join(SPLITS)}")
+    return split
+
+
+def _row_beside(root: Path, picture: Path) -> Row:
+    captions = _captions_beside(picture)
+    relative = picture.relative_to(root)
+    split = SPLITS.get(relative.parts[0], "train")
+    texts = [line for line in read_text(captions).splitlines() if line.strip()] if captions else []
+    return Row(str(captions or picture), relative.as_posix(), picture, texts, split)
+
+
+def _captions_beside(picture: Path) -> Path | None:
+    beside = (picture.with_suffix(suffix) for suffix in _CAPTION_SUFFIXES)
+    return next((path for path in beside if path.is_file()), None)

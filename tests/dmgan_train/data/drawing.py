@@ -32,7 +32,7 @@ def write_cub(root: Path, boxes: str | None = None) -> Path:
         write_picture(cub / "images" / f"{key}.jpg", seed=number)
         text = root / "text" / f"{key}.txt"
         text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(f"\n  bird {number} is red  \n...\nbird {number} is blue\nbird {number} is small\n")
+        text.write_text(f"\n  bird {number} is red  \n \nbird {number} is blue\nbird {number} is small\n")
     (cub / "images.txt").write_text("".join(f"{n} {key}.jpg\n" for n, key in enumerate(keys, start=1)))
     lines = boxes or "".join(f"{n} {n}.0 {2 * n}.0 20.0 10.0\n" for n, _ in enumerate(keys, start=1))
     (cub / "bounding_boxes.txt").write_text(lines)

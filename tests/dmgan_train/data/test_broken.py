@@ -26,7 +26,7 @@ def test_each_file_is_logged_and_counted_once(tmp_path, caplog):
 def test_over_the_limit_names_the_first_ten(tmp_path):
     broken = BrokenFiles(noise_split(tmp_path, 20), limit=11)
     with pytest.raises(
-        DataError, match=r"(?s)12 of the 20 pictures.*at most 11 may be.*0\.png.*9\.png: gone\n  and 2 more$"
+        DataError, match=r"(?s)12 of the .*\(20 pictures\).*at most 11 may be.*0\.png.*9\.png: gone\n  and 2 more$"
     ):
         broken.add(f"{number}.png: gone" for number in range(12))
 
@@ -37,7 +37,9 @@ def test_missing_files_are_found_without_opening_any(tmp_path):
     check_files(split)
     split.examples[1].image.unlink()
     check_files(split)
-    with pytest.raises(DataError, match=r"(?s)1 of the 5 pictures.*1\.png: there is no such file"):
+    with pytest.raises(
+        DataError, match=r"(?s)1 of the .*\(5 pictures\).*at most 0 may be.*1\.png: there is no such file"
+    ):
         check_files(split, limit=0)
 
 
@@ -45,5 +47,5 @@ def test_all_files_missing_is_an_error_however_few(tmp_path):
     split = noise_split(tmp_path, 2)
     for example in split.examples:
         example.image.unlink()
-    with pytest.raises(DataError, match="2 of the 2 pictures"):
+    with pytest.raises(DataError, match="none of the 2 pictures of the split 'train' is there:"):
         check_files(split)
