@@ -87,6 +87,6 @@ def listed(reasons: Sequence[str]) -> str:
 
 def _missing(path: Path) -> str | None:
     try:
-        return None if path.is_file() else f"{shortened(path, 300)}: there is no such file"
+        return None if path.is_file() else f"{shortened(path)}: there is no such file"
     except OSError as error:  # such as a name that is too long
-        return f"{shortened(path, 300)}: cannot be read ({error.strerror})"
+        return f"{shortened(path)}: cannot be read ({error.strerror})"

@@ -15,8 +15,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def shortened(text: object, most: int = 160) -> str:
-    """Text for a message: of what is longer than a line, the beginning."""
+def shortened(text: object, most: int = 300) -> str:
+    """Text for a message: of what is longer than a path may well be, the beginning."""
     whole = str(text)
     return whole if len(whole) <= most else f"{whole[:most]}..."
 

@@ -5,57 +5,82 @@ Sizes and roundings are those of the published code and of the torchvision trans
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data.examples import Box
+from dmgan_train.data.files import refuse_pointer, shortened
 
 Augment = Literal["crop_flip", "flip", "none"]
 
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _WHITE = (255, 255, 255, 255)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LONGEST = 8
+"""How many times as long as its shorter side a picture may be; of a longer one the middle is taken."""
 
 
 def load_image(path: Path) -> Image.Image:
     """Reads a picture as it is meant to be seen, on a white ground.
 
     Args:
-        path: A picture of any mode: grey (8 or 16 bits), palette, RGB, CMYK, with or without alpha.
+        path: A picture of any mode: grey (8 or 16 bits), palette, RGB, CMYK, with or without alpha. Of an animated one
+            the first frame is read.
 
     Returns:
         The whole picture, decoded, upright by its EXIF orientation, mode RGB.
 
     Raises:
-        DataError: if the file is missing, truncated or no picture. The message is `<path>: <reason>`.
+        DataError: if the file is missing, truncated, no picture, of over 178 million pixels, or of numbers without a
+            range (32-bit floats). The message is `<path>: <reason>`.
     """
     try:
         with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            return _to_rgb(_upright(image))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except _DECODER_ERRORS as error:
-        raise DataError(f"{path}: cannot be read as a picture ({error})") from error
+        raise DataError(f"{shortened(path)}: there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: cannot be read as a picture ({_what_it_is(path)})") from error
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
+        raise DataError(f"{shortened(path)}: cannot be read as a picture ({shortened(error)})") from error
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as stream:
+        beginning = stream.read(64)
+    try:
+        refuse_pointer(path, beginning)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return "it is in no format that Pillow knows" if beginning else "it is empty"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF says that it was taken; as it is stored, if that cannot be read."""
+    turn = None
+    with suppress(Exception):  # whatever broken EXIF makes Pillow stumble over: the picture itself is sound
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("it holds floats, whose range is not known; save it with 8 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         # 16 bit grey. Pillow's own conversion to 8 bits clips at 255 and would make nearly all of it white.
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
@@ -93,10 +118,24 @@ def cub_crop(image: Image.Image, box: Box) -> Image.Image:
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Scales a picture until its shorter side is `size` pixels, bilinear with antialiasing."""
+    """Scales a picture until its shorter side is `size` pixels, bilinear with antialiasing.
+
+    Of one that is over `LONGEST` times as long as its shorter side the middle is taken first: scaled whole, a line of
+    1x3,000 pixels would fill 832 MB.
+    """
+    image = _cut_to_longest(image)
     if image.width <= image.height:
         return image.resize((size, int(size * image.height / image.width)), Image.Resampling.BILINEAR)
     return image.resize((int(size * image.width / image.height), size), Image.Resampling.BILINEAR)
+
+
+def _cut_to_longest(image: Image.Image) -> Image.Image:
+    longest = LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def scaled_side(resolution: int, augment: Augment) -> int:

@@ -1,11 +1,12 @@
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data.transforms import cub_crop, load_image, pyramid, resize_short_side, to_square
@@ -50,15 +51,90 @@ def test_grey_of_16_bits_is_scaled(tmp_path, value, shown):
 def test_other_modes_become_rgb(tmp_path):
     assert saved(tmp_path / "grey.png", Image.new("L", (1, 1), 9)).getpixel((0, 0)) == (9, 9, 9)
     assert saved(tmp_path / "black.png", Image.new("1", (1, 1), 0)).getpixel((0, 0)) == (0, 0, 0)
-    assert saved(tmp_path / "print.tif", Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0)) == RED
+    for suffix in ("tif", "jpg"):
+        shown = saved(tmp_path / f"print.{suffix}", Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0))
+        assert np.abs(np.subtract(shown, RED)).max() <= 2
+    assert saved(tmp_path / "video.tif", Image.new("RGB", (1, 1), RED).convert("YCbCr")).getpixel((0, 0)) == (254, 0, 0)
 
 
-def test_a_photo_taken_sideways_is_turned_upright(tmp_path):
+def test_palettes_are_shown_in_their_colours_whichever_way_they_say_what_is_transparent(tmp_path):
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.putdata([0, 1, 2])
+    for transparency, seen in ((None, RED), (0, WHITE), (b"\x00\xff\xff", WHITE), (b"\x80", (255, 127, 127))):
+        options = {} if transparency is None else {"transparency": transparency}
+        image = saved(tmp_path / "a.png", palette, **options)
+        assert [image.getpixel((x, 0)) for x in range(3)] == [seen, (0, 255, 0), (0, 0, 255)]
+    image = saved(tmp_path / "a.gif", palette, transparency=0)
+    assert image.getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_of_an_animated_picture_the_first_frame_is_seen(tmp_path, suffix):
+    frames = [Image.new("RGB", (2, 2), color) for color in (RED, "blue", "lime")]
+    options = {"lossless": True} if suffix == "webp" else {}
+    image = saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], **options)
+    assert image.getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jpg", b"", "it is empty"),
+        ("a.jpg", b"<html>not found</html>", "in no format that Pillow knows"),
+        ("a.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer.*git lfs pull"),
+        ("a.ppm", b"P6 60000 60000 255\n", "exceeds limit of 178956970 pixels"),
+    ],
+)
+def test_what_is_no_picture_says_what_it_is(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}: cannot be read as a picture \(.*{message}"):
+        load_image(tmp_path / name)
+
+
+def test_floats_have_no_range_that_could_be_shown(tmp_path):
+    with pytest.raises(DataError, match=r"a\.tif: .*floats, whose range is not known; save it with 8 bits"):
+        saved(tmp_path / "a.tif", Image.fromarray(np.full((2, 2), 0.5, dtype=np.float32)))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_a_photo_is_turned_as_pillow_turns_it(tmp_path, orientation, suffix):
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown after a quarter turn clockwise
-    image = saved(tmp_path / "a.png", ramp(3, 2), exif=exif)
-    assert image.size == (2, 3)
-    assert image.getpixel((1, 0)) == (0, 0, 0)
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"exif": exif} | ({"lossless": True} if suffix == "webp" else {})
+    image = saved(tmp_path / f"a.{suffix}", ramp(3, 2), **options)
+    with Image.open(tmp_path / f"a.{suffix}") as stored:
+        assert image.size == ((2, 3) if orientation in (5, 6, 7, 8) else (3, 2))
+        assert image.tobytes() == ImageOps.exif_transpose(stored).convert("RGB").tobytes()
+
+
+def tiff_header(*entries: bytes) -> bytes:
+    """EXIF of raw directory entries, with room for what they point at."""
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(64)
+
+
+ORIENTATION = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (tiff_header(ORIENTATION), True),
+        (tiff_header(struct.pack("<HHII", 0x010E, 5, 1, 40), ORIENTATION), True),  # a text tag stored as a rational
+        (tiff_header(struct.pack("<HHII", 0x0112, 5, 1, 40)), False),  # the orientation itself is one, of 0/0
+        (tiff_header(struct.pack("<HHII", 0x0112, 2, 4, 0x41414141)), False),  # or a text
+        (tiff_header(struct.pack("<HHII", 0x8769, 4, 1, 0xFFFFFFF0), ORIENTATION), True),  # points nowhere
+        (b"Exif\0\0rubbish after the word", False),
+        (b"Exif\0\0", False),
+        (b"Exif\0\0II*\0\xff\xff\xff\xff", False),
+        (b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it finds on its way
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_that_cannot_be_read_costs_neither_the_picture_nor_the_run(tmp_path, suffix, exif, turned):
+    assert saved(tmp_path / f"a.{suffix}", ramp(3, 2), exif=exif).size == ((2, 3) if turned else (3, 2))
 
 
 def test_a_truncated_jpeg_is_an_error_and_never_half_grey(tmp_path):
@@ -132,6 +208,16 @@ def test_the_short_side_is_resized():
     assert resize_short_side(ramp(100, 80), 304).size == (380, 304)
     assert resize_short_side(ramp(80, 100), 304).size == (304, 380)
     assert resize_short_side(ramp(1, 3), 5).size == (5, 15)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 3000), (3000, 1), (1, 1), (2, 16), (2, 17), (400, 60_000)])
+def test_the_middle_of_very_long_pictures_is_taken_before_they_are_scaled(width, height):
+    image = resize_short_side(Image.new("RGB", (width, height)), 304)
+    assert min(image.size) == 304
+    assert max(image.size) == 304 * min(8, max(width, height) // min(width, height))
+    middle = resize_short_side(ramp(1, 17), 3)  # rows 4 to 11
+    assert middle.size == (3, 24)
+    assert (middle.getpixel((0, 0))[1], middle.getpixel((0, 23))[1]) == (4, 11)
 
 
 def test_random_crops_reach_every_corner_and_both_mirrorings():
