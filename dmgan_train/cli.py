@@ -98,7 +98,7 @@ def _run(
         settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
         settings = resolve_precision(settings, chosen)
         run = RunFolder(run_folder)
-        read: TrainingData = with_vocabulary(read_data(data, source, settings), run)
+        read: TrainingData = with_vocabulary(read_data(data, source, settings), run, settings)
         if distributed.is_main():
             click.echo(describe_plan(settings, read, chosen))
             if dry_run:

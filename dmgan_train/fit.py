@@ -15,7 +15,16 @@ from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, load_encoders
 from dmgan_train.damsm import DamsmPhase
-from dmgan_train.data import MissingSplitError, Split, check_files, detect_source, load_split, steps_per_epoch
+from dmgan_train.data import (
+    MissingSplitError,
+    Split,
+    check_files,
+    check_left_out,
+    detect_source,
+    keep_known,
+    load_split,
+    steps_per_epoch,
+)
 from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.gan import GanPhase
 from dmgan_train.loop import phase_steps, train
@@ -57,13 +66,14 @@ def read_data(root: Path, source: str | None, settings: Settings) -> TrainingDat
         DataError: if the data set is not there, not of that layout, or lacks too many files.
     """
     source = source or detect_source(root)
-    captions = settings.data.captions_per_image
-    split = load_split(source, root, "train", captions)
+    captions, share = settings.data.captions_per_image, settings.data.held_out
+    split = load_split(source, root, "train", captions, share)
     check_files(split, settings.data.broken_limit)
     texts = list(split.captions())
     test = None
     with suppress(MissingSplitError):
-        test = load_split(source, root, "test", captions)
+        test = load_split(source, root, "test", captions, share)
+        check_left_out(test, settings.data.broken_limit)
         texts += test.captions()
     return TrainingData(source, split, test, Tokenizer.from_captions(texts))
 
@@ -92,9 +102,19 @@ def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
     run.settle(settings, data.tokenizer, {**versions, "data": description}, captions)
 
 
-def with_vocabulary(data: TrainingData, run: RunFolder) -> TrainingData:
-    """The data with the vocabulary that the run's encoders know: its own, unless the authors' were adopted."""
-    return replace(data, tokenizer=run.vocabulary()) if run.adopted else data
+def with_vocabulary(data: TrainingData, run: RunFolder, settings: Settings) -> TrainingData:
+    """The data with the vocabulary that the run's encoders know: its own, unless the authors' were adopted.
+
+    Raises:
+        DataError: if too many captions, or all, have no word of the authors' vocabulary.
+    """
+    if not run.adopted:
+        return data
+    tokenizer = run.vocabulary()
+    train = keep_known(data.train, tokenizer.takes, str(run.vocabulary_file))
+    check_left_out(train, settings.data.broken_limit)
+    test = data.test and keep_known(data.test, tokenizer.takes, str(run.vocabulary_file))
+    return replace(data, train=train, test=test, tokenizer=tokenizer)
 
 
 def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:
@@ -139,14 +159,25 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         f"data   {data.train.root}: {data.source}, {len(data.train):,} training and"
         f" {len(data.test) if data.test else 0:,} test images,"
         f" {len(data.tokenizer) - 1:,} words",
+        *_held_out_line(data, settings),
         f"model  {pyramid} pixels, generator {generator:.1f} M parameters, discriminators {discriminators:.1f} M",
     ]
     for name, own in (("damsm", settings.damsm), ("gan", settings.gan)):
-        steps = phase_steps(own.epochs, own.steps, steps_per_epoch(len(data.train), own.batch_size))
+        an_epoch = steps_per_epoch(len(data.train), own.batch_size, f"{name}.batch_size")
+        steps = phase_steps(own.epochs, own.steps, an_epoch)
         if own is settings.gan:
             check_schedule(steps, settings.gan)
         lines.append(f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most)")
     return "\n".join(lines)
+
+
+def _held_out_line(data: TrainingData, settings: Settings) -> list[str]:
+    if data.test is not None:
+        return []
+    return [
+        "       nothing is held out, so nothing can be measured on pictures that training never saw;"
+        " --set data.held_out=0.05 holds out a share"
+    ]
 
 
 def _parameters(module: nn.Module) -> float:

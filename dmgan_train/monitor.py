@@ -112,9 +112,7 @@ class HeldOut:
         self._split = replace(split, examples=tuple(split.examples[index] for index in chosen))
         self._encoders = encoders
         self._orders = random_orders(self._split, IMAGES, _SEED)
-        metric = self._r_precision()
-        for number, order in enumerate(self._orders):
-            metric.draw(number, order)
+        self._r_precision()
 
     def r_precision(self, generator: GeneratorNetwork) -> float:
         """In percent, see `RPrecision`. The generator is left in evaluation mode."""

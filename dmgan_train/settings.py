@@ -38,7 +38,9 @@ class DataSettings(_Section, frozen=True):
         serving_words: Words of a caption that the exported graphs take.
         augment: `crop_flip` resizes to 76/64 of the resolution, crops at random and mirrors; `flip` resizes and
             mirrors; `none` only resizes.
-        broken_limit: Broken image files that are put up with before the run stops; None is 1% of the images.
+        broken_limit: Pictures and captions that cannot be used and are put up with before the run stops; None is 1% of
+            the pictures, at least 10.
+        held_out: Of data without a test split, the share of the pictures that is held out; see `hold_out`.
         cache: Keep the training images in memory, scaled (3 bytes a pixel: CUB takes 2.5 GB).
     """
 
@@ -47,6 +49,7 @@ class DataSettings(_Section, frozen=True):
     serving_words: Annotated[int, msgspec.Meta(ge=1, le=512)] = 25
     augment: Literal["crop_flip", "flip", "none"] = "crop_flip"
     broken_limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    held_out: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
     cache: bool = False
 
 

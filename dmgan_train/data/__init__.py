@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import coco, cub, image_folder
 from dmgan_train.data.batches import CaptionedImages, EpochSampler, TrainingBatch, collate, make_loader, steps_per_epoch
-from dmgan_train.data.broken import BrokenFiles, check_files, warn_left_out
+from dmgan_train.data.broken import BrokenFiles, check_files, check_left_out
 from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName
 from dmgan_train.data.files import unpacked_hint
 from dmgan_train.data.rows import hold_out, keep_known
@@ -25,13 +25,13 @@ __all__ = [
     "SplitName",
     "TrainingBatch",
     "check_files",
+    "check_left_out",
     "collate",
     "detect_source",
     "keep_known",
     "load_split",
     "make_loader",
     "steps_per_epoch",
-    "warn_left_out",
 ]
 
 

@@ -194,16 +194,21 @@ def collate(items: Sequence[Item]) -> TrainingBatch:
     )
 
 
-def steps_per_epoch(length: int, batch_size: int) -> int:
+def steps_per_epoch(length: int, batch_size: int, setting: str = "batch_size") -> int:
     """Whole batches in a data set.
+
+    Args:
+        length: Examples in the data set.
+        batch_size: Examples in a batch.
+        setting: What the batch size is called, for the message.
 
     Raises:
         DataError: if the data set cannot fill one.
     """
     if length < batch_size:
+        smaller = f"use --set {setting}={length} or less, or " if length > 1 else "use "
         raise DataError(
-            f"the data set has {length} examples, too few for one batch of {batch_size};"
-            f" use a batch size of at most {length}, or more data"
+            f"the data set has {length} examples, too few for one batch of {batch_size} ({setting}); {smaller}more data"
         )
     return length // batch_size
 

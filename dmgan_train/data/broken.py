@@ -69,14 +69,23 @@ def check_files(split: Split, limit: int | None = None) -> None:
         raise DataError(
             f"{split.root}: none of the {len(split):,} pictures of the split {split.name!r} is there:{listed(missing)}"
         )
-    warn_left_out(split)
+    check_left_out(split, limit)
     BrokenFiles(split, limit).add(missing)
 
 
-def warn_left_out(split: Split) -> None:
-    """Logs what was left out when a split was read."""
+def check_left_out(split: Split, limit: int | None = None) -> None:
+    """Logs what was left out when a split was read.
+
+    Args:
+        split: The split.
+        limit: As in `check_files`.
+
+    Raises:
+        DataError: if it is more than the limit.
+    """
     for reason in split.left_out:
         _log.warning("%s; left out", printable(reason))
+    BrokenFiles(split, limit).add(())
 
 
 def listed(reasons: Sequence[str]) -> str:

@@ -49,6 +49,10 @@ class BundleSource:
     def __exit__(self, *_: object) -> None:
         self._generator.close()
 
+    def takes(self, caption: str) -> bool:
+        """See `ImageSource.takes`."""
+        return self._tokenizer.takes(caption)
+
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """See `ImageSource.paint`."""
         model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
@@ -80,7 +84,9 @@ class BundleSource:
     def _trained_on(self) -> DataSettings:
         """A bundle of a run says how its data were read; the authors' weights were trained as the paper says."""
         data = self._manifest.provenance.get("settings", {}).get("data", {})
-        known = {name: data[name] for name in ("augment", "captions_per_image") if name in data}
+        known = {
+            name: data[name] for name in ("augment", "captions_per_image", "broken_limit", "held_out") if name in data
+        }
         return msgspec.convert(known, DataSettings)
 
 

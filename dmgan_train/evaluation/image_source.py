@@ -13,6 +13,7 @@ from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint, load_model
+from dmgan_train.data import Split, SplitName, keep_known, load_split
 from dmgan_train.models import GeneratorOutput
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.sampling import generate, to_levels
@@ -33,6 +34,9 @@ class ImageSource(Protocol):
     data: DataSettings
     steps: int | None
     truncation: float
+
+    def takes(self, caption: str) -> bool:
+        """Whether it knows a word of a caption, and so can paint it."""
 
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The largest images, [N, 3, R, R] uint8 on the CPU.
@@ -77,6 +81,10 @@ class RunSource:
         self.resolution = settings.model.resolutions[-1]
         self.data = settings.data
 
+    def takes(self, caption: str) -> bool:
+        """See `ImageSource.takes`."""
+        return self._tokenizer.takes(caption)
+
     def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """See `ImageSource.paint`."""
         return to_levels(self._generate(captions, seeds).images[-1]).cpu()
@@ -105,6 +113,22 @@ class RunSource:
     def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
         tokens = self._tokenizer.encode_batch(captions, self._max_words)
         return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation)
+
+
+def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> Split:
+    """A split as the model's training read it, without the captions that the model cannot paint.
+
+    Args:
+        source: The model.
+        kind: One of `dmgan_train.data.SOURCES`.
+        root: The data set's folder.
+        name: Which split.
+
+    Raises:
+        DataError: if it cannot be read, or the model can paint none of its captions.
+    """
+    split = load_split(kind, root, name, source.data.captions_per_image, source.data.held_out)
+    return keep_known(split, source.takes, "the model")
 
 
 def is_bundle(path: Path) -> bool:

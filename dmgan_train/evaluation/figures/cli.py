@@ -11,9 +11,9 @@ from PIL import Image
 
 from dmgan_runtime.cli.common import DmganGroup
 from dmgan_runtime.viz import pictures as images
-from dmgan_train.data import SOURCES, detect_source, load_split
+from dmgan_train.data import SOURCES, detect_source
 from dmgan_train.devices import choose_device
-from dmgan_train.evaluation.image_source import ImageSource
+from dmgan_train.evaluation.image_source import ImageSource, read_split
 
 _MODEL = click.argument("model", metavar="RUN_OR_BUNDLE", type=click.Path(exists=True, path_type=Path))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -120,7 +120,7 @@ def real(
     kind = source or detect_source(data)
 
     def draw(painter: ImageSource) -> Image.Image:
-        examples = load_split(kind, data, "train" if split == "train" else "test", painter.data.captions_per_image)
+        examples = read_split(painter, kind, data, "train" if split == "train" else "test")
         return draw_real(painter, examples, rows, seed, count)
 
     _draw(model, truncation, output, draw)

@@ -32,7 +32,7 @@ def draw_real(source: ImageSource, split: Split, count: int, seed: int, images: 
     part = Split(split.name, split.root, tuple(split.examples[index] for index in chosen))
     seeds = range(seed, seed + images)
     rows, headings = [], []
-    for indices, pictures in photographed(part, source.resolution, source.data.augment, len(part), "pictures"):
+    for indices, pictures in photographed(part, source, len(part), "pictures"):
         for index, picture in zip(indices, from_levels(pictures).numpy(), strict=True):
             caption = part.examples[index].captions[0]
             rows.append([legible(to_pil(picture)), *paint_row(source, [caption] * images, list(seeds))])

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.data import MissingSplitError, Split, SplitName, detect_source, load_split
-from dmgan_train.evaluation.image_source import ImageSource
+from dmgan_train.data import MissingSplitError, Split, SplitName, check_files, check_left_out, detect_source, keep_known
+from dmgan_train.evaluation.image_source import ImageSource, read_split
 from dmgan_train.evaluation.metrics.diversity import Spread, diversity_orders, measure_diversity
 from dmgan_train.evaluation.metrics.features import FeatureNetwork, Seen
 from dmgan_train.evaluation.metrics.fid import FrechetDistance
@@ -47,7 +47,7 @@ class Plan:
 
 
 def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | None, plan: Plan) -> Evaluation:
-    """Runs the metrics of a plan.
+    """Runs the metrics of a plan. Captions that cannot be read are left out before anything is painted.
 
     Args:
         source: Paints.
@@ -65,13 +65,12 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
             " r_precision out of --metrics"
         )
     kind = plan.data_source or detect_source(plan.data)
-    split = load_split(kind, plan.data, plan.split, source.data.captions_per_image)
-    results = _Work(source, network, plan, split, encoders).measure()
+    splits = _read_splits(kind, source, encoders, plan)
+    results = _Work(source, network, plan, splits[plan.split], encoders).measure()
     if "retrieval" in plan.metrics:
-        retrieval = Retrieval(_all_splits(kind, source, plan.data), network, source, plan.batch_size)
-        results["retrieval"] = retrieval.measure(plan.images, plan.seed)
+        results["retrieval"] = Retrieval(splits, network, source, plan.batch_size).measure(plan.images, plan.seed)
     ordered: dict[str, MetricResult] = {name: results[name] for name in plan.metrics}
-    return Evaluation(results=ordered, protocol=describe(source, plan, kind, split))
+    return Evaluation(results=ordered, protocol=describe(source, plan, kind, splits[plan.split]))
 
 
 def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[str, Any]:
@@ -151,8 +150,7 @@ class _Work:
         return measure_diversity(features, self._spread, self._network)
 
     def _real(self) -> Iterator[tuple[list[int], Tensor]]:
-        source = self._source
-        return photographed(self._split, source.resolution, source.data.augment, self._plan.batch_size, "real pictures")
+        return photographed(self._split, self._source, self._plan.batch_size, "real pictures")
 
     def _own_captions(self, indices: list[int]) -> list[Order]:
         """Real pictures are judged by their first captions."""
@@ -160,9 +158,19 @@ class _Work:
         return [Order(example.captions[0], 0, index, example.class_id) for index, example in examples]
 
 
-def _all_splits(kind: str, source: ImageSource, data: Path) -> dict[str, Split]:
-    captions = source.data.captions_per_image
-    splits = {"train": load_split(kind, data, "train", captions)}
-    with suppress(MissingSplitError):
-        splits["test"] = load_split(kind, data, "test", captions)
+def _read_splits(kind: str, source: ImageSource, encoders: Encoders | None, plan: Plan) -> dict[SplitName, Split]:
+    """The plan's split, and for retrieval every other, with the captions that all who read them know.
+
+    Raises:
+        DataError: if too many pictures are missing, or too many captions cannot be read: before anything is painted.
+    """
+    wanted, limit, splits = set(plan.metrics), source.data.broken_limit, {}
+    names: tuple[SplitName, ...] = ("train", "test") if "retrieval" in wanted else (plan.split,)
+    for name in names:
+        with suppress(*([MissingSplitError] if name != plan.split and name == "test" else [])):
+            split = read_split(source, kind, plan.data, name)
+            if encoders and "r_precision" in wanted and name == plan.split:
+                split = keep_known(split, encoders.tokenizer.takes, encoders.name)
+            (check_left_out if wanted == {"is"} else check_files)(split, limit)
+            splits[name] = split
     return splits

@@ -51,8 +51,8 @@ class FrechetDistance:
         }
         if min(real, generated) <= self._dimensions:
             protocol["caution"] = (
-                f"fewer images than the {self._dimensions} features: the covariances are singular and the distance is"
-                " biased upwards; compare only with the same counts"
+                f"{generated:,} generated and {real:,} real images are few for {self._dimensions:,} features: the"
+                " covariances are singular and the distance is biased upwards; compare only with the same counts"
             )
         return MetricResult(
             name=f"FID ({network.name})",

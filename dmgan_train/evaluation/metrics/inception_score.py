@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,13 @@ class ClassScore:
             warnings.simplefilter("ignore", UserWarning)  # that the logits are kept, which is said above
             self._metric = InceptionScore(feature=nn.Identity(), splits=SPLITS)
         self._seed = seed
-        self._count = 0
+        self._count = self._classes = 0
 
     def add(self, logits: Tensor) -> None:
         """Takes logits [N, classes] of generated images."""
         self._metric.update(logits.cpu())
         self._count += len(logits)
+        self._classes = logits.shape[1]
 
     def result(self, network: FeatureNetwork) -> MetricResult:
         """exp(E KL(p(y|x) || p(y))), the mean of ten splits.
@@ -44,18 +46,24 @@ class ClassScore:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             mean, std = self._metric.compute()
+        protocol: dict[str, Any] = {
+            "generated_images": self._count,
+            "splits": f"{_splits(self._count)}, shuffled; the standard deviation is the sample's (n - 1)",
+            "features": network.describe() | {"layer": "softmax of the logits of its classes"},
+            "computed_by": "torchmetrics",
+        }
+        if self._count < SPLITS * self._classes:
+            protocol["caution"] = (
+                f"{self._count // SPLITS:,} images a split are few for {self._classes:,} classes: the score cannot be"
+                " over either and is biased downwards; compare only with the same count"
+            )
         return MetricResult(
             name=f"IS ({network.name})",
             value=float(mean),
             std=float(std),
             better="higher",
             definition="exp of the mean divergence of an image's class distribution from that of its split",
-            protocol={
-                "generated_images": self._count,
-                "splits": f"{_splits(self._count)}, shuffled; the standard deviation is the sample's (n - 1)",
-                "features": network.describe() | {"layer": "softmax of the logits of its classes"},
-                "computed_by": "torchmetrics",
-            },
+            protocol=protocol,
         )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split
-from dmgan_train.data.transforms import Augment
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.logging import Progress
 from dmgan_train.sampling import to_levels
@@ -78,7 +77,7 @@ def painted(
 
 
 def photographed(
-    split: Split, resolution: int, view: Augment, batch_size: int, description: str
+    split: Split, source: ImageSource, batch_size: int, description: str
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The real pictures of a split as the model's training saw them, cut from the middle: [n, 3, R, R] uint8.
 
@@ -90,12 +89,12 @@ def photographed(
     reader = CaptionedImages(
         split,
         Tokenizer.from_captions(split.captions()),
-        resolutions=(resolution,),
+        resolutions=(source.resolution,),
         max_words=1,
-        augment=view,
+        augment=source.data.augment,
         evaluation=True,
     )
-    broken = BrokenFiles(split)
+    broken = BrokenFiles(split, source.data.broken_limit)
     with Progress(len(split), description, "image") as bar:
         for start in range(0, len(split), batch_size):
             indices = range(start, min(start + batch_size, len(split)))

@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
 
 
 def table(results: Iterable[MetricResult]) -> list[str]:
-    """Aligned lines for a person: name, value and deviation, direction, references, and under them the details."""
+    """Aligned lines for a person: name, value and deviation, direction, references; then details and cautions."""
     listed = list(results)
     rows = []
     for result in listed:
@@ -88,7 +88,8 @@ def table(results: Iterable[MetricResult]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows]
     details = [f"  {where}: {_numbers(numbers)}" for one in listed for where, numbers in detail_rows(one.details)]
-    return lines + details
+    cautions = [f"  caution, {one.name}: {one.protocol['caution']}" for one in listed if "caution" in one.protocol]
+    return lines + details + cautions
 
 
 def _numbers(numbers: Mapping[str, float]) -> str:

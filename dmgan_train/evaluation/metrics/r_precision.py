@@ -71,6 +71,7 @@ class RPrecision:
         self._row = {caption: row for row, (caption, _) in enumerate(captions)}
         texts: dict[bytes, int] = {}
         self._texts = np.array([texts.setdefault(row.tobytes(), len(texts)) for row in tokens.tokens])
+        self._expect_enough([caption for caption, _ in captions])
         self._sentences = F.normalize(self._encode(*map(torch.from_numpy, tokens)))
         self._right: dict[bool, list[bool]] = {True: [], False: []}
 
@@ -83,20 +84,27 @@ class RPrecision:
             self._right[real].append(bool((scores[0] > scores[1:]).all()))
 
     def draw(self, number: int, order: Order) -> npt.NDArray[np.int64]:
-        """The right caption and then the drawn ones, as rows among the split's captions in order.
-
-        Raises:
-            DataError: if there are too few to draw from.
-        """
+        """The right caption and then the drawn ones, as rows among the split's captions in order."""
         own = self._row[order.caption]
         others = np.flatnonzero((self._classes != order.class_id) & (self._texts != self._texts[own]))
-        if len(others) < self.mismatched:
-            raise DataError(
-                f"R-precision draws {self.mismatched} captions of other classes, and the split has {len(others)} for"
-                f" {order.caption!r}; use a larger split (--split train) or leave r_precision out of --metrics"
-            )
         rng = np.random.default_rng([self._seed, number])
         return np.concatenate([[own], rng.choice(others, self.mismatched, replace=False)])
+
+    def _expect_enough(self, captions: Sequence[str]) -> None:
+        """Raises a DataError if any caption leaves too few to draw from; hours of painting may come before it."""
+        pairs = np.stack([self._classes, self._texts], axis=1)
+        same_class, same_text, both = (
+            counts[places]
+            for values in (self._classes, self._texts, pairs)
+            for _, places, counts in [np.unique(values, return_inverse=True, return_counts=True, axis=0)]
+        )
+        others = len(captions) - same_class - same_text + both
+        worst = int(others.argmin())
+        if others[worst] < self.mismatched:
+            raise DataError(
+                f"R-precision draws {self.mismatched} captions of other classes, and the split has {others[worst]} for"
+                f" {captions[worst]!r}; use a larger split (--split train) or leave r_precision out of --metrics"
+            )
 
     @torch.inference_mode()
     def image_features(self, images: Tensor) -> Tensor:

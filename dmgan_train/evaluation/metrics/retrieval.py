@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data import Split
+from dmgan_train.data import Split, SplitName
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.evaluation.metrics.colour_space import lab_pixels
 from dmgan_train.evaluation.metrics.features import FeatureNetwork
@@ -30,7 +30,7 @@ class Retrieval:
     """The real drawings of every split, ready to look images up in."""
 
     def __init__(
-        self, splits: Mapping[str, Split], network: FeatureNetwork, source: ImageSource, batch_size: int
+        self, splits: Mapping[SplitName, Split], network: FeatureNetwork, source: ImageSource, batch_size: int
     ) -> None:
         """Args:
         splits: `train`, and `test` if there is one.
@@ -39,14 +39,14 @@ class Retrieval:
         batch_size: Images at once.
 
         Raises:
-            DataError: if the drawings cannot be read, or are all of one class.
+            DataError: if the drawings cannot be read, or those of a split are all of one class.
         """
         self._splits, self._network, self._source, self._batch_size = splits, network, source, batch_size
         places: dict[tuple[str, int], int] = {}
         whole: list[Vectors] = []
         degraded: list[Vectors] = []
         for name, split in splits.items():
-            pictures = photographed(split, source.resolution, source.data.augment, batch_size, f"drawings ({name})")
+            pictures = photographed(split, source, batch_size, f"drawings ({name})")
             for indices, images in pictures:
                 for index in indices:
                     places[name, index] = len(places)
@@ -54,8 +54,13 @@ class Retrieval:
                 degraded.append(self._vectors(degrade(images)))
         self._targets = _targets(splits, places)
         class_ids = torch.tensor([target.class_id for target in self._targets.values()])
-        if len(class_ids.unique()) < 2:
-            raise DataError("retrieval needs drawings of at least two classes; leave it out of --metrics")
+        for name in splits:
+            own = {target.class_id for (split, _), target in self._targets.items() if split == name}
+            if len(own) < 2:
+                raise DataError(
+                    f"retrieval needs drawings of at least two classes in each split, and {name!r} has {len(own)};"
+                    " leave it out of --metrics"
+                )
         self._gallery, self._degraded = Gallery(_join(whole), class_ids), _join(degraded)
 
     def measure(self, limit: int, seed: int) -> MetricResult:

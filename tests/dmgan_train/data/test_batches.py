@@ -143,7 +143,7 @@ def test_a_data_set_where_nothing_can_be_used_is_an_error_of_one_line(tmp_path, 
     split = noise_split(tmp_path, 3)
     for example in split.examples:
         example.image.write_bytes(b"")
-    with pytest.raises(DataError, match=rf"^{tmp_path}: none of 100 examples .*cannot identify image file[^\n]*$"):
+    with pytest.raises(DataError, match=rf"^{tmp_path}: none of 100 examples .*cannot be read as a picture [^\n]*$"):
         next(make_loader(dataset(split), 2, workers=workers))
 
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -6,13 +8,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import DataError, SettingsError
+from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.cli import main
 from dmgan_train.evaluation.bundle_source import BundleSource, open_source
 from dmgan_train.evaluation.cli import _elsewhere
 from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
 from dmgan_train.evaluation.metrics.protocol import Evaluation, read_evaluation, table
+from dmgan_train.evaluation.metrics.r_precision import read_encoders
+from tests.dmgan_train.data.drawing import write_metadata
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 
 CPU = torch.device("cpu")
@@ -49,6 +54,10 @@ def test_a_number_comes_with_its_protocol(run, images, quick, tmp_path) -> None:
     assert evaluation.results["fid"].protocol["real_images"] == 8
     for line in table(evaluation.results.values()):
         assert line in result.output
+    for name in ("is", "fid"):  # few images are few, where the numbers stand too
+        assert (
+            f"caution, {evaluation.results[name].name}: {evaluation.results[name].protocol['caution']}" in result.output
+        )
 
 
 def test_a_bundle_is_measured_as_its_run_is(run, bundle, images, tmp_path, quick) -> None:
@@ -135,6 +144,43 @@ def test_only_captions_that_training_used_are_painted(run, images) -> None:
     measured = evaluate(source, flat_network(), None, Plan(("is",), images, images=40))
     assert measured.protocol["captions_per_image"] == 1
     assert asked == {"a blue square on white"}
+
+
+def with_unknown_captions(images: Path, root: Path, count: int) -> Path:
+    """The squares, of which some have a caption that the run's vocabulary cannot read, and one has no other."""
+    shutil.copytree(images, root)
+    lines = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+    for line in lines[:count]:
+        line["captions"].append("xylophone quartet")
+    lines[0]["captions"] = ["xylophone quartet"]
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def test_captions_that_the_model_cannot_read_are_left_out_before_anything_is_painted(run, images, tmp_path) -> None:
+    source, asked = RunSource(run, CPU), []
+    paint = source.paint
+    source.paint = lambda captions, seeds: asked.extend(captions) or paint(captions, seeds)
+    few = with_unknown_captions(images, tmp_path / "few", 3)
+    judges = read_encoders(run, CPU)._replace(tokenizer=Tokenizer(["<end>", "square"]))
+    measured = evaluate(source, flat_network(), judges, Plan(("is", "retrieval"), few, split="train", images=30))
+    assert measured.protocol["data"]["pictures"] == 7
+    assert len(asked) == 30 + 14 + 8
+    many = with_unknown_captions(images, tmp_path / "many", 12)
+    asked.clear()
+    source.data = msgspec.structs.replace(source.data, broken_limit=3)
+    with pytest.raises(DataError, match=r"(?s)at most 3 may be.*no word of the caption 'xylophone quartet' is in"):
+        evaluate(source, flat_network(), None, Plan(("is",), many, split="train", images=30))
+    other = write_metadata(tmp_path / "other", [{"file_name": "a.png", "text": "xylophone", "split": "test"}])
+    with pytest.raises(DataError, match="no caption of the split 'test' has a word of the vocabulary of the model"):
+        evaluate(source, flat_network(), None, Plan(("is",), other, images=30))
+    assert not asked
+
+
+def test_the_judges_of_r_precision_must_know_a_caption_too(run, images) -> None:
+    judges = read_encoders(run, CPU)._replace(tokenizer=Tokenizer(["<end>", "xylophone"]), name="orchestra")
+    with pytest.raises(DataError, match="a word of the vocabulary of orchestra"):
+        evaluate(RunSource(run, CPU), flat_network(), judges, Plan(("r_precision",), images, images=20))
 
 
 def test_a_bundle_knows_how_its_training_data_were_read(run, bundle) -> None:

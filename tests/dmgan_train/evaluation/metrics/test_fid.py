@@ -44,7 +44,7 @@ def test_a_set_is_at_no_distance_from_itself_and_a_shift_counts_squared() -> Non
 def test_few_images_are_said_to_be_few() -> None:
     rng = np.random.default_rng(0)
     few, many = rng.normal(size=(4, 4)), rng.normal(size=(50, 4))
-    assert "biased" in measure(many, few).protocol["caution"]
+    assert "4 generated and 50 real images are few for 4 features" in measure(many, few).protocol["caution"]
     assert "caution" not in measure(many, many).protocol
     assert measure(many, few).protocol["generated_images"] == 4
 

@@ -49,6 +49,12 @@ def test_the_global_random_state_is_left_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+def test_few_images_are_said_to_be_few() -> None:
+    logits = torch.randn(60, 7, generator=torch.Generator().manual_seed(1))
+    assert measure(logits).protocol["caution"].startswith("6 images a split are few for 7 classes")
+    assert "caution" not in measure(logits[:, :6]).protocol
+
+
 def test_too_few_images_for_the_splits_are_refused() -> None:
     with pytest.raises(DataError, match="at least 10"):
         measure(torch.ones(9, 5))

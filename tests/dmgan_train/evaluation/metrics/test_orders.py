@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,14 @@ from PIL import Image
 
 from dmgan_train.data import Example, Split, load_split
 from dmgan_train.evaluation.metrics.orders import every_caption, photographed, random_orders
+from dmgan_train.settings import DataSettings
+
+
+class View(NamedTuple):
+    """What is asked of a model about how it sees real pictures."""
+
+    resolution: int
+    data: DataSettings = DataSettings(augment="none")
 
 
 def split_of(tmp_path, sizes: list[int]) -> Split:
@@ -38,7 +47,7 @@ def test_every_caption_comes_once_or_evenly_spread(tmp_path) -> None:
 
 def test_real_pictures_are_those_of_the_files(images) -> None:
     split = load_split("image_folder", images, "train")
-    batches = list(photographed(split, 36, "none", 3, "pictures"))
+    batches = list(photographed(split, View(36), 3, "pictures"))
     assert [index for indices, _ in batches for index in indices] == list(range(8))
     pictures = torch.cat([batch for _, batch in batches])
     for index, picture in enumerate(pictures):
@@ -52,6 +61,7 @@ def test_a_broken_picture_is_left_out_with_its_index(tmp_path) -> None:
     (tmp_path / "1.png").write_bytes(b"no picture")
     lines = [{"file_name": f"{index}.png", "caption": f"picture {index}"} for index in range(4)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    ((indices, pictures),) = photographed(load_split("image_folder", tmp_path, "train"), 8, "none", 4, "pictures")
+    split = load_split("image_folder", tmp_path, "train")
+    ((indices, pictures),) = photographed(split, View(8), 4, "pictures")
     assert indices == [0, 2, 3]
     assert [int(picture[0, 0, 0]) for picture in pictures] == [0, 120, 180]

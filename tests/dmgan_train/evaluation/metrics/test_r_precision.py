@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,23 @@ def test_real_pictures_are_a_reference(encoders, split) -> None:
 
 
 def test_a_split_with_too_few_captions_names_the_remedy(encoders, split) -> None:
-    judge = RPrecision(encoders, split, seed=0)
-    with pytest.raises(DataError, match=r"draws 99 captions.*--split train"):
-        judge.add(noise(1), random_orders(split, 1, 0))
+    with pytest.raises(DataError, match=r"draws 99 captions.* has 11 for .*--split train"):
+        RPrecision(encoders, split, seed=0)
+
+
+def test_too_few_captions_are_found_for_any_class_and_words_before_anything_is_judged(encoders, split) -> None:
+    def others(example, caption: str) -> int:
+        known = encoders.tokenizer.encode(caption, encoders.max_words).tokens.tolist()
+        return sum(
+            other.class_id != example.class_id
+            and encoders.tokenizer.encode(text, encoders.max_words).tokens.tolist() != known
+            for other in one_class.examples
+            for text in other.captions
+        )
+
+    first, *rest = split.examples
+    one_class = replace(split, examples=(first, *(replace(one, class_id=rest[0].class_id) for one in rest)))
+    fewest = min(others(example, caption) for example in one_class.examples for caption in example.captions)
+    RPrecision(encoders, one_class, seed=0, mismatched=fewest)
+    with pytest.raises(DataError, match=f"the split has {fewest} for"):
+        RPrecision(encoders, one_class, seed=0, mismatched=fewest + 1)

@@ -143,3 +143,5 @@ def test_one_class_alone_is_refused(drawings) -> None:
     hands = type(train)("train", train.root, tuple(e for e in train.examples if e.key.startswith("hand")))
     with pytest.raises(DataError, match="two classes"):
         measure({"train": hands})
+    with pytest.raises(DataError, match="two classes in each split, and 'test' has 1"):
+        measure({"train": train, "test": replace(hands, name="test")})
