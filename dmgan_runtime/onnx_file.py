@@ -1,4 +1,8 @@
-"""Whether an ONNX file is whole: an engine that is given one may go and read others that it names."""
+"""Whether an ONNX file is one that `dmgan-export` may have written; asked before an engine sees it.
+
+An engine does what a file says: some operators loop for ever or make tensors of any size, and weights may be kept in
+other files that it goes and reads.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,29 @@ from typing import NamedTuple
 
 from dmgan_runtime.errors import EngineError
 
-# The messages of onnx.proto that can hold a tensor, each with the fields that lead to one.
+_NAMES = (
+    "Add Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Gather Gemm LSTM Less MatMul Mul Not"
+    " Pad QuantizeLinear ReduceMean Relu Reshape Sigmoid Softmax Split Squeeze Sub Tanh Transpose Unsqueeze Where"
+)
+OPERATORS = frozenset(_NAMES.split())
+"""All operators of all graphs that `dmgan-export` writes."""
+
+# The messages of onnx.proto that an exported file has, each with the fields that lead to others.
 _CHILDREN: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse_tensor"},
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
     "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse_tensor", 23: "sparse_tensor"},
-    "sparse_tensor": {1: "tensor", 2: "tensor"},
+    "attribute": {},
     "tensor": {},
 }
+_OP_TYPE, _DOMAIN = 4, 7
+# Further fields that hold graphs or tensors: training and functions of a model, sparse tensors, attributes.
+_STRANGE: dict[str, tuple[int, ...]] = {"model": (20, 25), "graph": (15,), "attribute": (5, 6, 10, 11, 22, 23)}
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_DEPTH = 100
 _VARINT_BYTES = 10
 _MAX_KEY = 2**32 - 1  # some readers drop the bits above, and would take it for another field
+_SHOWN = 40
 
 
 class _Field(NamedTuple):
@@ -33,39 +44,52 @@ class _Field(NamedTuple):
     """Of bytes, where they end; None for a number."""
 
 
-def check_self_contained(content: bytes, where: str) -> None:
-    """Refuses an ONNX file that keeps weights elsewhere: no hash vouches for those, and a path may lead anywhere.
+def check_onnx_file(content: bytes, where: str) -> None:
+    """Refuses an ONNX file that keeps weights elsewhere, or has operators or parts that no exported one has.
 
-    Not every engine can be told to refuse: OpenVINO 2026.4 reads them from the working directory. Weights inside are
-    skipped, so this takes no time that could be noticed.
+    No hash vouches for weights elsewhere, and a path may lead anywhere; not every engine can be told to refuse them:
+    OpenVINO 2026.4 reads them from the working directory. Weights inside are skipped, so this takes no time that could
+    be noticed.
 
     Args:
         content: The file.
         where: Names it in messages.
 
     Raises:
-        EngineError: if it names external data, or is no protocol buffer, which no engine would load either.
+        EngineError: if it is such a file, or is no protocol buffer, which no engine would load either.
     """
     try:
-        _check(content, 0, len(content), "model", 0, where)
+        _check(content, 0, len(content), "model", where)
     except (IndexError, ValueError) as error:
         raise EngineError(
             f"{where}: cannot be loaded, because it is not an ONNX file ({error}); export the bundle again"
         ) from error
 
 
-def _check(content: bytes, start: int, end: int, message: str, depth: int, where: str) -> None:
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"it is nested over {_MAX_DEPTH} deep")
-    children = _CHILDREN[message]
+def _check(content: bytes, start: int, end: int, message: str, where: str) -> None:
     for field in _fields(content, start, end):
-        external = field.number == _EXTERNAL_DATA or (field.number == _DATA_LOCATION and field.value != 0)
-        if message == "tensor" and external:
+        number = field.number
+        if message == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and field.value != 0)):
             raise EngineError(
                 f"{where}: keeps weights in another file; export the bundle again, with all weights inside"
             )
-        if field.end is not None and field.number in children:
-            _check(content, field.value, field.end, children[field.number], depth + 1, where)
+        if number in _STRANGE.get(message, ()):
+            raise _strange(where, "graphs or tensors in a place")
+        if field.end is None:
+            continue
+        if message == "node" and number in (_OP_TYPE, _DOMAIN):
+            name = content[field.value : field.end].decode(errors="replace")
+            if name not in OPERATORS if number == _OP_TYPE else name:
+                raise _strange(where, f"the {'operator' if number == _OP_TYPE else 'domain'} {name[:_SHOWN]!r},")
+        if number in _CHILDREN[message]:
+            _check(content, field.value, field.end, _CHILDREN[message][number], where)
+
+
+def _strange(where: str, what: str) -> EngineError:
+    return EngineError(
+        f"{where}: has {what} that no graph by dmgan-export has, so no engine is given it; export the bundle again with"
+        " this version of dmgan"
+    )
 
 
 def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:

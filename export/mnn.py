@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmgan_runtime.backends.base import Array, EngineSettings, check_threads
+from dmgan_runtime.backends.base import Array, EngineSettings, check_threads, read_graph
 from dmgan_runtime.backends.built_engines import ENGINE_SCHEMA_VERSION, EngineManifest
 from dmgan_runtime.backends.mnn import MnnBackend, MnnModule, import_engine
 from dmgan_runtime.backends.native_output import native_output
@@ -101,7 +101,7 @@ def build_mnn_engine(bundle: Path, output: Path | None, report: Report) -> Engin
             graphs=_graphs(source),
             suffix="mnn",
             new_builder=MnnBuilder,
-            read=lambda graph: source.read(graph.file),
+            read=lambda graph: read_graph(source, graph),
             check=lambda manifest, folder: _check(source, manifest, folder, report),
         )
         return make_engine_folder(source, recipe, output, report)

@@ -216,7 +216,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _feeds(graph: Graph, case: Case) -> Feeds:

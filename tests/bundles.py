@@ -49,9 +49,9 @@ _TEXT_ENCODER = """{
     mask = Unsqueeze(real_float, last)
     masked = Mul(embedded, mask)
     word_features = Transpose<perm = [0, 2, 1]>(masked)
-    total = ReduceSum<keepdims = 0>(masked, words_axis)
+    mean = ReduceMean<keepdims = 0>(masked, words_axis)
     count = Cast<to = 1>(column)
-    sentence_feature = Div(total, count)
+    sentence_feature = Div(mean, count)
 }"""
 
 _INITIAL_STAGE = """{
@@ -83,7 +83,8 @@ _REFINEMENT_STAGE = """{
     difference = Sub(read, previous_features)
     gated = Mul(difference, response_gate)
     response = Add(previous_features, gated)
-    up = Resize<mode = "nearest">(response, , scales)
+    four = Concat<axis = 1>(response, response, response, response)
+    up = DepthToSpace<blocksize = 2>(four)
     features = Tanh(up)
     colours = Conv(features, to_colours)
     image = Tanh(colours)
@@ -175,4 +176,3 @@ def _constants(
     yield "attention_shape", np.array([-1, MAX_WORDS, side, side])
     yield "memory_shape", np.array([-1, channels, side, side])
     yield "lowest", np.array(-1e30, dtype=np.float32)
-    yield "scales", np.array([1, 1, 2, 2], dtype=np.float32)

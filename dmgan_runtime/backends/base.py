@@ -15,7 +15,7 @@ from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.graphs import graph_interfaces, run_graphs
 from dmgan_runtime.manifest import GraphEntry, Precision, Role
-from dmgan_runtime.onnx_file import check_self_contained
+from dmgan_runtime.onnx_file import check_onnx_file
 from dmgan_runtime.request import Batch, TextFeatures
 from dmgan_runtime.results import StageOutput
 from dmgan_runtime.tokenizer import Tokens
@@ -299,20 +299,19 @@ def form_for_cpus(graphs: Mapping[Role, GraphEntry]) -> str:
     )
 
 
-def read_graph(bundle: Bundle, graph: GraphEntry, where: str) -> bytes:
-    """A graph, proven to be the one that was exported and to have all its weights inside.
+def read_graph(bundle: Bundle, graph: GraphEntry) -> bytes:
+    """A graph, proven to be the one that was exported, and looked through before an engine sees it.
 
     Args:
         bundle: An open bundle.
         graph: What the manifest says of it.
-        where: Names it in messages.
 
     Raises:
         BundleError: if it is missing, cannot be read, or is another.
-        EngineError: if it keeps weights in another file, or is not an ONNX file.
+        EngineError: if it is no file that `dmgan-export` may have written.
     """
     content = bundle.read(graph.file)
-    check_self_contained(content, where)
+    check_onnx_file(content, f"{bundle.path}/{graph.file.path}")
     return content
 
 

@@ -156,7 +156,7 @@ def compile_options(role: Role, precision: Arithmetic, settings: EngineSettings)
 
 def _load(core: ov.Core, bundle: Bundle, graph: GraphEntry, options: Mapping[str, Any]) -> ov.CompiledModel:
     where = f"{bundle.path}/{graph.file.path}"
-    content = read_graph(bundle, graph, where)
+    content = read_graph(bundle, graph)
     try:
         model = core.read_model(content)
     except Exception as error:  # OpenVINO raises plain RuntimeErrors

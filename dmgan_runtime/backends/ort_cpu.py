@@ -127,7 +127,7 @@ def load_session(
         EngineError: if it cannot be loaded.
     """
     where = f"{bundle.path}/{graph.file.path}"
-    content = read_graph(bundle, graph, where)
+    content = read_graph(bundle, graph)
     try:
         # By itself it prints a failure and tries again on the CPU, also in a run.
         session = engine.InferenceSession(

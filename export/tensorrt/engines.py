@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmgan_runtime.atomic import replacing
+from dmgan_runtime.backends.base import read_graph
 from dmgan_runtime.backends.built_engines import (
     ENGINE_SCHEMA_VERSION,
     BatchProfile,
@@ -135,7 +136,7 @@ def _graphs(bundle: Bundle, precision: Precision) -> list[GraphEntry]:
 
 
 def _content(bundle: Bundle, graph: GraphEntry) -> bytes:
-    content = bundle.read(graph.file)
+    content = read_graph(bundle, graph)
     if graph.precision != "int8":
         return content
     try:

@@ -40,6 +40,7 @@ from dmgan_runtime.manifest import (
     parse_manifest,
 )
 from dmgan_runtime.noise import MAX_SEED, draw_noise
+from dmgan_runtime.onnx_file import OPERATORS
 from dmgan_runtime.results import to_levels
 from dmgan_runtime.self_test import TOLERANCE
 from dmgan_runtime.tokenizer import MAX_CAPTION_CHARACTERS, PAD, split_words
@@ -92,6 +93,10 @@ class TestManifest:
 
     def test_unknown_keys_are_refused_everywhere(self) -> None:
         assert all(struct.__struct_config__.forbid_unknown_fields for struct in STRUCTS.values())
+
+    def test_the_operators_of_exported_graphs_are_named(self) -> None:
+        listed = PAGE.partition("exported graph has: those are")[2].partition(", of ONNX's own domain")[0]
+        assert set(re.findall(r"[A-Z]\w+", listed)) == OPERATORS
 
     def test_the_version_and_the_roles_are_named(self) -> None:
         assert f"This is version {SCHEMA_VERSION}" in PAGE

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import dmgan_runtime
 from dmgan_runtime.errors import BundleError, ExportError
 from dmgan_runtime.manifest import ModelSpec, parse_manifest
+from dmgan_runtime.onnx_file import check_onnx_file
 from dmgan_runtime.self_test import run_self_test
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.models import GeneratorNetwork, TextEncoder
@@ -26,7 +27,7 @@ from export import bundle as bundle_module
 from export import graph_files
 from export.bundle import write_bundle
 from export.cli import main
-from export.graph_files import GraphFiles
+from export.graph_files import GraphFiles, Variant, rewritten_graphs
 from export.graphs import build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.parity import measure_parity, random_captions, reference_case
@@ -199,9 +200,11 @@ def test_every_ablation_exports(writing, response, tmp_path) -> None:
         memory_writing=writing,
         memory_response=response,
     )
-    graphs = build_graphs(TextEncoder(11, spec).eval(), GeneratorNetwork(spec).eval(), 7)
-    cases = [reference_case(graphs, captions, 0) for captions in random_captions(11, 7)]
+    encoder, generator = TextEncoder(11, spec).eval(), GeneratorNetwork(spec).eval()
+    cases = [reference_case(build_graphs(encoder, generator, 7), captions, 0) for captions in random_captions(11, 7)]
+    graphs = rewritten_graphs(encoder, generator, 7, Variant("fp32", "phases"))
     write_onnx(graphs["generator_1"], tmp_path / "graph.onnx")
+    check_onnx_file((tmp_path / "graph.onnx").read_bytes(), "graph.onnx")
     entries = measure_parity(tmp_path / "graph.onnx", graphs["generator_1"], "fp32", cases)
     names = [entry.output for entry in entries]
     assert names == ["image", "features", "attention"] + (["writing_gate"] if writing == "gated" else [])

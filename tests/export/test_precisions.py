@@ -10,11 +10,14 @@ from click.testing import CliRunner, Result
 from dmgan_runtime import Generator
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.manifest import Manifest, ModelSpec, parse_manifest
+from dmgan_runtime.onnx_file import OPERATORS
 from dmgan_train.run_folder import RunFolder
 from export import cli, graph_files
 from export.bundle import write_bundle
+from export.graph_files import Variant, rewritten_graphs
+from export.onnx_file import write_onnx
 from export.sources import read_model
-from tests.export.models import small_model
+from tests.export.models import MAX_WORDS, small_model
 
 CAPTIONS = [f"a {colour} square on {ground}" for colour in ("red", "green", "blue") for ground in ("white", "a")] * 3
 GENERATOR_ROLES = ModelSpec(stages=3).generator_roles
@@ -60,6 +63,16 @@ def test_the_files_are_what_they_are_called(exported, manifest) -> None:
             assert set(layers["in_fp32"]) <= names
             assert layers["in_int8"] + len(layers["in_fp32"]) == len(names)
     assert any(layers["in_int8"] for layers in manifest.provenance[graph_files.INT8_LAYERS].values())
+
+
+def test_the_runtime_takes_the_operators_that_exports_have_and_no_others(exported, manifest, tmp_path) -> None:
+    """A graph with another is refused when the export opens its bundle, so what is checked here is the rest."""
+    model = small_model(1)
+    padded = rewritten_graphs(model.text_encoder, model.generator, MAX_WORDS, Variant("fp16", "phases"))
+    write_onnx(padded["generator_0"], tmp_path / "fp16_phases.onnx")
+    files = [tmp_path / "fp16_phases.onnx", *(exported[0] / graph.file.path for graph in manifest.graphs)]
+    operators = {node.op_type for file in files for node in onnx.load(file).graph.node}
+    assert operators == OPERATORS
 
 
 @pytest.mark.parametrize(("precision", "required"), [("fp16", 50.0), ("int8", 35.0)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, external_data_helper
 
-from dmgan_runtime import BackendError, BundleError, EngineError
+from dmgan_runtime import BackendError, BundleError, EngineError, Generator
 from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.ort_cpu import OrtCpuBackend
 from dmgan_runtime.bundle import Bundle
@@ -70,6 +71,30 @@ def test_a_graph_that_is_none_is_an_engine_error(own_bundle: Path, content: byte
     replace_graph(own_bundle, content)
     with pytest.raises(EngineError, match=f"{GRAPH}: .*cannot .*export the bundle again"):
         load(own_bundle)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda graph: graph.node.pop(3),
+        lambda graph: graph.node[0].input.__setitem__(1, "nowhere"),
+        lambda graph: setattr(graph.node[0], "op_type", "LSTM"),
+        lambda graph: graph.initializer[0].dims.__setitem__(0, 99),
+        lambda graph: graph.initializer[0].dims.__setitem__(0, 2**40),
+        lambda graph: setattr(graph.initializer[0], "data_type", TensorProto.STRING),
+        lambda graph: graph.node[1].attribute[0].ints.__setitem__(0, 9),  # found when it is run
+        lambda graph: setattr(graph.output[0], "name", "nowhere"),
+    ],
+)
+def test_a_spoilt_graph_is_an_error_and_nothing_is_printed(
+    own_bundle: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[onnx.GraphProto], object]
+) -> None:
+    model = build_graph("generator_1")
+    spoil(model.graph)
+    replace_graph(own_bundle, model.SerializeToString())
+    with pytest.raises((EngineError, BundleError)), Generator.open(own_bundle, device="cpu", threads=1) as generator:
+        generator.generate("a red heart")
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("role", ["text_encoder", "generator_0", "generator_2"])
