@@ -185,6 +185,6 @@ def reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Act
                 " again; open the new one here with Generator.open"
             )
         try:
-            return open_backend(bundle, **{**asked, **same})
+            return open_backend(bundle, **{**asked, **same}, named=asked["backend"] != "auto")
         except (BackendError, EngineError) as error:
             raise EngineError(f"no engine for this forked process ({error}); {remedy}") from error

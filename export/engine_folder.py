@@ -14,6 +14,7 @@ from dmgan_runtime.backends.built_engines import (
     EngineManifest,
     PlanEntry,
     parse_engine_manifest,
+    record_built_here,
 )
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
@@ -107,6 +108,10 @@ def make_engine_folder(source: Bundle, recipe: EngineRecipe, output: Path | None
             return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
         manifest = _fill(unfinished, source, recipe, report)
         move_into_place(unfinished, folder)
+    try:
+        record_built_here((folder / ENGINE_MANIFEST_NAME).read_bytes())
+    except OSError as error:
+        report(f"'auto' will not take it, because that it was built here cannot be recorded ({error})")
     return EngineFolder(folder, manifest, is_new=True)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -195,12 +198,7 @@ class FoundEngine(NamedTuple):
 
 
 def find_engine(
-    bundle: Bundle,
-    engine: str,
-    version: str,
-    compute_capability: int | None,
-    precision: str,
-    host_code: bool = False,
+    bundle: Bundle, engine: str, version: str, compute_capability: int | None, precision: str, *, named: bool
 ) -> FoundEngine:
     """The best engine of a bundle for this machine: the first precision of fp16, fp32, int8, then the largest batch.
 
@@ -210,7 +208,8 @@ def find_engine(
         version: Its version in full.
         compute_capability: The GPU's, for example 89; None for a CPU.
         precision: "auto" or a precision.
-        host_code: Whether a plan may bring code for the CPU.
+        named: Whether the user named the engine. Else it is one that this user built on this machine: plans are machine
+            code, or crash the process by one altered byte, and no hash in the bundle vouches for them.
 
     Raises:
         BackendError: if none fits; the message says why not of each, and how to build one.
@@ -219,15 +218,17 @@ def find_engine(
     obstacles: list[str] = []
     for folder in _folders(bundle, obstacles):
         try:
-            manifest = _read_manifest(bundle, folder)
+            content = _read_manifest(bundle, folder)
+            manifest = parse_engine_manifest(content, f"{bundle.path}/{folder}/{ENGINE_MANIFEST_NAME}")
         except BundleError as error:
             obstacles.append(f"{folder} is no engine: {error}")
             continue
-        obstacle = (
-            manifest.obstacle(engine, version, compute_capability)
-            or _obstacle(manifest, bundle, precision)
-            or (None if host_code else _host_code(manifest))
-        )
+        obstacle = manifest.obstacle(engine, version, compute_capability) or _obstacle(manifest, bundle, precision)
+        if obstacle is None and not (named or _was_built_here(content)):
+            obstacle = (
+                f"not known to be built by you on this machine, and 'auto' takes no other; build it again, or pass"
+                f" backend={engine!r} if you trust where it came from"
+            )
         if obstacle is None:
             fitting.append(FoundEngine(folder, manifest))
         else:
@@ -241,6 +242,33 @@ def find_engine(
             f" --engine {engine}{wanted}"
         )
     return min(fitting, key=_rank)
+
+
+def record_built_here(content: bytes) -> None:
+    """Records in the user's cache that this user built an engine on this machine, so that `auto` takes it.
+
+    Args:
+        content: Its engine.json, which has the hashes of its plans.
+
+    Raises:
+        OSError: if nothing can be written there.
+    """
+    record = _record(content)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.touch()
+
+
+def _was_built_here(content: bytes) -> bool:
+    try:
+        return _record(content).exists()
+    except OSError:  # the cache of another user
+        return False
+
+
+def _record(content: bytes) -> Path:
+    home = os.path.expanduser("~")  # noqa: PTH111 - unlike pathlib's, no error where there is none
+    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or f"{home}/.cache"
+    return Path(cache, "dmgan", "built-engines", hashlib.sha256(content).hexdigest())
 
 
 def _rank(found: FoundEngine) -> tuple[int, int]:
@@ -259,22 +287,10 @@ def _folders(bundle: Bundle, obstacles: list[str]) -> list[str]:
     return [f"{ENGINES_FOLDER}/{name}" for name in names if not name.startswith(".")]
 
 
-def _read_manifest(bundle: Bundle, folder: str) -> EngineManifest:
-    where = f"{bundle.path}/{folder}"
+def _read_manifest(bundle: Bundle, folder: str) -> bytes:
     if not stays_inside(folder):
-        raise BundleError(f"{where}: a name that no engine's folder has; rename it, or remove it")
-    content = bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
-    return parse_engine_manifest(content, f"{where}/{ENGINE_MANIFEST_NAME}")
-
-
-def _host_code(manifest: EngineManifest) -> str | None:
-    """A version compatible plan brings the runtime that it was built with, and no hash in the bundle vouches for it."""
-    if not manifest.version_compatible:
-        return None
-    return (
-        "built for later versions too, so it holds code for the CPU, which 'auto' does not run; if you trust where it"
-        f" came from, pass backend={manifest.engine!r}"
-    )
+        raise BundleError(f"{bundle.path}/{folder}: a name that no engine's folder has; rename it, or remove it")
+    return bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
 
 
 def _obstacle(manifest: EngineManifest, bundle: Bundle, precision: str) -> str | None:

@@ -44,7 +44,7 @@ class MnnBackend(GraphBackend):
         super().__init__(bundle)
         at_hand = self.probe(settings.index)
         choose_precision(bundle, settings.precision, _ENGINE.precisions, "mnn on the CPU")
-        found = find_engine(bundle, "mnn", at_hand, None, "auto")
+        found = find_engine(bundle, "mnn", at_hand, None, "auto", named=settings.named)
         _claim_threads(settings.threads)
         spec = bundle.manifest.model
         planned = _ENGINE.planned_roles(spec)
@@ -107,6 +107,11 @@ class MnnModule:
                 )
             except Exception as error:  # MNN's errors are SystemErrors, and numpy adds its own
                 raise EngineError(f"mnn cannot load it ({message() or error})") from error
+        for entry, taken in zip(self._inputs, self._module.get_info()["inputs"], strict=True):
+            if tuple(taken.shape[1:]) != entry.shape[1:]:
+                raise EngineError(
+                    f"it is another graph's: {entry.name} is {taken.shape}, and {role} takes {list(entry.shape)}"
+                )
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs the plan. One thread at a time.
@@ -146,8 +151,8 @@ def _scratch_file(plan: bytes) -> Iterator[Path]:
             yield file
     except OSError as error:
         raise EngineError(
-            f"mnn needs room for {len(plan):,} bytes in {tempfile.gettempdir()} ({error}); make room there, or set"
-            " TMPDIR to another folder"
+            f"mnn needs room for {len(plan):,} bytes in {tempfile.tempdir or 'a temporary folder'} ({error}); make room"
+            " there, or set TMPDIR to another folder"
         ) from error
 
 

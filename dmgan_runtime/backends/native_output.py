@@ -9,6 +9,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
+
+from dmgan_runtime.errors import EngineError
 
 _STDOUT = 1
 # Two threads that exchange the standard output would each give back what the other had put there.
@@ -21,8 +24,11 @@ def native_output() -> Iterator[Callable[[], str]]:
 
     Yields:
         A function that returns what was caught so far, in one line.
+
+    Raises:
+        EngineError: if there is no room for a temporary file.
     """
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as caught:
+    with _ONE_AT_A_TIME, _temporary_file() as caught:
         try:
             kept = os.dup(_STDOUT)
         except OSError:  # a daemon may have none
@@ -42,6 +48,15 @@ def native_output() -> Iterator[Callable[[], str]]:
             _flush()
             os.dup2(kept, _STDOUT)
             os.close(kept)
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise EngineError(
+            f"there is no room for a temporary file ({error}); make room, or set TMPDIR to another folder"
+        ) from error
 
 
 def _flush() -> None:

@@ -154,6 +154,7 @@ def open_backend(
     precision: str = "auto",
     threads: int | None = None,
     engine_options: Mapping[str, Any] | None = None,
+    named: bool | None = None,
 ) -> Backend:
     """Loads a bundle's graphs into an engine.
 
@@ -164,6 +165,7 @@ def open_backend(
         precision: "auto" or a precision that both the engine and the bundle have.
         threads: CPU threads for one operator; None takes every CPU that this process may use.
         engine_options: The named engine's own options.
+        named: Whether the user named the engine; None if `backend` says so.
 
     Raises:
         BackendError: if something that was asked for cannot be had here; the message has the remedy.
@@ -177,7 +179,9 @@ def open_backend(
     if engine_options is not None:
         _check_options(engine_options, engines, backend)
     check_precision(bundle, precision)
-    settings = EngineSettings(index, precision, counted, backend != "auto", engine_options or {})
+    settings = EngineSettings(
+        index, precision, counted, backend != "auto" if named is None else named, engine_options or {}
+    )
     refused: list[Candidate] = []
     for place, engine in enumerate(engines):
         name = engine.device_name(index)

@@ -64,6 +64,18 @@ def test_what_is_written_is_bound_to_the_bundle(small: Path) -> None:
         assert FileEntry.of(engine.path, plan.file.path) == plan.file
 
 
+@pytest.mark.parametrize("cache", ["/proc/nowhere", f"{__file__}/cache"])
+def test_a_record_that_cannot_be_written_costs_no_engine(
+    small: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    result = run(small, "--engine", "mnn")
+    assert result.exit_code == 0
+    assert "'auto' will not take it, because that it was built here cannot be recorded (" in result.stderr
+    with Generator.open(small) as generator:
+        assert generator.active.backend == "onnxruntime"
+
+
 def test_a_zip_needs_an_output(small: Path, tmp_path: Path) -> None:
     archive = zip_bundle(small, tmp_path / "small.zip")
     with pytest.raises(BundleError, match=r"is a \.zip; unpack it, or pass --output"):

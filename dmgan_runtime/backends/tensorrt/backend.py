@@ -38,7 +38,7 @@ class TensorRtBackend:
         """Loads the best engine that the bundle has for this GPU."""
         version, gpu = self.probe(settings.index), find_gpu(settings.index)
         found = find_engine(
-            bundle, self.name, version, gpu.compute_capability, settings.precision, host_code=settings.named
+            bundle, self.name, version, gpu.compute_capability, settings.precision, named=settings.named
         )
         assert found.manifest.profile is not None  # of every engine for GPUs
         spec = bundle.manifest.model
@@ -141,7 +141,7 @@ class TensorRtBackend:
                 runtime = self._module.Runtime(self._log)
         except TypeError as error:  # what its factory's null pointer becomes in Python
             raise EngineError(f"{self.name} cannot start: {self._said(str(error))}; update the GPU's driver") from error
-        # Code for the CPU: `find_engine` takes such a plan only if the user named this engine.
+        # Code for the CPU: `find_engine` takes no plan that is neither named nor built here.
         runtime.engine_host_code_allowed = found.manifest.version_compatible
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:

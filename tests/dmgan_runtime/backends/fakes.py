@@ -16,6 +16,7 @@ from dmgan_runtime.backends.built_engines import (
     BatchProfile,
     EngineManifest,
     PlanEntry,
+    record_built_here,
 )
 from dmgan_runtime.backends.gpus import Gpu
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
@@ -136,7 +137,7 @@ def view(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, An
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(shape)
 
 
-def add_engine(bundle: Path, **changes: Any) -> EngineManifest:
+def add_engine(bundle: Path, *, built_here: bool = True, **changes: Any) -> EngineManifest:
     """Puts an engine into a bundle's folder, whose plans are the bundle's ONNX files."""
     source = parse_manifest((bundle / MANIFEST_NAME).read_bytes(), "the bundle")
     fields: dict[str, Any] = {
@@ -163,4 +164,6 @@ def add_engine(bundle: Path, **changes: Any) -> EngineManifest:
         plans.append(PlanEntry(role=role, precision=precision, file=file, onnx_sha256=graph.file.sha256))
     manifest = EngineManifest(**(fields | {"plans": tuple(plans)}))
     (folder / ENGINE_MANIFEST_NAME).write_bytes(manifest.to_json())
+    if built_here:
+        record_built_here(manifest.to_json())
     return manifest

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from dmgan_runtime.backends import mnn
 from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.mnn import MnnBackend
 from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.manifest import FileEntry
 from export.mnn import build_mnn_engine
 from export.quality import psnr
 from tests.bundles import zip_bundle
@@ -199,6 +202,96 @@ def test_auto_passes_over_a_damaged_engine_and_says_so(own: Path, caplog: pytest
     assert "mnn on cpu is here but does not work, so another is taken" in caplog.text
     with pytest.raises(EngineError, match=r"generator_2\.mnn: damaged or replaced"):
         Generator.open(own, backend="mnn")
+
+
+def rewrite(bundle: Path, change: Callable[[Path, dict[str, Any]], None]) -> None:
+    """Changes an engine as one who knows the format does: every hash is right afterwards."""
+    folder = engine_of(bundle)
+    manifest = json.loads((folder / "engine.json").read_bytes())
+    change(folder, manifest)
+    for plan in manifest["plans"]:
+        entry = FileEntry.of(folder, plan["file"]["path"])
+        plan["file"] = {"path": entry.path, "bytes": entry.bytes, "sha256": entry.sha256}
+    (folder / "engine.json").write_text(json.dumps(manifest))
+
+
+def flip(folder: Path, manifest: dict[str, Any]) -> None:
+    plan = folder / manifest["plans"][0]["file"]["path"]
+    content = plan.read_bytes()
+    plan.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
+def swap(folder: Path, manifest: dict[str, Any]) -> None:
+    first, second = manifest["plans"]
+    first["file"], second["file"] = second["file"], first["file"]
+
+
+@pytest.mark.parametrize("change", [flip, swap, lambda folder, manifest: None], ids=["flipped", "swapped", "rewritten"])
+def test_auto_loads_no_engine_that_was_not_built_here(
+    own: Path, change: Callable[[Path, dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(own, change)
+    monkeypatch.setattr(mnn, "MnnModule", lambda *_: pytest.fail("a stranger's plan was loaded"))
+    with Generator.open(own, threads=1) as served:
+        assert served.active.backend == "onnxruntime"
+        (verdict,) = (each.verdict for each in served.active.considered if each.backend == "mnn")
+    assert "is not known to be built by you on this machine, and 'auto' takes no other; build it again" in verdict
+    assert "or pass backend='mnn' if you trust where it came from" in verdict
+
+
+def test_an_engine_from_elsewhere_serves_by_name(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Generator.open(own, threads=1) as served:
+        assert served.active.backend == "mnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    with Generator.open(own, threads=1) as served:
+        assert served.active.backend == "onnxruntime"
+    with Generator.open(own, backend="mnn", threads=1) as served:
+        assert served.active.backend == "mnn"
+
+
+def test_after_a_fork_the_rule_still_holds(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Generator.open(own, threads=1) as served:
+        assert served.active.backend == "mnn"
+        rewrite(own, flip)
+        monkeypatch.setattr(mnn, "MnnModule", lambda *_: pytest.fail("a stranger's plan was loaded"))
+        with pytest.raises(EngineError, match="not known to be built by you on this machine"):
+            served._engine._reopen(False)
+
+
+def test_a_plan_of_another_stage_is_refused_when_it_is_opened(own: Path) -> None:
+    rewrite(own, swap)
+    message = r"generator_2\.mnn: it is another graph's: previous_features is \[1, 24, 32, 32\], and generator_1 takes"
+    with pytest.raises(EngineError, match=message):
+        Generator.open(own, backend="mnn", threads=1)
+
+
+@pytest.mark.parametrize("trouble", ["missing", "full"])
+def test_without_room_for_temporary_files_it_is_an_error_by_name_and_passed_over_by_auto(
+    emoji: Path, trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if trouble == "missing":
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    else:
+        monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(EngineError, match=r"room .*; make room( there)?, or set TMPDIR to another folder"):
+        Generator.open(emoji, backend="mnn", threads=1)
+    with Generator.open(emoji, threads=1) as served:
+        assert served.active.backend == "onnxruntime"
+    assert "mnn on cpu is here but does not work, so another is taken" in caplog.text
+
+
+def test_without_any_temporary_folder_it_is_an_error(emoji: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    with pytest.raises(EngineError, match="No usable temporary directory found"):
+        Generator.open(emoji, backend="mnn", threads=1)
 
 
 def test_a_plan_that_mnn_cannot_read_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

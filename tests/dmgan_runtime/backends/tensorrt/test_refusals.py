@@ -12,7 +12,7 @@ import pytest
 
 from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import gpus
-from dmgan_runtime.backends.built_engines import ENGINE_MANIFEST_NAME
+from dmgan_runtime.backends.built_engines import ENGINE_MANIFEST_NAME, record_built_here
 from dmgan_runtime.backends.tensorrt import backend as tensorrt
 from dmgan_runtime.backends.tensorrt.cuda import import_runtime
 from dmgan_runtime.bundle import Bundle
@@ -37,6 +37,22 @@ class TestWhatCannotBeHad:
         assert (active.backend, active.device) == ("onnxruntime", "cpu")
         assert "not tensorrt on cuda:0: " in active.reason
         assert [each.state for each in active.considered] == ["missing"] * 4 + ["chosen", "untried"]
+
+    @pytest.mark.parametrize("version_compatible", [True, False])
+    def test_auto_takes_no_engine_that_was_not_built_here(
+        self, cuda: FakeCuda, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, version_compatible: bool
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(own_bundle.parent / "cache"))
+        manifest = add_engine(own_bundle, version_compatible=version_compatible, built_here=False)
+        with Generator.open(own_bundle) as generator:
+            assert generator.active.backend == "onnxruntime"
+            verdict = generator.active.considered[0].verdict
+            assert f"engines/{manifest.folder} is not known to be built by you on this machine" in verdict
+        with Generator.open(own_bundle, backend="tensorrt") as generator:
+            assert generator.active.backend == "tensorrt"
+        record_built_here(manifest.to_json())
+        with Generator.open(own_bundle) as generator:
+            assert generator.active.backend == "tensorrt"
 
     @pytest.mark.parametrize(
         ("changes", "message"),
