@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.backends.base import Active, Backend
 from dmgan_runtime.backends.registry import open_backend
 from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.engine_handle import EngineHandle, reopen
@@ -53,13 +53,25 @@ class Generator:
     Attributes:
         manifest: What the bundle says of itself.
         tokenizer: The words that the model knows.
-        active: The backend, device, precision and threads that were chosen, and why.
+        active: The backend, device, precision and threads that were chosen, and why; as text, a short line for logs.
     """
 
-    def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, path: Path, asked: Mapping[str, Any]
-    ) -> None:
-        """Use `open`; this takes parts that have been loaded, and what opens them again in another process."""
+    manifest: Manifest
+    tokenizer: Tokenizer
+    active: Active
+    _path: Path
+    _asked: Mapping[str, Any]
+    _engine: EngineHandle
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise SettingsError("a generator is opened, not constructed: use Generator.open(bundle)")
+
+    @classmethod
+    def _of(
+        cls, manifest: Manifest, tokenizer: Tokenizer, backend: Backend, path: Path, asked: Mapping[str, Any]
+    ) -> Self:
+        """A generator of parts that have been loaded, and of what opens them again in another process."""
+        self = cls.__new__(cls)
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.active = backend.active
@@ -67,6 +79,7 @@ class Generator:
         self._asked = asked
         # Nothing that the handle keeps refers to this object, so that one that is dropped unclosed is freed at once.
         self._engine = EngineHandle(backend, partial(reopen, path, asked, manifest, backend.active))
+        return self
 
     @classmethod
     def open(
@@ -81,7 +94,8 @@ class Generator:
     ) -> Self:
         """Checks a bundle and loads its graphs.
 
-        What was asked for and cannot be had is an error; `active` says what "auto" took, and why not the others.
+        What was asked for and cannot be had is an error; `active` says what "auto" took and why, and
+        `active.considered` why not the others.
 
         Args:
             bundle: A folder or .zip that `dmgan-export` wrote, or the name of a model that comes with dmgan; None is
@@ -112,7 +126,7 @@ class Generator:
         }
         with Bundle(path) as opened:
             tokenizer = opened.tokenizer()
-            return cls(opened.manifest, tokenizer, open_backend(opened, **asked), path, asked)
+            return cls._of(opened.manifest, tokenizer, open_backend(opened, **asked), path, asked)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -351,9 +365,7 @@ class Generator:
     def __repr__(self) -> str:
         sides = ", ".join(map(str, self.resolutions))
         state = ", closed" if self._engine.closed else ""
-        active = self.active
-        engine = f"{active.backend} {active.version} on {active.device} in {active.precision}"
-        return f"<{type(self).__name__} {self.manifest.name!r} of {sides} pixels on {engine}{state}>"
+        return f"<{type(self).__name__} {self.manifest.name!r} of {sides} pixels on {self.active}{state}>"
 
     def __reduce__(self) -> tuple[Callable[[], Generator], tuple[()]]:
         """Pickled, it is its bundle's path and what was asked of `open`; unpickled, it is opened again."""

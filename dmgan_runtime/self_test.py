@@ -82,10 +82,9 @@ def run_self_test(generator: Generator) -> SelfTestResult:
         difference = int(np.abs(_levels(generated[resolution]) - _levels(thumbnail)).max())
         if difference > tolerance:
             raise EngineError(
-                f"{active.backend} {active.version} on {active.device} in {active.precision} generates another"
-                f" image than the export did: at {resolution} pixels it is {difference} levels of 255 off, and"
-                f" {tolerance} are allowed; use another backend or precision, and please report this with what"
-                " dmgan-doctor prints"
+                f"{active} generates another image than the export did: at {resolution} pixels it is {difference}"
+                f" levels of 255 off, and {tolerance} are allowed; use another backend or precision, and please report"
+                " this with what dmgan-doctor prints"
             )
         worst = max(worst, difference)
     return SelfTestResult(generation.image.width, active.precision, seconds, worst, tolerance)

@@ -47,10 +47,13 @@ class Candidate:
     state: Literal["chosen", "missing", "broken", "untried"]
     verdict: str
 
+    def __str__(self) -> str:
+        return f"{self.backend} on {self.device}: {self.verdict}"
+
 
 @dataclass(frozen=True)
 class Active:
-    """What was chosen to run a bundle.
+    """What was chosen to run a bundle. As text it is a short line for logs: "onnxruntime 1.32.0 on cpu in fp32".
 
     Attributes:
         backend: The engine, for example `onnxruntime`.
@@ -60,7 +63,7 @@ class Active:
         threads: How many CPU threads compute one operator.
         max_batch: How many images one run takes at most; None for as many as memory holds.
         reason: Why these were chosen, in words.
-        considered: Every engine that was thought of, best first.
+        considered: Every engine that was thought of, best first, and why the others were not chosen.
     """
 
     backend: str
@@ -71,6 +74,9 @@ class Active:
     max_batch: int | None = None
     reason: str = ""
     considered: tuple[Candidate, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.version} on {self.device} in {self.precision}"
 
 
 @dataclass(frozen=True)

@@ -247,17 +247,13 @@ def _explained(
     opened: Backend, refused: Sequence[Candidate], untried: Sequence[Engine], index: int, automatic: bool
 ) -> Backend:
     active = opened.active
-    what = f"{active.backend} {active.version} on {active.device} in {active.precision}"
     why = "the best that can be had here" if automatic else "as asked for"
-    refusals = [f"not {each.backend} on {each.device}: {each.verdict}" for each in refused]
     chosen = Candidate(active.backend, active.device, "chosen", active.reason or why)
     later = [
         Candidate(each.backend, each.device_name(index), "untried", f"{active.backend} comes first") for each in untried
     ]
     opened.active = replace(
-        active,
-        reason="; ".join([f"{what}: {why}", *filter(None, [active.reason]), *refusals]),
-        considered=(*refused, chosen, *later),
+        active, reason="; ".join(filter(None, [why, active.reason])), considered=(*refused, chosen, *later)
     )
     return opened
 
@@ -267,5 +263,5 @@ def _nothing(backend: str, device: str, precision: str, refused: Sequence[Candid
     named = ", ".join(f"{name} {value!r}" for name, value in asked.items() if value != "auto") or "any engine"
     if len(refused) == 1:
         return f"{named} cannot be had: {refused[0].verdict}"
-    reasons = "".join(f"\n  {each.backend} on {each.device}: {each.verdict}" for each in refused)
+    reasons = "".join(f"\n  {each}" for each in refused)
     return f"{named} cannot be had:{reasons}"

@@ -15,13 +15,15 @@ import click
 import msgspec
 
 import dmgan_runtime
-from dmgan_runtime.backends.base import Candidate, check_threads
+from dmgan_runtime.backends.base import Candidate
 from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
 from dmgan_runtime.backends.registry import ENGINES, find_engine_row
-from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.opening import opening_options
+from dmgan_runtime.cli.processor import Processor, find_processor
+from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.self_test import SelfTestResult, run_self_test
@@ -33,22 +35,24 @@ _MARKS = {"chosen": "->", "missing": " -", "broken": "!!", "untried": "  "}
 
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.argument("bundle", required=False)
 @opening_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-doctor")
-def main(bundle: Path | None, backend: str, device: str, precision: str, threads: int | None, as_json: bool) -> None:
+def main(bundle: str | None, backend: str, device: str, precision: str, threads: int | None, as_json: bool) -> None:
     """Say what is installed, which GPUs are here, and which engine serves, and why not the others.
 
-    BUNDLE, a folder or .zip, or else the model that comes with dmgan: every file is checked by size and SHA-256; it is
-    opened as Generator.open does; one image is generated and compared with the one that was generated at export.
+    BUNDLE, a folder or .zip, or the name of a model that comes with dmgan (emoji-64 if it is left out): every file is
+    checked by size and SHA-256; it is opened as Generator.open does; one image is generated and compared with the one
+    that was generated at export.
 
-    Exit status: 0 if all is well, 1 if something is broken, or cannot be had though it was asked for. A GPU or an
-    engine that is not there is not broken.
+    Exit status: 0 if all is well, 1 if something is broken, or cannot be had though it was asked for, 2 for a mistake
+    in what was asked, such as a name that does not exist. A GPU or an engine that is not there is not broken.
     """
-    diagnosis = diagnose(
-        bundle or packaged_bundle(), backend=backend, device=device, precision=precision, threads=threads
-    )
+    path = find_bundle(bundle)
+    if not path.exists():
+        Bundle(path)  # says so
+    diagnosis = diagnose(path, backend=backend, device=device, precision=precision, threads=threads)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(diagnosis), indent=2))
     else:
@@ -58,6 +62,9 @@ def main(bundle: Path | None, backend: str, device: str, precision: str, threads
 
 def _lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"Python {diagnosis.python} on {diagnosis.system}, {diagnosis.cpus} CPUs to use"
+    abilities = diagnosis.processor.abilities
+    shown = "abilities unknown" if abilities is None else ", ".join(abilities) or "none that engines use"
+    yield f"Processor {diagnosis.processor.name}: {shown}"
     yield "Packages"
     for name, number in diagnosis.packages.items():
         yield f"  {name:<16} {number or '-'}"
@@ -66,9 +73,11 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"  cuda:{gpu.index}  {gpu.name}, sm_{gpu.compute_capability}, driver for CUDA {gpu.cuda}"
     if not diagnosis.gpus:
         yield f"  none: {diagnosis.gpu_trouble or 'the NVIDIA driver shows none'}"
-    yield "Engines, best first; the arrow is the one that is taken"
+    taken = any(each.state == "chosen" for each in diagnosis.engines)
+    yield f"Engines, best first; {'the arrow is the one that is taken' if taken else 'none is taken'}"
     for each in diagnosis.engines:
-        yield f"  {_MARKS[each.state]} {each.backend} on {each.device}: {each.verdict}"
+        yield f"  {_MARKS[each.state]} {each}"
+    yield f"Fastest CPU engine: {diagnosis.fastest}"
     yield from _bundle_lines(diagnosis)
     yield from (f"FAULT: {fault}" for fault in diagnosis.faults)
     yield "Something is broken." if diagnosis.faults else "All is well."
@@ -89,7 +98,7 @@ class BundleReport:
     """What came of checking a bundle's files, opening it and generating one image.
 
     Attributes:
-        path: As it was given.
+        path: Where it lies.
         name: The model's; None if the bundle cannot be opened.
         chosen: The engine that serves it, and why; None if none does.
         self_test: None if it failed.
@@ -109,6 +118,8 @@ class Diagnosis:
         python: Its version.
         system: Operating system and processor.
         cpus: How many this process may use.
+        processor: What it can do.
+        fastest: The engine that was fastest on such a processor, as far as that was measured.
         packages: Their versions; None for those that are not installed.
         gpus: The NVIDIA GPUs.
         gpu_trouble: Why there are none, if the driver was the reason.
@@ -120,6 +131,8 @@ class Diagnosis:
     python: str
     system: str
     cpus: int
+    processor: Processor
+    fastest: str
     packages: dict[str, str | None]
     gpus: tuple[Gpu, ...]
     gpu_trouble: str | None
@@ -145,13 +158,15 @@ def diagnose(
     opening = partial(Generator.open, backend=backend, device=device, precision=precision, threads=threads)
     report, engines, trouble = _examine(bundle, opening)
     faults += trouble
-    faults += [f"{each.backend} on {each.device}: {each.verdict}" for each in engines if each.state == "broken"]
+    faults += [str(each) for each in engines if each.state == "broken"]
     if all(each.state == "missing" for each in engines):
         faults.append(f"no engine is installed; install one with: {find_engine_row('onnxruntime', 'cpu').install}")
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cpus=check_threads(None),
+        cpus=usable_cpus(),
+        processor=(processor := find_processor()),
+        fastest=processor.fastest,
         packages={name: _version(name) for name in PACKAGES},
         gpus=gpus,
         gpu_trouble=gpu_trouble,
@@ -186,7 +201,7 @@ def _examine(path: Path, opening: Callable[[Path], Generator]) -> tuple[BundleRe
             faults += _file_faults(bundle)
         with opening(path) as generator:
             engines = generator.active.considered
-            report = replace(report, chosen=generator.active.reason)
+            report = replace(report, chosen=f"{generator.active}: {generator.active.reason}")
             try:
                 report = replace(report, self_test=run_self_test(generator))
             except DmganError as error:

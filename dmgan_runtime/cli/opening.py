@@ -8,22 +8,36 @@ from typing import Any, TypeVar
 import click
 
 from dmgan_runtime.backends.base import MAX_THREADS, PRECISIONS
-from dmgan_runtime.backends.registry import BACKENDS
+from dmgan_runtime.backends.registry import BACKENDS, device_index
+from dmgan_runtime.errors import BackendError
+
+
+def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        device_index(value)
+    except BackendError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    return value
+
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OPENING_OPTIONS = (
     click.option(
         "--backend",
+        type=click.Choice(["auto", *BACKENDS]),
         default="auto",
         show_default=True,
-        help=f"Engine: {', '.join(BACKENDS)}; or auto, the best of them, which dmgan-doctor shows.",
+        help="Engine; auto is the best that can be had, which dmgan-doctor shows.",
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--device", callback=_check_device, default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    ),
     click.option(
         "--precision",
+        type=click.Choice(PRECISIONS),
         default="auto",
         show_default=True,
-        help=f"{', '.join(PRECISIONS)}: as the bundle and the engine have it.",
+        help="As the bundle and the engine have it.",
     ),
     click.option("--threads", type=click.IntRange(1, MAX_THREADS), show_default="all CPUs", help="CPU threads."),
 )

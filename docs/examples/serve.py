@@ -122,9 +122,7 @@ def serve(bundle: str | None, port: int, threads: int) -> None:
             # shutdown() waits for the loop that this thread runs, so another thread has to call it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-            print(
-                f"http://127.0.0.1:{server.server_port}/?caption=red+heart with {generator.active.reason}", flush=True
-            )
+            print(f"http://127.0.0.1:{server.server_port}/?caption=red+heart with {generator.active}", flush=True)
             server.serve_forever()
 
 

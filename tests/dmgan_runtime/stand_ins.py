@@ -46,4 +46,4 @@ class StandInBackend:
 
 def stand_in_generator(generator: Generator, backend: StandInBackend) -> Generator:
     """A generator over a stand-in, with the vocabulary of a real one."""
-    return Generator(generator.manifest, generator.tokenizer, backend, Path("nowhere"), {})  # type: ignore[arg-type]
+    return Generator._of(generator.manifest, generator.tokenizer, backend, Path("nowhere"), {})  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ class TestEngineRange:
         with Bundle(bundle) as opened:
             backend = Narrow(opened, EngineSettings())
         backend.active = dataclasses.replace(backend.active, max_batch=3)
-        return Generator(generator.manifest, generator.tokenizer, backend, bundle, {}), batches
+        return Generator._of(generator.manifest, generator.tokenizer, backend, bundle, {}), batches
 
     def test_batches_are_cut_to_it(self, narrow: tuple[Generator, list[int]], generator: Generator) -> None:
         cut = narrow[0].generate(CAPTION, seed=1, images_per_caption=7, batch_size=100)

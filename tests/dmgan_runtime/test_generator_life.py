@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import pickle
 import sys
 import traceback
 import weakref
@@ -50,7 +51,8 @@ class TestOpen:
             "fp32",
             1,
         )
-        assert active.version in active.reason
+        assert str(active) == f"onnxruntime {active.version} on cpu in fp32"
+        assert active.reason == "as asked for"
         with pytest.raises(dataclasses.FrozenInstanceError):
             active.device = "cuda"  # type: ignore[misc]
 
@@ -119,6 +121,19 @@ def test_it_says_what_it_is(own_bundle: Path) -> None:
         told = repr(generator)
     assert told == f"<Generator 'evil\\x1b[2J' of 8, 16, 32 pixels on onnxruntime {active.version} on cpu in fp32>"
     assert repr(generator) == f"{told[:-1]}, closed>"
+
+
+@pytest.mark.parametrize("arguments", [(), ("birds.zip",), (None, None, None, None, None)])
+def test_it_is_opened_and_not_constructed(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(SettingsError, match=r"use Generator\.open\(bundle\)"):
+        Generator(*arguments)
+
+
+def test_a_packaged_model_is_opened_by_name() -> None:
+    with Generator.open("emoji-64", threads=1) as named, Generator.open(threads=1) as unnamed:
+        assert named.manifest == unnamed.manifest
+        with pickle.loads(pickle.dumps(named)) as copy:
+            assert copy.manifest == named.manifest
 
 
 @pytest.mark.parametrize("bundle", [5, b"bundle", ["bundle"]])

@@ -10,8 +10,10 @@ from click.testing import CliRunner, Result
 from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends.gpus import Gpu
 from dmgan_runtime.backends.registry import Engine
+from dmgan_runtime.bundle import packaged_bundle
 from dmgan_runtime.cli import doctor as diagnosis
 from dmgan_runtime.cli.doctor import main
+from dmgan_runtime.cli.processor import Processor, find_processor
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from dmgan_runtime.self_test import make_self_test
 from tests.bundles import write_manifest
@@ -65,6 +67,7 @@ def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Gene
     report = diagnosed(own_bundle)
     assert report["bundle"]["self_test"]["difference"] == 0
     assert report["bundle"]["chosen"].startswith("onnxruntime ")
+    assert report["bundle"]["chosen"].endswith(" on cpu in fp32: the best that can be had here")
     assert report["faults"] == []
     assert [each["state"] for each in report["engines"]] == ["missing"] * 4 + ["chosen", "untried"]
 
@@ -128,7 +131,7 @@ def test_it_paints_as_it_is_told(own_bundle: Path, precision: Any) -> None:
     [
         (("--precision", "int8"), "has no generator graphs for precision 'int8', but fp32; export it again"),
         (("--device", "cuda"), "device 'cuda' cannot be had"),
-        (("--backend", "abacus"), "backend 'abacus' is unknown"),
+        (("--backend", "tensorrt"), "backend 'tensorrt' cannot be had"),
     ],
 )
 def test_what_was_asked_for_and_cannot_be_had_is_a_fault(bundle: Path, arguments: Any, fault: str) -> None:
@@ -145,11 +148,79 @@ def test_a_name_cannot_move_the_cursor(own_bundle: Path) -> None:
     assert result.stdout.replace("\n", "").isprintable()
 
 
-def test_a_missing_bundle_is_a_fault(tmp_path: Path) -> None:
-    result = doctor(tmp_path / "none")
-    assert result.exit_code == 1
-    assert "no such bundle" in result.stdout
-    assert diagnosed(tmp_path / "none")["bundle"]["name"] is None
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "nowhere: no such bundle; pass a folder or .zip that dmgan-export wrote, or the name of a"),
+        (("emoji-65",), "or the name of a packaged model: emoji-64"),
+        (("--backend", "abacus"), "'abacus' is not one of 'auto', 'tensorrt', "),
+        (("--device", "gpu"), "device 'gpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        (("--precision", "fp8"), "'fp8' is not one of 'auto', 'fp32'"),
+        (("--threads", "0"), "0 is not in the range"),
+        (("--jsno",), "No such option"),
+    ],
+)
+def test_a_typo_is_a_mistake_and_no_fault(arguments: tuple[str, ...], message: str) -> None:
+    result = doctor(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_where_none_serves_none_is_taken(bundle: Path) -> None:
+    result = doctor(bundle, "--device", "cuda")
+    assert "Engines, best first; none is taken" in result.stdout
+    assert "->" not in result.stdout
+    assert "FAULT: device 'cuda' cannot be had" in result.stdout
+
+
+def test_packaged_models_have_names() -> None:
+    assert f"Bundle {packaged_bundle()}, emoji-64\n" in doctor("emoji-64").stdout
+
+
+CPUINFO = "processor\t: 0\nmodel name\t: A {0}\nflags\t\t: fpu {0}\n\nprocessor\t: 1\nmodel name\t: B\nflags\t\t: fpu\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "abilities", "fastest"),
+    [
+        (CPUINFO.format("avx2"), ("AVX2",), "mnn, as measured on a processor like this"),
+        (CPUINFO.format("avx"), (), "not measured"),
+        (CPUINFO.format("avx2 avx_vnni"), ("AVX2", "VNNI"), "not measured"),
+        (
+            CPUINFO.format("avx2 avx512f avx512_vnni avx512_bf16 amx_tile amx_bf16"),
+            ("AVX2", "AVX-512", "VNNI", "bf16", "AMX"),
+            "not measured",
+        ),
+        ("processor : 0\nFeatures : fp asimd asimddp i8mm bf16\n", ("NEON", "int8 products", "bf16"), "not measured"),
+        (None, None, "not measured"),
+    ],
+)
+def test_a_processors_abilities_are_named(
+    tmp_path: Path, content: str | None, abilities: tuple[str, ...] | None, fastest: str
+) -> None:
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    processor = find_processor(tmp_path / "cpuinfo")
+    assert processor.abilities == abilities
+    assert processor.fastest.startswith(fastest)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "shown"),
+    [(None, "abilities unknown"), (("AVX2", "VNNI"), "AVX2, VNNI"), ((), "none that engines use")],
+)
+def test_the_processor_is_shown(monkeypatch: pytest.MonkeyPatch, abilities: tuple[str, ...] | None, shown: str) -> None:
+    monkeypatch.setattr(diagnosis, "find_processor", lambda: Processor("A chip", abilities))
+    lines = doctor().stdout.splitlines()
+    assert lines[1] == f"Processor A chip: {shown}"
+    assert "Fastest CPU engine: not measured on a processor like this; python -m benchmarks latency" in "\n".join(lines)
+    report = diagnosed()
+    assert report["processor"] == {
+        "name": "A chip",
+        "abilities": None if abilities is None else list(abilities),
+    }
+    assert report["fastest"].startswith("not measured")
 
 
 def test_two_packages_that_overwrite_each_other_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,4 +272,6 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_states_the_exit_codes() -> None:
     text = " ".join(doctor("--help").stdout.split())
     assert "[BUNDLE]" in text
-    assert "Exit status: 0 if all is well, 1 if something is broken, or cannot be had though it was asked for." in text
+    assert (
+        "Exit status: 0 if all is well, 1 if something is broken, or cannot be had though it was asked for, 2" in text
+    )

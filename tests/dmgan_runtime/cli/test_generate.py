@@ -265,7 +265,8 @@ def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch
         (["a heart", "a square", "-n", "1000000"], "2,000,000 images are too many at once; ask for at most 1,000,000"),
         (["a heart", "-o", "w/pics"], "end it in .png, .jpg, .jpeg, .webp, or in a slash if it is a folder"),
         (["a heart", "-o", f"{__file__}/"], f"{__file__}/: there is a file of this name; leave the slash out"),
-        (["a heart", "--precision", "fp8"], "Error: precision 'fp8' is unknown; pass one of"),
+        (["a heart", "--precision", "fp8"], "'fp8' is not one of 'auto', 'fp32'"),
+        (["a heart", "--device", "gpu"], "device 'gpu' is unknown; pass 'auto', 'cpu'"),
         (["a heart", "a square", "-o", "-"], "--output - takes one picture; pass --grid"),
         (["a heart", "--stages", "-o", "-"], "--output - takes one picture"),
         (["a heart", "--n", "2"], "No such option"),
@@ -273,7 +274,7 @@ def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch
         ([], "there are no captions"),
         (["--file", "nowhere.txt"], "'nowhere.txt' does not exist"),
         (["--file", sys.executable], "not UTF-8 text"),
-        (["a heart", "--backend", "abacus"], "backend 'abacus'"),
+        (["a heart", "--backend", "abacus"], "'abacus' is not one of 'auto', 'tensorrt'"),
     ],
 )
 def test_a_mistake_is_a_message_and_exit_2(bundle: Path, arguments: list[str], message: str) -> None:
