@@ -44,8 +44,8 @@ def _groups(root: Path) -> Iterator[Path]:
         if controller not in paths or (controller and controller not in options.split(",")):
             continue
         # In a container the top of what is mounted is a group below the real top, and may be the process's own.
-        path = paths[controller]
-        inner = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
+        group = paths[controller]
+        inner = group.relative_to(top) if group.is_relative_to(top) else PurePosixPath()
         folder = root / point.lstrip("/") / inner
         yield folder
         yield from (folder.parents[depth] for depth in range(len(inner.parts)))
