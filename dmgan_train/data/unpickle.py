@@ -2,20 +2,25 @@
 
 The published data sets come as pickles. A pickle is a program: it may name any function and call it. The reader
 here knows a handful of names, those that numpy writes for numbers and arrays, and puts a harmless function of its
-own behind each. Any other name is an error before anything is called.
+own behind each. Any other name is an error before anything is called. It is Python's own unpickler in Python, not the
+faster one in C: that one makes room for whatever number a pickle gives a thing it remembers, and for any length that
+it announces, so that ten bytes could fill the memory.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from dmgan_runtime.errors import DataError
+from dmgan_train.data.files import read_bytes, shortened
 
 _PLAIN_TYPE = re.compile(r"[<>=|]?[biufSU]\d{1,6}")  # numbers and text; no objects, no records
 
@@ -42,7 +47,9 @@ class _Dtype:
 
     def __init__(self, code: str) -> None:
         if not _PLAIN_TYPE.fullmatch(code):
-            raise pickle.UnpicklingError(f"it holds values of type {code!r}, which are neither numbers nor text")
+            raise pickle.UnpicklingError(
+                f"it holds values of type {shortened(code)!r}, which are neither numbers nor text"
+            )
         self.plain: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -94,12 +101,21 @@ def _make_bytes() -> bytes:
 
 
 def _make_set(items: Iterable[object] = ()) -> set[object]:
-    return set(items)
+    members = list(items)
+    _expect_plain(members)
+    return set(members)
+
+
+def _expect_plain(values: Iterable[object]) -> None:
+    """Refuses keys and members that are no plain values: tuples in tuples may take for ever to be compared."""
+    for value in values:
+        if not isinstance(value, str | bytes | int | float | np.generic | None):
+            raise pickle.UnpicklingError(f"it has a {type(value).__name__} as a key, where numbers and text are")
 
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+        raise pickle.UnpicklingError("it encodes text in another way than pickles of bytes do")
     return text.encode("latin1")
 
 
@@ -127,12 +143,83 @@ class _ForbiddenName(Exception):  # noqa: N818
     """Raised inside the unpickler only; pickle has no other way out."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+_InPython: Any = pickle._Unpickler
+_REFUSED = frozenset(
+    b"".join(
+        (
+            *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),  # make objects
+            *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4),  # name what is not in the file
+            *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+        )
+    )
+)
+
+
+class _PlainUnpickler(_InPython):  # type: ignore[misc] # its methods have no types
+    """Python's unpickler without the doors to other code, and with room for what is in the file and no more."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self._room = 4096 + 4 * len(content)
+
     def find_class(self, module: str, name: str) -> _Known:
         try:
             return _KNOWN[f"{module}.{name}"]
         except KeyError:
             raise _ForbiddenName(f"{module}.{name}") from None
+
+    def _copy(self, values: object) -> None:
+        """Counts what a call will copy: a text that is remembered could be copied again and again."""
+        if not isinstance(values, tuple):
+            raise pickle.UnpicklingError("it makes a call without arguments")
+        self._room -= sum(len(value) for value in values if isinstance(value, Sized))
+        if self._room < 0:
+            raise pickle.UnpicklingError("it copies its data again and again")
+
+    def load_reduce(self) -> None:
+        self._copy(self.stack[-1])
+        super().load_reduce()
+
+    def load_build(self) -> None:
+        self._copy(self.stack[-1])
+        super().load_build()
+
+    def load_bytearray8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    def load_dict(self) -> None:
+        _expect_plain(self.stack[::2])
+        super().load_dict()
+
+    def load_setitem(self) -> None:
+        _expect_plain(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _expect_plain(self.stack[::2])
+        super().load_setitems()
+
+    def load_additems(self) -> None:
+        _expect_plain(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _expect_plain(self.stack)
+        super().load_frozenset()
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: load for code, load in _InPython.dispatch.items() if code not in _REFUSED
+    } | {
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.DICT[0]: load_dict,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
 
 
 def load_pickle(path: Path) -> object:
@@ -149,19 +236,19 @@ def load_pickle(path: Path) -> object:
     Raises:
         DataError: if the file is missing, is damaged, or names anything but plain data.
     """
+    content = read_bytes(path)
     try:
-        with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
+        return _PlainUnpickler(content).load()
     except _ForbiddenName as error:
         raise DataError(
             f"{path}: this pickle names {error}, which is not plain data, so it was not read;"
             " fetch the file again from its source"
         ) from None
-    except (pickle.UnpicklingError, OSError, EOFError, LookupError, TypeError, AttributeError) as error:
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise _unreadable(path, error) from error
     except (ValueError, ArithmeticError, MemoryError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as a pickle ({error}); fetch the file again from its source")
+    return DataError(f"{path}: cannot be read as a pickle ({shortened(error)}); fetch the file again from its source")

@@ -158,13 +158,13 @@ class _Work:
         return [Order(example.captions[0], 0, index, example.class_id) for index, example in examples]
 
 
-def _read_splits(kind: str, source: ImageSource, encoders: Encoders | None, plan: Plan) -> dict[SplitName, Split]:
+def _read_splits(kind: str, source: ImageSource, encoders: Encoders | None, plan: Plan) -> dict[str, Split]:
     """The plan's split, and for retrieval every other, with the captions that all who read them know.
 
     Raises:
         DataError: if too many pictures are missing, or too many captions cannot be read: before anything is painted.
     """
-    wanted, limit, splits = set(plan.metrics), source.data.broken_limit, {}
+    wanted, limit, splits = set(plan.metrics), source.data.broken_limit, dict[str, Split]()
     names: tuple[SplitName, ...] = ("train", "test") if "retrieval" in wanted else (plan.split,)
     for name in names:
         with suppress(*([MissingSplitError] if name != plan.split and name == "test" else [])):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data import Split, SplitName
+from dmgan_train.data import Split
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.evaluation.metrics.colour_space import lab_pixels
 from dmgan_train.evaluation.metrics.features import FeatureNetwork
@@ -30,7 +30,7 @@ class Retrieval:
     """The real drawings of every split, ready to look images up in."""
 
     def __init__(
-        self, splits: Mapping[SplitName, Split], network: FeatureNetwork, source: ImageSource, batch_size: int
+        self, splits: Mapping[str, Split], network: FeatureNetwork, source: ImageSource, batch_size: int
     ) -> None:
         """Args:
         splits: `train`, and `test` if there is one.

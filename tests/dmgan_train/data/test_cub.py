@@ -49,6 +49,12 @@ def test_a_stray_byte_in_a_caption_is_no_trouble(root):
         ("train/filenames.pickle", pickle.dumps(["a", "../b"]), "'../b' is no name inside"),
         ("train/class_info.pickle", pickle.dumps([1]), "1 classes for the 3 names"),
         ("train/class_info.pickle", pickle.dumps(["a", "b", "c"]), "no list of class numbers"),
+        (
+            "train/class_info.pickle",
+            b"\x80\x02" + b"]q\x00" + b"](h\x00h\x00eq\x00" * 40 + b".",
+            "no list of class numbers",
+        ),
+        ("train/filenames.pickle", b"\x80\x02" + b"]q\x00" + b"](h\x00h\x00eq\x00" * 40 + b".", "no list of names"),
         ("train/class_info.pickle", pickle.dumps([1, 2, 2.5]), "no list of class numbers"),
         ("train/class_info.pickle", pickle.dumps([1, 2, float("nan")]), "no list of class numbers"),
         ("CUB_200_2011/images.txt", None, "laid out as CUB_200_2011/images.txt"),

@@ -1,7 +1,10 @@
 import builtins
+import contextlib
 import os
 import pickle
 import subprocess
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -111,6 +114,49 @@ def test_a_call_of_anything_else_is_refused_by_name_and_not_made(
 def test_a_damaged_or_crafted_pickle_is_an_error(tmp_path, content):
     with pytest.raises(DataError, match=r"(?s)file\.pickle: .*fetch the file again"):
         reload(tmp_path, content)
+
+
+DOUBLED = b"q\x00h\x00"  # remembers the top of the stack and puts it there once more
+TUPLES = b"K\x01" + (DOUBLED + b"\x86") * 60
+TEXT = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"K\x01r\xff\xff\xff\x0f.",  # ten bytes that number what they remember far too high
+        b"\x80\x05\x96\xff\xff\xff\xff\x01\0\0\0.",  # a bytearray of 8 GB that is not there
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",  # a frame that is as long as numbers go
+        b"\x80\x04\x8f(" + TUPLES + b"\x90.",  # tuples in tuples, in a set
+        b"\x80\x04(" + TUPLES + b"\x91.",  # in a frozen set
+        b"\x80\x04}" + TUPLES + b"K\x01s.",  # as a key
+        b"\x80\x04}(" + TUPLES + b"K\x01u.",
+        b"\x80\x04(" + TUPLES + b"K\x01d.",
+        b"\x80\x02c__builtin__\nset\n]" + TUPLES + b"a\x85R.",
+        b"\x80\x02c_codecs\nencode\n" + TUPLES + b"K\x01\x86R.",  # in a message
+        b"\x80\x02(" + TEXT + b"q\x05" + b"c_codecs\nencode\nh\x05X\x06\0\0\0latin1\x86R" * 5_000 + b"l.",
+        b"\x80\x02c__builtin__\nset\n" + TEXT + b"R.",
+        b"\x80\x04\x8c\x01a" + b"\x85" * 100_000 + b"b.",  # deep
+    ],
+)
+def test_a_few_bytes_take_neither_all_memory_nor_for_ever(tmp_path, content):
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        with contextlib.suppress(DataError):
+            reload(tmp_path, content)
+        assert time.process_time() - began < 20
+        assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_file_takes_seconds(tmp_path):
+    """As many indices as COCO's captions.pickle has in a tenth of its captions."""
+    captions = [[word % 30_000 for word in range(start, start + 10)] for start in range(60_000)]
+    began = time.process_time()
+    assert reload(tmp_path, pickle.dumps(captions, 2)) == captions
+    assert time.process_time() - began < 10
 
 
 def test_a_missing_file_is_an_error(tmp_path):
