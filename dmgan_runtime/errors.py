@@ -14,6 +14,12 @@ def printable(text: str) -> str:
     )
 
 
+def shortened(text: object, most: int = 300) -> str:
+    """Text that a message may repeat: of what is longer than a line or a path may well be, the beginning."""
+    whole = str(text)
+    return whole if len(whole) <= most else f"{whole[:most]}..."
+
+
 class DmganError(Exception):
     """The root of every error that dmgan raises on purpose. Its message is safe to print, whatever it quotes."""
 

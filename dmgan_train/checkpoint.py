@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dmgan_runtime.atomic import replacing
-from dmgan_runtime.errors import CheckpointError
+from dmgan_runtime.errors import CheckpointError, shortened
 from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.encoders import build_encoders
 from dmgan_train.run_folder import RunFolder
@@ -44,11 +44,17 @@ def load_checkpoint(path: Path, phase: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}: {error}); remove it and run the same"
-            " command to train this phase again, or restore it from a copy"
+            f"{path}: the checkpoint is damaged ({type(error).__name__}: {shortened(error)}); remove it and run the"
+            " same command to train this phase again, or restore it from a copy"
         ) from error
     if not isinstance(state, dict) or state.get("phase") != phase:
         raise CheckpointError(f"{path}: is not a checkpoint of the phase {phase!r}; remove it or choose another run")
+    step = state.get("step", 0)
+    if type(step) is not int or not 0 <= step < 2**53:
+        raise CheckpointError(
+            f"{path}: its step is {shortened(repr(step))}, where a whole number is; remove it and run the same command"
+            " to train this phase again, or restore it from a copy"
+        )
     return cast("dict[str, Any]", state)
 
 
@@ -56,12 +62,12 @@ def restore(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     """Loads a state dict into a network.
 
     Raises:
-        CheckpointError: if it is of another shape.
+        CheckpointError: if it is of another shape, or is none.
     """
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {error}") from error
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {shortened(error, 1000)}") from error
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -79,7 +85,7 @@ def check_fingerprint(state: Mapping[str, Any], text_encoder: nn.Module) -> None
     Raises:
         CheckpointError: if it was another.
     """
-    if state["text_encoder_sha256"] != fingerprint(text_encoder):
+    if state.get("text_encoder_sha256") != fingerprint(text_encoder):
         raise CheckpointError(
             "the generator was trained with another text encoder than damsm/checkpoint.pt now holds; restore that file,"
             " or remove gan/checkpoint.pt to train the generator again"
@@ -109,8 +115,8 @@ def load_encoders(run: RunFolder) -> tuple[TextEncoder, ImageEncoder]:
     path = run.checkpoint("damsm")
     state = load_checkpoint(path, "damsm")
     text_encoder, image_encoder = build_encoders(run.settings(), len(run.vocabulary()))
-    restore(text_encoder, state["text_encoder"], path)
-    restore(image_encoder, state["image_encoder"], path)
+    restore(text_encoder, _weights(state, "text_encoder", path), path)
+    restore(image_encoder, _weights(state, "image_encoder", path), path)
     return text_encoder.eval(), image_encoder.eval()
 
 
@@ -129,13 +135,22 @@ def load_model(run: RunFolder, step: int | None = None) -> TrainedModel:
     state = load_checkpoint(path, "gan")
     generator = GeneratorNetwork(settings.model)
     prefix = "module."
-    ema = {key.removeprefix(prefix): value for key, value in state["generator_ema"].items() if key.startswith(prefix)}
-    restore(generator, ema, path)
+    weights = _weights(state, "generator_ema", path)
+    restore(generator, {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}, path)
     text_encoder = TextEncoder(len(run.vocabulary()), settings.model)
     path = run.checkpoint("damsm")
-    restore(text_encoder, load_checkpoint(path, "damsm")["text_encoder"], path)
+    restore(text_encoder, _weights(load_checkpoint(path, "damsm"), "text_encoder", path), path)
     check_fingerprint(state, text_encoder)
-    return TrainedModel(text_encoder.eval(), generator.eval(), int(state["step"]))
+    return TrainedModel(text_encoder.eval(), generator.eval(), state.get("step", 0))
+
+
+def _weights(state: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    weights = state.get(name)
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise CheckpointError(
+            f"{path}: has no weights {name!r}, so another version of dmgan wrote it; use that one, or another run"
+        )
+    return weights
 
 
 def _generator_file(run: RunFolder, step: int | None) -> Path:

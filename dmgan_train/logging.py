@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from dmgan_train.run_folder import RunFolder, write_whole
 
+_log = logging.getLogger(__name__)
+
 
 class Journal:
     """The log of one phase of a run; entries after the step that it starts from are dropped."""
@@ -22,7 +25,7 @@ class Journal:
     def __init__(self, run: RunFolder, phase: str, start_step: int) -> None:
         self._phase = phase
         self._path = run.log_file
-        self._drop_from(start_step)
+        self._drop_from(run, start_step)
         self._stream = self._path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(run.tensorboard / phase), purge_step=start_step + 1)
 
@@ -51,19 +54,20 @@ class Journal:
         """Shows a picture of a step in TensorBoard."""
         self._writer.add_image(f"{self._phase}/{name}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
-    def _drop_from(self, step: int) -> None:
+    def _drop_from(self, run: RunFolder, step: int) -> None:
         """A killed run has logged steps after its last checkpoint; they are about to be done again."""
-        if not self._path.exists():
-            return
-        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._keep(line, step)]
-        write_whole(self._path, "".join(line + "\n" for line in kept).encode())
-
-    def _keep(self, line: str, step: int) -> bool:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the line that a kill cut off
-            return False
-        return bool(entry["phase"] != self._phase or entry["step"] <= step)
+        kept, odd = [], []
+        for number, line, entry in run.log_entries():
+            if entry is None:
+                odd.append(number)
+            elif entry["phase"] != self._phase or entry["step"] <= step:
+                kept.append(line)
+        if odd and odd[0] != number:  # a kill may cut off the last line
+            _log.warning(
+                "%s: %d lines are no entries and are dropped, the first is line %d", self._path, len(odd), odd[0]
+            )
+        if self._path.exists():
+            write_whole(self._path, "".join(line + "\n" for line in kept).encode())
 
 
 PLAIN_EVERY_SECONDS = 10.0

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dmgan_runtime.errors import CheckpointError, TrainingError
+from dmgan_runtime.errors import CheckpointError, TrainingError, shortened
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import TrainingBatch
@@ -165,12 +165,17 @@ def _resume(phase: Phase, path: Path) -> int:
             return phase.steps
         try:
             phase.load_state(state)
+            start = state["step"]
         except KeyError as error:
             raise CheckpointError(
                 f"{path}: has no {error}, so another version of dmgan wrote it; go on with that one, or choose another"
                 " --run"
             ) from error
-        start = int(state["step"])
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                f"{path}: is not a state of this run ({type(error).__name__}: {shortened(error)}); restore it from a"
+                " copy, or remove it and run the same command to train this phase again"
+            ) from error
     if distributed.any_process(float(distributed.mean_of(torch.tensor(float(start)))) != start):
         raise TrainingError(
             f"{path}: the processes see different checkpoints (here: step {start:,}); put --run on a folder that all"

@@ -11,14 +11,14 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import torch
 from torch import Tensor
 
 import dmgan_train
-from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_runtime.errors import CheckpointError, SettingsError, shortened
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.checkpoint import save_checkpoint
@@ -65,6 +65,8 @@ def load_official_generator(path: Path) -> GeneratorNetwork:
         spec = _infer_spec(state)
     except KeyError as error:
         raise CheckpointError(f"{path}: lacks {error}; pass a generator published with DM-GAN (netG*.pth)") from error
+    except (IndexError, ValueError) as error:
+        raise CheckpointError(f"{path}: its tensors have no widths that a generator can have ({error})") from error
     generator = GeneratorNetwork(spec)
     _fill(generator, state, path)
     return generator.eval()
@@ -82,7 +84,7 @@ def load_official_text_encoder(path: Path, spec: ModelSpec) -> TextEncoder:
     """
     state = _rename(_read(path), _TEXT_ENCODER_NAMES, path)
     vocabulary = state.get("embedding.weight")
-    if vocabulary is None:
+    if vocabulary is None or not vocabulary.dim():
         raise CheckpointError(f"{path}: lacks encoder.weight; pass a published text encoder (text_encoder*.pth)")
     encoder = TextEncoder(vocabulary.shape[0], spec)
     _fill(encoder, state, path)
@@ -100,7 +102,7 @@ def load_official_image_encoder(path: Path) -> ImageEncoder:
     """
     state = _rename(_read(path), _IMAGE_ENCODER_NAMES, path)
     regions = state.get("to_regions.weight")
-    if regions is None:
+    if regions is None or not regions.dim():
         raise CheckpointError(f"{path}: lacks emb_features.weight; pass a published image encoder (image_encoder*.pth)")
     encoder = ImageEncoder(InceptionTrunk(), 299, regions.shape[0], freeze_trunk=True)
     _fill(encoder, state, path)
@@ -123,21 +125,31 @@ def load_official_captions(path: Path) -> tuple[Tokenizer, tuple[str, ...]]:
     """
     content = load_pickle(path)
     try:
-        captions, words = content[0], content[2]  # type: ignore[index]
+        captions, _, indexed, *_ = msgspec.convert(content, list[Any])
+        words = msgspec.convert(indexed, dict[int, str])
+        if sum(len(sentence) for sentence in msgspec.convert(captions, list[Any])) > path.stat().st_size:
+            raise ValueError("it repeats the same captions again and again")
+        sentences = msgspec.convert(captions, list[list[int]])
         tokenizer = Tokenizer([words[index] for index in range(len(words))])
-        return tokenizer, tuple(" ".join(words[index] for index in caption) for caption in captions)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is no published captions.pickle ({error})") from error
+        return tokenizer, tuple(" ".join(words[index] for index in sentence) for sentence in sentences)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no published captions.pickle ({shortened(error)})") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors ({error})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: holds something other than a state dict of tensors")
-    return cast("dict[str, Tensor]", state)
+        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors ({shortened(error)})") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise CheckpointError(f"{path}: holds something other than a state dict of named tensors")
+    tensors = cast("dict[str, Tensor]", state)
+    # A tensor may repeat one number without end (`expand`); a network of its shape would fill the memory.
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > path.stat().st_size:
+        raise CheckpointError(f"{path}: its tensors are larger than the file; pass the file as it was published")
+    return tensors
 
 
 def _rename(state: dict[str, Tensor], names: tuple[tuple[str, object], ...], path: Path) -> dict[str, Tensor]:
@@ -150,31 +162,35 @@ def _rename(state: dict[str, Tensor], names: tuple[tuple[str, object], ...], pat
                 renamed[new] = value
                 break
         else:
-            raise CheckpointError(f"{path}: has the key {key!r}, which the published networks do not have")
+            raise CheckpointError(f"{path}: has the key {shortened(key)!r}, which the published networks do not have")
     return renamed
 
 
 def _infer_spec(state: dict[str, Tensor]) -> ModelSpec:
-    """The widths that these tensors were made for; a KeyError names a tensor that is missing."""
+    """The widths that these tensors were made for.
+
+    Raises:
+        KeyError: naming a tensor that is missing.
+        IndexError, ValueError: if a tensor has no such axis, or a width is none.
+    """
     condition = state["conditioning.linear.weight"].shape[0] // 4
     blocks = {key.split(".")[3] for key in state if key.startswith("refinements.0.residual.")}
-    return ModelSpec(
-        stages=3,
-        base_resolution=64,
-        generator_channels=state["initial.to_image.0.weight"].shape[1],
-        text_features=state["conditioning.linear.weight"].shape[1],
-        noise_features=state["initial.project.0.weight"].shape[1] - condition,
-        condition_features=condition,
-        memory_features=state["refinements.0.memory.word_memory.0.weight"].shape[0],
-        residual_blocks=len(blocks),
-    )
+    widths = {
+        "generator_channels": state["initial.to_image.0.weight"].shape[1],
+        "text_features": state["conditioning.linear.weight"].shape[1],
+        "noise_features": state["initial.project.0.weight"].shape[1] - condition,
+        "condition_features": condition,
+        "memory_features": state["refinements.0.memory.word_memory.0.weight"].shape[0],
+        "residual_blocks": len(blocks),
+    }
+    return msgspec.convert({"stages": 3, "base_resolution": 64, **widths}, ModelSpec)
 
 
 def _fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {error}") from error
+        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {shortened(error, 1000)}") from error
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from dmgan_runtime.atomic import replacing
-from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_runtime.errors import CheckpointError, SettingsError, shortened
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.settings import Settings, differences, read_settings
 
@@ -30,6 +31,17 @@ _MAY_CHANGE = frozenset(
         "gan.snapshot_every",
     }
 )
+
+
+_DIGITS = 18
+
+
+class _Provenance(msgspec.Struct):
+    """The fields that are read again; any others are kept as they are."""
+
+    data: dict[str, Any] = {}
+    adopted: dict[str, Any] = {}
+    went_on_with: list[str] = []
 
 
 class RunFolder:
@@ -172,11 +184,50 @@ class RunFolder:
 
     def captions(self) -> tuple[str, ...]:
         """Some captions of the training set; none if the run was begun by a version that kept none."""
-        return tuple(self.captions_file.read_text(encoding="utf-8").splitlines()) if self.captions_file.exists() else ()
+        if not self.captions_file.exists():
+            return ()
+        return tuple(self.captions_file.read_text(encoding="utf-8", errors="replace").splitlines())
 
     def provenance(self) -> dict[str, Any]:
-        """What the run was trained on."""
-        return dict(json.loads(self.provenance_file.read_bytes())) if self.provenance_file.exists() else {}
+        """What the run was trained on; empty if the run does not say.
+
+        Raises:
+            CheckpointError: if the file is damaged.
+        """
+        if not self.provenance_file.exists():
+            return {}
+        try:
+            content = self.provenance_file.read_bytes()
+            msgspec.json.decode(content, type=_Provenance)
+            return msgspec.json.decode(content, type=dict[str, Any])
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{self.provenance_file}: does not say what the run was trained on ({shortened(error)}); restore it"
+                " from a copy, or, unless the run was adopted, remove it: the run goes on without it"
+            ) from error
+
+    def log_entries(self) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
+        """Each line of the log that is not empty: its number, its text, and the entry; None if it is none."""
+        if self.log_file.exists():
+            text = self.log_file.read_text(encoding="utf-8", errors="replace")
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    yield number, line, _entry(line)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line, parse_int=_bounded)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("phase"), str) and type(entry.get("step")) is int
+    return entry if whole else None
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +261,6 @@ def share_encoders(encoders: RunFolder, run: RunFolder) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a small file whole or not at all."""
-    with replacing(path, locked=True) as scratch:
+    """Writes a small file whole or not at all, even if the power fails."""
+    with replacing(path, durable=True, locked=True) as scratch:
         scratch.write_bytes(content)

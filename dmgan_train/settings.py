@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
+from msgspec import inspect
 
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import SettingsError, shortened
 from dmgan_runtime.manifest import ModelSpec, PositiveInt
 from dmgan_train.models.trunks import TrunkName
 from dmgan_train.variation import COMPONENTS
@@ -23,6 +24,8 @@ Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
 Steps = Annotated[int, msgspec.Meta(ge=0)]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+_LONGEST = 100_000
+_DEEPEST = 20
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -261,7 +264,7 @@ def resolve_settings(
     if file is not None:
         _merge(values, _read_yaml(file), str(file))
     for override in overrides:
-        _merge(values, _parse_override(override), f"--set {override}")
+        _merge(values, _parse_override(override), f"--set {shortened(override)}")
     for kind, name in (("preset", preset), ("recipe", recipe)):
         if values[kind] != name:
             raise SettingsError(
@@ -286,7 +289,24 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number; YAML 1.1 takes it for a string, because it has no dot."""
+    """Reads 1e-4 as a number; YAML 1.1 takes it for a string, because it has no dot.
+
+    Settings are shallow and repeat nothing, so depth is bounded and aliases are refused: some hundred bytes of them can
+    stand for more than any memory holds.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("settings have no aliases (*name) and merge keys (<<); write the values")
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {_DEEPEST} deep")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 _Loader.add_implicit_resolver(
@@ -295,14 +315,25 @@ _Loader.add_implicit_resolver(
 
 
 def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+    """Reads YAML.
+
+    Raises:
+        ValueError: if it is none, is far too long, or holds a number or a date that is none.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(f"{len(text):,} characters, over {_LONGEST:,}")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+    except (yaml.YAMLError, RecursionError, OverflowError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: cannot be read as YAML settings ({error})") from error
+        with path.open(encoding="utf-8-sig") as stream:
+            values = _parse_yaml(stream.read(_LONGEST + 1))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: cannot be read as YAML settings ({shortened(error)})") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: holds no settings; write sections such as 'gan:' with keys under them")
     return values
@@ -311,11 +342,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise SettingsError(f"--set {text}: write section.key=value, for example gan.batch_size=16")
+        raise SettingsError(f"--set {shortened(text)}: write section.key=value, for example gan.batch_size=16")
     try:
         parsed: Any = _parse_yaml(value)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {text}: the value is not valid YAML ({error})") from error
+    except ValueError as error:
+        raise SettingsError(f"--set {shortened(text)}: the value is not valid YAML ({shortened(error)})") from error
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed
@@ -325,7 +356,7 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any], source: str) -> Non
     known = _defaults()
     for section, value in changes.items():
         if section not in known:
-            raise SettingsError(f"{source}: there is no setting {section!r}; {_nearest(section, known)}")
+            raise SettingsError(f"{source}: there is no setting {shortened(section)!r}; {_nearest_section(section)}")
         if not isinstance(known[section], dict):
             base[section] = value
             continue
@@ -335,7 +366,9 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any], source: str) -> Non
             )
         for key, leaf in value.items():
             if key not in known[section]:
-                raise SettingsError(f"{source}: there is no setting {section}.{key}; {_nearest(key, known[section])}")
+                raise SettingsError(
+                    f"{source}: there is no setting {section}.{shortened(key)}; {_nearest(key, known[section])}"
+                )
             base.setdefault(section, {})[key] = leaf
 
 
@@ -344,8 +377,12 @@ def _convert(values: dict[str, Any], source: str) -> Settings:
     try:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
-        message = str(error).replace(" - at `$.", "; at `")
-        raise SettingsError(f"{source}: {message}") from error
+        message, _, place = str(error).partition(" - at `$.")
+        place = place.rstrip("`")
+        choices = _choices(place)
+        remedy = f"; choose from {', '.join(choices)}" if choices else ""
+        at = f"; at `{place}`" if place else ""
+        raise SettingsError(f"{source}: {shortened(message)}{at}{remedy}") from error
 
 
 def _defaults() -> dict[str, Any]:
@@ -362,7 +399,23 @@ def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _choices(place: str) -> tuple[str, ...]:
+    """The values that a setting has, where they are a few names."""
+    kind: inspect.Type = inspect.type_info(Settings)
+    for name in place.split("."):
+        fields = kind.fields if isinstance(kind, inspect.StructType) else ()
+        kind = next((field.type for field in fields if field.name == name), inspect.NoneType())
+    return tuple(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else ()
+
+
+def _nearest_section(word: str) -> str:
+    """What a key may have meant that is no section: a setting of that name, or a section that is spelled alike."""
+    known = _defaults()
+    settings = [f"{section}.{word}" for section, keys in known.items() if isinstance(keys, dict) and word in keys]
+    return f"did you mean {' or '.join(settings)}?" if settings else _nearest(word, known)
+
+
 def _nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
-    close = difflib.get_close_matches(str(word), names, n=1)
+    close = difflib.get_close_matches(str(word)[:100], names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"

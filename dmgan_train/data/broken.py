@@ -6,9 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dmgan_runtime.errors import DataError, printable
+from dmgan_runtime.errors import DataError, printable, shortened
 from dmgan_train.data.examples import Split
-from dmgan_train.data.files import shortened
 
 _NAMED = 10
 _log = logging.getLogger(__name__)

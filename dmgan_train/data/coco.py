@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 from dmgan_train.data.examples import SPLITS, MissingSplitError, Split, SplitName
-from dmgan_train.data.files import inner_path, read_bytes, shortened, unpacked_hint
+from dmgan_train.data.files import inner_path, read_bytes, unpacked_hint
 from dmgan_train.data.rows import Row, to_split
 
 LAYOUT = (

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 from dmgan_train.data.examples import Box, MissingSplitError, Split, SplitName
-from dmgan_train.data.files import inner_path, pictures_in, read_text, shortened, unpacked_hint
+from dmgan_train.data.files import inner_path, pictures_in, read_text, unpacked_hint
 from dmgan_train.data.rows import Row, to_split
 from dmgan_train.data.unpickle import load_pickle
 

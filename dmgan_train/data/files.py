@@ -7,18 +7,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar", ".7z")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def shortened(text: object, most: int = 300) -> str:
-    """Text for a message: of what is longer than a path may well be, the beginning."""
-    whole = str(text)
-    return whole if len(whole) <= most else f"{whole[:most]}..."
 
 
 def read_bytes(path: Path) -> bytes:

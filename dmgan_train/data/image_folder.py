@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 from dmgan_train.data.examples import SPLITS, Split, SplitName
-from dmgan_train.data.files import inner_path, pictures_in, read_text, shortened
+from dmgan_train.data.files import inner_path, pictures_in, read_text
 from dmgan_train.data.metadata import read_csv, read_json_lines, read_parquet
 from dmgan_train.data.rows import Row, to_split
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from dmgan_runtime.errors import DataError
-from dmgan_train.data.files import read_text, refuse_pointer, shortened
+from dmgan_runtime.errors import DataError, shortened
+from dmgan_train.data.files import read_text, refuse_pointer
 
 Line = tuple[str, Mapping[str, Any]]
 """Where a line stands, and its fields."""

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 from dmgan_runtime.tokenizer import MAX_CAPTION_CHARACTERS, split_words
 from dmgan_train.data.broken import listed
 from dmgan_train.data.examples import Box, Example, MissingSplitError, Split, SplitName
-from dmgan_train.data.files import shortened
 
 _QUOTED = 60
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 from dmgan_train.data.examples import Box
-from dmgan_train.data.files import refuse_pointer, shortened
+from dmgan_train.data.files import refuse_pointer
 
 Augment = Literal["crop_flip", "flip", "none"]
 

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from dmgan_runtime.errors import DataError
-from dmgan_train.data.files import read_bytes, shortened
+from dmgan_runtime.errors import DataError, shortened
+from dmgan_train.data.files import read_bytes
 
 _PLAIN_TYPE = re.compile(r"[<>=|]?[biufSU]\d{1,6}")  # numbers and text; no objects, no records
 

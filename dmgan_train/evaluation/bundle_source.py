@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import BundleError, SettingsError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.results import Generation
@@ -21,6 +21,20 @@ from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundl
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.sampling import to_levels
 from dmgan_train.settings import DataSettings
+
+_DATA_SETTINGS = frozenset(DataSettings.__struct_fields__)
+
+
+class _RunSettings(msgspec.Struct, frozen=True):
+    data: dict[str, Any] = {}
+
+
+class _Provenance(msgspec.Struct, frozen=True):
+    """What is read of a bundle's provenance. The authors' weights have none: they were trained as the paper says."""
+
+    gan_steps: int | None = None
+    settings: _RunSettings = _RunSettings()
+    data: dict[str, Any] = {}
 
 
 class BundleSource:
@@ -37,11 +51,18 @@ class BundleSource:
         """
         with Bundle(path) as bundle:
             self._manifest, self._tokenizer = bundle.manifest, bundle.tokenizer()
+        try:
+            provenance = msgspec.convert(self._manifest.provenance, _Provenance)
+            settings = {name: value for name, value in provenance.settings.data.items() if name in _DATA_SETTINGS}
+            self.data = msgspec.convert(settings, DataSettings)
+        except msgspec.ValidationError as error:
+            raise BundleError(
+                f"{path}: its provenance is not what an export writes ({error}); export it again"
+            ) from error
         self._generator = Generator.open(path)
         self._name, self.truncation = path.resolve().stem, truncation
         self.resolution = self._manifest.model.resolutions[-1]
-        self.steps: int | None = self._manifest.provenance.get("gan_steps")
-        self.data = self._trained_on()
+        self.steps, self._trained_on = provenance.gan_steps, provenance.data
 
     def __enter__(self) -> Self:
         return self
@@ -78,16 +99,8 @@ class BundleSource:
             "weights": "as exported (a run's are averaged over its steps)",
             "manifest_sha256": hashlib.sha256(self._manifest.to_json()).hexdigest(),
             "engine": f"{active.backend} {active.version} on {active.device}, {active.precision}",
-            "trained_on": self._manifest.provenance.get("data", {}),
+            "trained_on": self._trained_on,
         }
-
-    def _trained_on(self) -> DataSettings:
-        """A bundle of a run says how its data were read; the authors' weights were trained as the paper says."""
-        data = self._manifest.provenance.get("settings", {}).get("data", {})
-        known = {
-            name: data[name] for name in ("augment", "captions_per_image", "broken_limit", "held_out") if name in data
-        }
-        return msgspec.convert(known, DataSettings)
 
 
 def open_source(

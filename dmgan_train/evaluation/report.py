@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -86,14 +85,12 @@ def read_curves(run: RunFolder) -> dict[str, list[Curve]]:
         CheckpointError: if the log is damaged other than by a cut last line.
     """
     phases: dict[str, dict[str, Curve]] = {}
-    lines = run.log_file.read_text(encoding="utf-8").splitlines() if run.log_file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # a run that is being written, or was killed
+    entries = list(run.log_entries())
+    for number, line, entry in entries:
+        if entry is None:
+            if number == entries[-1][0]:  # a run that is being written, or was killed
                 continue
-            raise CheckpointError(f"{run.log_file}, line {number}: is no JSON ({error}); remove that line") from error
+            raise CheckpointError(f"{run.log_file}, line {number}: is no entry of a log, {line[:80]!r}; remove it")
         curves = phases.setdefault(entry["phase"], {})
         for name, value in entry.items():
             if name not in _NOT_MEASURED and isinstance(value, int | float):

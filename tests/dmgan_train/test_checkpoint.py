@@ -1,10 +1,12 @@
 import os
+import shutil
 
 import pytest
 import torch
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
+from dmgan_train.checkpoint import load_checkpoint, load_encoders, load_model, save_checkpoint
+from dmgan_train.run_folder import RunFolder
 
 
 def test_what_was_saved_is_loaded(tmp_path) -> None:
@@ -48,6 +50,34 @@ def test_a_checkpoint_of_another_phase_is_refused(tmp_path) -> None:
     save_checkpoint(tmp_path / "c.pt", {"phase": "damsm", "step": 1})
     with pytest.raises(CheckpointError, match="not a checkpoint of the phase 'gan'"):
         load_checkpoint(tmp_path / "c.pt", "gan")
+
+
+@pytest.mark.parametrize("step", ["three", None, True, -1, 1.5, float("nan"), 2**60, [1]])
+def test_a_step_that_is_no_whole_number_is_named(tmp_path, step) -> None:
+    save_checkpoint(tmp_path / "c.pt", {"phase": "gan", "step": step})
+    with pytest.raises(CheckpointError, match=r"c\.pt: its step is .*, where a whole number is"):
+        load_checkpoint(tmp_path / "c.pt", "gan")
+
+
+@pytest.mark.parametrize(
+    ("phase", "name", "value"),
+    [
+        ("damsm", "text_encoder", None),
+        ("damsm", "text_encoder", [1]),
+        ("damsm", "image_encoder", {1: torch.zeros(1)}),
+        ("damsm", "text_encoder", {"embedding.weight": 3}),
+        ("damsm", "text_encoder", {"embedding.weight": torch.zeros(())}),
+        ("gan", "generator_ema", None),
+        ("gan", "generator_ema", {"module.x": torch.zeros(1)}),
+        ("gan", "text_encoder_sha256", torch.zeros(1)),
+    ],
+)
+def test_weights_that_are_none_are_a_message(run, tmp_path, phase, name, value) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    path = folder.checkpoint(phase)
+    save_checkpoint(path, {**load_checkpoint(path, phase), name: value})
+    with pytest.raises(CheckpointError):
+        (load_model(folder), load_encoders(folder))
 
 
 def test_a_checkpoint_that_would_run_code_runs_none(tmp_path) -> None:

@@ -16,9 +16,11 @@ from PIL import Image
 from dmgan_runtime.errors import CheckpointError, DataError, SettingsError, TrainingError
 from dmgan_train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from dmgan_train.damsm import DamsmPhase
-from dmgan_train.fit import read_data
+from dmgan_train.data import load_split
+from dmgan_train.fit import describe_plan, read_data, with_vocabulary
 from dmgan_train.gan import GanPhase
 from dmgan_train.run_folder import RunFolder
+from tests.dmgan_train.data.drawing import write_metadata, write_picture
 from tests.training import SMALL, phase_of, small_settings, train_small, write_images
 
 
@@ -311,6 +313,100 @@ def test_other_words_are_refused(run, tmp_path) -> None:
     (data / "metadata.jsonl").write_text((data / "metadata.jsonl").read_text().replace("square", "box"))
     with pytest.raises(SettingsError, match="other words"):
         train_small(data, run.root)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"data": 3}', '{"went_on_with": "x"}', '{"adopted": 1}']
+)
+def test_a_damaged_provenance_is_named_with_the_remedy(run, images, tmp_path, content) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    folder.provenance_file.write_text(content)
+    with pytest.raises(CheckpointError, match=r"provenance\.json: does not say .*; restore it from a copy, or, unless"):
+        train_small(images, folder.root)
+    folder.provenance_file.unlink()
+    train_small(images, folder.root)
+    assert folder.provenance()["data"]["images"] == 8
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"optimizer": {"state": 3, "param_groups": []}},
+        {"optimizer": []},
+        {"text_encoder": [1]},
+        {"image_encoder": {1: torch.zeros(1)}},
+        {"text_encoder": {"embedding.weight": torch.zeros(())}},
+    ],
+)
+def test_a_state_of_something_else_is_named_with_the_remedy(images, tmp_path, state, run) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    path = folder.checkpoint("damsm")
+    save_checkpoint(path, {**load_checkpoint(path, "damsm"), "step": 2, **state})
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: is not a state of this run .*restore it from a copy"):
+        train_small(images, folder.root)
+
+
+def test_odd_lines_of_the_log_are_dropped_and_told_of(run, images, tmp_path, caplog) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    whole = folder.log_file.read_text()
+    odd = ["[]", "3", '{"phase": "gan"}', '{"phase": 1, "step": 1}', '{"phase": "gan", "step": "2"}', "[" * 100_000]
+    odd += ['{"phase": "gan", "step": ' + "9" * 5000 + "}", "\x00"]
+    folder.log_file.write_bytes(("\n".join(odd) + "\n" + whole).encode() + b"\xff\n")
+    train_small(images, folder.root, "gan.steps=5")
+    assert folder.log_file.read_text().startswith(whole)
+    assert len(entries(folder)) == 3
+    assert "9 lines are no entries and are dropped, the first is line 1" in caplog.text
+
+
+def test_captions_that_an_adopted_vocabulary_cannot_read_are_left_out_before_training(run, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    folder.provenance_file.write_text('{"adopted": {}}')
+    lines = [
+        {
+            "file_name": f"{n}.png",
+            "captions": ["a red square", "xylophone"][n % 2 :],
+            "split": "test" if n > 3 else None,
+        }
+        for n in range(8)
+    ]
+    for n in range(8):
+        write_picture(tmp_path / "data" / f"{n}.png")
+    settings = small_settings("data.broken_limit=4")
+    data = read_data(write_metadata(tmp_path / "data", lines), None, settings)
+    known = with_vocabulary(data, folder, settings)
+    assert [example.key for example in known.train.examples] == ["0.png", "2.png"]
+    assert [example.captions for example in known.test.examples] == [("a red square",)] * 2
+    assert known.tokenizer.words == folder.vocabulary().words
+    with pytest.raises(
+        DataError, match=r"(?s)4 of the .*at most 3 may be.*'xylophone' is in the vocabulary of .*vocab"
+    ):
+        with_vocabulary(data, folder, small_settings("data.broken_limit=3"))
+
+
+def test_a_share_may_be_held_out_of_data_without_a_split(images, tmp_path) -> None:
+    lines = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
+    root = shutil.copytree(images, tmp_path / "squares")
+    write_metadata(root, [{key: value for key, value in line.items() if key != "split"} for line in lines])
+    whole = read_data(root, None, small_settings())
+    assert (len(whole.train), whole.test) == (12, None)
+    plan = describe_plan(small_settings(), whole, torch.device("cpu"))
+    assert "nothing is held out" in plan
+    assert "--set data.held_out=0.05 holds out a share" in plan
+    settings = small_settings("data.held_out=0.25")
+    data = read_data(root, None, settings)
+    assert (len(data.train), len(data.test)) == (9, 3)
+    assert {*data.train.examples, *data.test.examples} == {*whole.train.examples}
+    assert data == read_data(root, None, settings)
+    assert "nothing is held out" not in describe_plan(settings, data, torch.device("cpu"))
+    assert len(load_split("image_folder", root, "test", held_out=0.001)) == 1
+    assert read_data(images, None, settings).train == read_data(images, None, small_settings()).train
+
+
+@pytest.mark.parametrize("name", ["damsm", "gan"])
+def test_a_batch_that_is_too_large_names_its_setting(images, name) -> None:
+    settings = small_settings(f"{name}.batch_size=9")
+    with pytest.raises(DataError, match=rf"batch of 9 \({name}\.batch_size\); use --set {name}\.batch_size=8 or less"):
+        describe_plan(settings, read_data(images, None, settings), torch.device("cpu"))
 
 
 def test_two_processes_do_not_share_a_run(run, images) -> None:

@@ -119,6 +119,61 @@ def test_a_truncated_file_is_an_error(tmp_path) -> None:
         load_official_generator(path)
 
 
+def published(**changes: object) -> dict[object, object]:
+    return torch.load(golden_data.FOLDER / "netG.pth", weights_only=True) | changes
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({1: torch.zeros(1)}, "something other than a state dict of named tensors"),
+        ({"a": 1}, "something other than a state dict of named tensors"),
+        ([torch.zeros(1)], "something other than a state dict of named tensors"),
+        ({"x" * 100_000: torch.zeros(1)}, "which the published networks do not have"),
+        (published(**{"ca_net.fc.weight": torch.zeros(())}), "no widths that a generator can have"),
+        (published(**{"ca_net.fc.weight": torch.zeros(0, 0)}), "no widths that a generator can have"),
+        (published(**{"img_net1.img.0.weight": torch.zeros(3)}), "no widths that a generator can have"),
+        (published(**{"ca_net.fc.weight": torch.zeros(1).expand(400_000, 65_536)}), "larger than the file"),
+        (published(**{"ca_net.fc.weight": torch.zeros(1, dtype=torch.int64)}), "no widths that a generator can have"),
+    ],
+)
+def test_weights_that_are_none_are_a_short_message(tmp_path, state, message) -> None:
+    torch.save(state, tmp_path / "netG.pth")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_official_generator(tmp_path / "netG.pth")
+    assert len(str(caught.value)) < 1500
+
+
+def test_encoders_of_tensors_without_an_axis_are_a_message(tmp_path) -> None:
+    torch.save({"encoder.weight": torch.zeros(())}, tmp_path / "text.pth")
+    with pytest.raises(CheckpointError, match=r"lacks encoder\.weight"):
+        load_official_text_encoder(tmp_path / "text.pth", WIDTHS)
+    torch.save({"emb_features.weight": torch.zeros(())}, tmp_path / "image.pth")
+    with pytest.raises(CheckpointError, match=r"lacks emb_features\.weight"):
+        load_official_image_encoder(tmp_path / "image.pth")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [[[1]], [], {0: "<end>"}, {}],
+        [[[1]], [], {0: "<end>", 1: 2}, {}],
+        [[["a"]], [], {0: "<end>", 1: "a"}, {}],
+        [[[[1]]], [], {0: "<end>", 1: "a"}, {}],
+        [[1], [], {0: "<end>", 1: "a"}, {}],
+        [[], [], {1: "<end>"}, {}],
+        [[[1] * 1000] * 1000, [], {0: "<end>", 1: "a"}, {}],  # one list, a thousand times
+        [],
+        {},
+        3,
+    ],
+)
+def test_captions_of_something_else_are_a_message(tmp_path, content) -> None:
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match="is no published captions"):
+        load_official_captions(tmp_path / "captions.pickle")
+
+
 def test_the_vocabulary_is_read_in_order() -> None:
     vocabulary, captions = load_official_captions(golden_data.FOLDER / "captions.pickle")
     assert vocabulary.words[:5] == ("<end>", "this", "bird", "has", "a")

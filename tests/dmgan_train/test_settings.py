@@ -1,4 +1,5 @@
 import contextlib
+import time
 
 import pytest
 import yaml
@@ -50,6 +51,14 @@ def test_a_number_may_be_written_as_people_write_it() -> None:
         ("gam.batch_size=8", "did you mean 'gan'"),
         ("gan=8", "is a section"),
         ("gan.batch_size", "write section.key=value"),
+        ("batch_size=8", r"did you mean damsm\.batch_size or gan\.batch_size\?"),
+        ("base_resolution=8", r"did you mean model\.base_resolution\?"),
+        ("gan.precision=fp8", r"Invalid enum value 'fp8'; at `gan\.precision`; choose from auto, bf16, fp16, fp32"),
+        ("data.augment=crop", r"at `data\.augment`; choose from crop_flip, flip, none"),
+        ("model.memory_writing=gate", r"choose from gated, none, words"),
+        ("damsm.trunk=resnet", r"choose from efficientnet_lite0, inception_v3, small"),
+        ("recipe=small", "choose it with --recipe"),
+        ("data.held_out=1", r"<= 0\.5; at `data\.held_out`"),
         ("gan.batch_size=1", r">= 2.*gan\.batch_size"),
         ("gan.batch_size=many", r"Expected `int`.*gan\.batch_size"),
         ("gan.epochs=[", "not valid YAML"),
@@ -91,6 +100,44 @@ def test_a_file_that_holds_no_settings_is_an_error(tmp_path, content) -> None:
     (tmp_path / "x.yaml").write_text(content)
     with pytest.raises(SettingsError, match=r"x\.yaml"):
         resolve_settings("tiny", file=tmp_path / "x.yaml")
+
+
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (MERGES, "no aliases .* and merge keys"),
+        ("a: &a [x]\nb: [*a, *a]\n", "no aliases"),
+        ("gan: " + "[" * 50_000, "nested more than 20 deep"),
+        ("gan: " + "{a: " * 20_000, "nested more than 20 deep"),
+        ("- " * 40_000, "nested more than 20 deep"),
+        ("gan:\n" + "  epochs: 1\n" * 200_000, "over 100,000"),
+        ("seed: " + "9" * 50_000, "integer string conversion"),
+        ("seed: " + "1:" * 40_000 + "1", "Expected `int` <= 4294967295; at `seed`"),
+        ("seed: 2001-99-99", "month must be in"),
+        ("seed: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("gan:\n  steps: .nan", "Expected"),
+        ("\x00", "special characters are not allowed"),
+        ('gan:\n  ? "' + "x" * 90_000 + '"\n  : 1', "there is no setting gan.xxx"),
+    ],
+)
+def test_hostile_yaml_is_a_short_message_at_once(tmp_path, content, message) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    began = time.process_time()
+    with pytest.raises(SettingsError, match=message) as caught:
+        resolve_settings("tiny", file=tmp_path / "x.yaml")
+    assert time.process_time() - began < 5
+    assert len(str(caught.value)) < 1000
+    with contextlib.suppress(SettingsError):
+        resolve_settings("tiny", overrides=[f"gan.steps={content}"])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\r\n")
+    assert resolve_settings("tiny", file=tmp_path / "x.yaml").seed == 3
 
 
 @given(st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=5), st.none()), max_size=4))

@@ -51,9 +51,10 @@ def test_a_cut_last_line_is_left_out_and_a_broken_one_is_named(own) -> None:
     lines = own.log_file.read_text().splitlines()
     own.log_file.write_text("\n".join(lines) + '\n{"phase": "ga')
     assert set(read_curves(own)) == {"damsm", "gan"}
-    own.log_file.write_text('{"phase": "ga\n' + "\n".join(lines))
-    with pytest.raises(CheckpointError, match="line 1"):
-        read_curves(own)
+    for odd in ('{"phase": "ga', "[]", '{"phase": "gan"}', '{"phase": "gan", "step": "4"}', "[" * 100_000):
+        own.log_file.write_text(odd + "\n" + "\n".join(lines))
+        with pytest.raises(CheckpointError, match=r"line 1: is no entry of a log, .*; remove it"):
+            read_curves(own)
 
 
 def test_curves_are_what_was_logged(own) -> None:

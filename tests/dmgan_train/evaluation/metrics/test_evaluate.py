@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dmgan_runtime.errors import DataError, SettingsError
+from dmgan_runtime.errors import BundleError, DataError, SettingsError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.cli import main
 from dmgan_train.evaluation.bundle_source import BundleSource, open_source
@@ -186,7 +186,18 @@ def test_the_judges_of_r_precision_must_know_a_caption_too(run, images) -> None:
 def test_a_bundle_knows_how_its_training_data_were_read(run, bundle) -> None:
     with BundleSource(bundle) as source:
         own = run.settings().data
-        assert (source.data.augment, source.data.captions_per_image) == (own.augment, own.captions_per_image)
+        assert source.data == own
+
+
+@pytest.mark.parametrize(
+    "provenance", [{"gan_steps": "4"}, {"settings": 3}, {"settings": {"data": {"augment": "x"}}}, {"data": []}]
+)
+def test_a_bundle_with_another_provenance_is_a_message(bundle, tmp_path, provenance) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "provenance": provenance}))
+    with pytest.raises(BundleError, match="its provenance is not what an export writes"):
+        BundleSource(copy)
 
 
 def test_r_precision_of_a_bundle_needs_encoders(run, images) -> None:
