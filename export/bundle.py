@@ -29,11 +29,11 @@ from dmgan_runtime.manifest import (
 from dmgan_runtime.self_test import make_self_test
 from dmgan_runtime.tokenizer import Encoding, Tokenizer, Tokens
 from dmgan_train.models import GeneratorNetwork, TextEncoder
+from dmgan_train.staging import move_into_place, staging_folder
 from export.card import model_card
 from export.graph_files import GraphFiles, Variant, choose_variants, rewritten_graphs, write_graphs
 from export.graphs import build_graphs
 from export.parity import Case, check_images, random_captions, reference_case, reference_graphs
-from export.staging import move_into_place, staging_folder
 
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"

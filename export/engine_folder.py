@@ -20,7 +20,7 @@ from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest
-from export.staging import move_into_place, staging_folder
+from dmgan_train.staging import move_into_place, staging_folder
 
 Report = Callable[[str], None]
 """Told each step as it begins or ends."""

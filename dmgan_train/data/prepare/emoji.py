@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ from dmgan_train.data.image_folder import METADATA
 from dmgan_train.data.prepare.emoji_captions import captions_for
 from dmgan_train.data.prepare.npm import Package, pack, read_package
 from dmgan_train.data.transforms import on_white
+from dmgan_train.staging import staging_folder
 
 DRAWINGS = {"3d": ("@lobehub/fluent-emoji-3d", "1.1.0"), "flat": ("@lobehub/fluent-emoji-flat", "1.1.0")}
 STYLES = tuple(DRAWINGS)
@@ -116,10 +116,9 @@ def prepare_emoji(
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise DataError(f"{destination}: is already there; remove it, or choose another folder")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as temporary:
-        *drawings, names = _open_packages([*(DRAWINGS[style] for style in styles), NAMES], tarballs, Path(temporary))
-        folder = Path(temporary) / "emoji"
+    with staging_folder(destination, DataError) as temporary:
+        *drawings, names = _open_packages([*(DRAWINGS[style] for style in styles), NAMES], tarballs, temporary)
+        folder = temporary / "emoji"
         counts = _write(folder, dict(zip(styles, drawings, strict=True)), names, resolution, progress)
         _write_licences(folder, drawings, names)
         if destination.exists():

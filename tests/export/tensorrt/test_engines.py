@@ -14,8 +14,8 @@ from dmgan_runtime.backends.built_engines import BatchProfile, EngineManifest, p
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
+from dmgan_train.staging import staging_folder
 from export import engine_folder
-from export.staging import staging_folder
 from export.tensorrt import bindings as bindings_module
 from export.tensorrt import engines
 from export.tensorrt.bindings import open_bindings

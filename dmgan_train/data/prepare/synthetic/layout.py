@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from dmgan_train.data.prepare.synthetic.anatomy import bounding_box
 from dmgan_train.data.prepare.synthetic.birds import Bird
 from dmgan_train.data.prepare.synthetic.painter import paint
 from dmgan_train.data.prepare.synthetic.species import MAX_SPECIES, Species, draw_species
+from dmgan_train.staging import staging_folder
 
 IMAGES_PER_SPECIES = 8
 MIN_COUNT = 2 * IMAGES_PER_SPECIES  # one species to train with and one to test with
@@ -73,9 +73,8 @@ def paint_dataset(
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise DataError(f"{root}: already there and not empty; delete it or name another folder")
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as scratch:
-            staged = Path(scratch) / "painted"
+        with staging_folder(root, DataError) as scratch:
+            staged = scratch / "painted"
             _write(staged, entries, seed, progress, workers)
             staged.replace(root)
     except OSError as error:

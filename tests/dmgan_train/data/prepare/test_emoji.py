@@ -140,6 +140,14 @@ def test_a_failure_leaves_nothing_behind(tmp_path, tarballs):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_one_left_is_cleared_away(tmp_path, tarballs):
+    left = tmp_path / "out" / ".emoji.partial" / "work" / "emoji"
+    left.mkdir(parents=True)
+    (left / "half.png").write_bytes(b"half")
+    prepare_emoji(tmp_path / "out" / "emoji", tarballs=tarballs, resolution=16)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["emoji"]
+
+
 def test_other_packages_are_refused(tmp_path, tarballs):
     other = write_tarball(tmp_path / "other.tgz", {}, name="left-pad")
     with pytest.raises(DataError, match=r"hold emojibase-data and left-pad, so @lobehub/fluent-emoji-3d is missing"):

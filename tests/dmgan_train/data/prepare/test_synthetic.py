@@ -33,6 +33,7 @@ from dmgan_train.data.prepare.synthetic import (
 )
 from dmgan_train.data.prepare.synthetic.captions import MAX_WORDS
 from dmgan_train.data.prepare.synthetic.species import MAX_SPECIES, draw_species
+from dmgan_train.staging import staging_folder
 
 COUNT = 104
 
@@ -299,6 +300,18 @@ class TestDataset:
         with pytest.raises(KeyboardInterrupt):
             paint_dataset(tmp_path / "birds", count=200, progress=stop)
         assert list(tmp_path.iterdir()) == []
+
+    def test_clears_what_a_killed_one_left_and_leaves_a_running_one_alone(self, tmp_path: Path) -> None:
+        left = tmp_path / ".birds.partial" / "work" / "painted"
+        left.mkdir(parents=True)
+        (left / "half.jpg").write_bytes(b"half")
+        paint_dataset(tmp_path / "birds", count=16)
+        assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+        with (
+            staging_folder(tmp_path / "other"),
+            pytest.raises(DataError, match="other: another process is making it; wait for that"),
+        ):
+            paint_dataset(tmp_path / "other", count=16)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.errors import BundleError, DmganError
 
 
 @contextmanager
-def staging_folder(destination: Path) -> Iterator[Path]:
+def staging_folder(destination: Path, refusal: type[DmganError] = BundleError) -> Iterator[Path]:
     """Makes a new folder beside `destination` that no other process writes to, and removes it afterwards.
 
     Folders above that had to be made are removed too, unless something lies in them by then.
@@ -24,9 +24,10 @@ def staging_folder(destination: Path) -> Iterator[Path]:
     Args:
         destination: What will be made. Check again whether it exists: another process may have made it before this one
             had the lock.
+        refusal: The error for what is being made by another process.
 
     Raises:
-        BundleError: if another process is making it.
+        BundleError: or whatever `refusal` is, if another process is making it.
     """
     made = [folder for folder in destination.parents if not folder.exists()]
     scratch = destination.with_name(f".{destination.name}.partial")
@@ -36,7 +37,7 @@ def staging_folder(destination: Path) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise BundleError(f"{destination}: another process is making it; wait for that") from error
+        raise refusal(f"{destination}: another process is making it; wait for that") from error
     try:
         folder = scratch / "work"
         shutil.rmtree(folder, ignore_errors=True)

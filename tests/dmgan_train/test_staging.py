@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dmgan_runtime.errors import BundleError
-from export.staging import move_into_place, staging_folder
+from dmgan_train.staging import move_into_place, staging_folder
 
 
 def make(destination, content="x") -> None:
@@ -64,7 +64,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from export.staging import staging_folder
+from dmgan_train.staging import staging_folder
 with staging_folder(Path({str(tmp_path / "b")!r})) as folder:
     (folder / "half").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
