@@ -400,7 +400,7 @@ class Generator:
         for part in in_batches(requests, options.batch_size):
             batch = to_batch(part, self.manifest.model, options)
             with self._engine.use() as backend:
-                outputs = list(backend.generate(batch, options.stages, options.wanted))
+                outputs = list(backend.generate(batch, options.stages, options.wanted, at_once=True))
             self._check_finite(outputs)
             yield [
                 Generation.of(request, outputs, row, attention=options.attention) for row, request in enumerate(part)
@@ -436,7 +436,7 @@ class Generator:
 
     def _run(self, batch: Batch, options: GenerationOptions) -> list[StageOutput]:
         with self._engine.use() as backend:
-            outputs = list(backend.generate(batch, options.stages, options.wanted))
+            outputs = list(backend.generate(batch, options.stages, options.wanted, at_once=True))
         self._check_finite(outputs)
         return outputs
 

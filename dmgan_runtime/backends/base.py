@@ -140,7 +140,9 @@ class Backend(Protocol):
         """
         ...
 
-    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+    def generate(
+        self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+    ) -> Iterator[StageOutput]:
         """Makes the images of a batch.
 
         Args:
@@ -148,9 +150,11 @@ class Backend(Protocol):
             stages: How many stages to compute, from 1.
             wanted: Names of a stage's outputs, `image` among them (`graphs.EVERYTHING` has all); the others are not
                 fetched.
+            at_once: Whether nobody looks at a stage before the last one is there: an engine may then compute all of
+                them as one graph.
 
         Returns:
-            An iterator over the stages, smallest first; it computes each when it is asked for it.
+            An iterator over the stages, smallest first; it computes each when it is asked for it, or all `at_once`.
 
         Raises:
             EngineError: if the engine fails, while iterating.
@@ -185,7 +189,9 @@ class GraphBackend(ABC):
         outputs = self.run("text_encoder", tokens._asdict(), ("word_features", "sentence_feature"))
         return TextFeatures(outputs["word_features"], outputs["sentence_feature"], tokens.lengths)
 
-    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+    def generate(
+        self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+    ) -> Iterator[StageOutput]:
         roles = list(self._interfaces)[: stages + 1]
         if isinstance(batch.text, TextFeatures):
             roles.remove("text_encoder")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -23,62 +24,127 @@ from dmgan_runtime.backends.base import (
 )
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, EngineError
-from dmgan_runtime.graphs import check_tensors
+from dmgan_runtime.errors import BackendError, BundleError, EngineError
+from dmgan_runtime.graphs import IMAGE, check_tensors
 from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
+from dmgan_runtime.request import Batch, TextFeatures
+from dmgan_runtime.results import StageOutput
 
 if TYPE_CHECKING:
     import openvino as ov
 
 _ENGINE = find_engine_row("openvino")
+_GENERATORS = "generators"
 _DTYPES: dict[str, Literal["float32", "int64"]] = {"f32": "float32", "i64": "int64"}
 
 
 class OpenVinoBackend(GraphBackend):
-    """A bundle's graphs as OpenVINO's compiled models."""
+    """A bundle's graphs as OpenVINO's compiled models.
+
+    The generators are compiled as one model, so that features never leave OpenVINO. Each is compiled by itself when it
+    is first needed so: by a stream, for attention, or for a smaller resolution.
+    """
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Loads every graph of the chosen precision."""
         super().__init__(bundle)
         engine = _import_engine()
-        core = _open_core(engine)
+        self._core = _open_core(engine)
         chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "openvino on the CPU")
         if chosen == "bf16":
-            _check_bf16(core)
-        self._models = {
-            role: _load(core, bundle, graph, compile_options(role, chosen, settings))
-            for role, graph in graphs_of(bundle, chosen).items()
-        }
-        # A request serves one thread at a time, so each run takes one.
-        self._idle: dict[Role, deque[ov.InferRequest]] = {role: deque() for role in self._models}
+            _check_bf16(self._core)
+        self._path, self._graphs, self._settings = bundle.path, graphs_of(bundle, chosen), settings
+        self._lock = Lock()
         self.active = Active("openvino", _version(engine), "cpu", chosen, settings.threads)
+        models = {role: _read(self._core, bundle, graph) for role, graph in self._graphs.items()}
+        encoder = models.pop("text_encoder")
+        self._programs = {
+            "text_encoder": self._compile("text_encoder", encoder),
+            _GENERATORS: self._compile(_GENERATORS, _join(models)),
+        }
 
     @classmethod
     def probe(cls, index: int) -> str:
         return _version(_import_engine())
 
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        try:
-            request = self._idle[role].pop()
-        except IndexError:
-            request = self._models[role].create_infer_request()
+        program = self._program(role)
         parts = _rows(inputs) if _takes_one_row(role) else [inputs]
-        made: dict[str, list[Array]] = {name: [] for name in outputs}
+        made = [program.infer(part, outputs) for part in parts]
+        return made[0] if len(made) == 1 else {name: np.concatenate([part[name] for part in made]) for name in outputs}
+
+    def generate(
+        self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+    ) -> Iterator[StageOutput]:
+        if at_once and stages == len(self._resolutions) and wanted == IMAGE:
+            return self._generate_at_once(batch)
+        return super().generate(batch, stages, wanted)
+
+    def _generate_at_once(self, batch: Batch) -> Iterator[StageOutput]:
+        text = batch.text if isinstance(batch.text, TextFeatures) else self.encode(batch.text)
+        images = self._programs[_GENERATORS].infer(batch._replace(text=text).inputs, self._resolutions)
+        for role, resolution in self._resolutions.items():
+            yield StageOutput(resolution, images[role])
+
+    def close(self) -> None:
+        self._programs.clear()
+
+    def _program(self, role: Role) -> Program:
+        """A graph by itself, compiled when it is first asked for."""
+        with self._lock:
+            if role not in self._programs:
+                try:
+                    with Bundle(self._path) as bundle:
+                        model = _read(self._core, bundle, self._graphs[role])
+                except BundleError as error:
+                    raise EngineError(f"{error}; the bundle must stay as it was while it is open") from error
+                self._programs[role] = self._compile(role, model)
+            return self._programs[role]
+
+    def _compile(self, name: str, model: ov.Model) -> Program:
         try:
-            for part in parts:
-                results = request.infer(dict(part), share_inputs=True, share_outputs=True)
-                for name in outputs:
-                    made[name].append(np.array(results[name]))
+            compiled = self._core.compile_model(
+                model, "CPU", compile_options(name, self.active.precision, self._settings)
+            )
+        except Exception as error:  # OpenVINO raises plain RuntimeErrors
+            raise _cannot_load(f"{self._path}, {name}", error) from error
+        return Program(name, compiled)
+
+
+class Program:
+    """A compiled model that many threads may run."""
+
+    def __init__(self, name: str, model: ov.CompiledModel) -> None:
+        """Args:
+        name: Of the graph, for messages.
+        model: It takes arrays by name.
+        """
+        self._name, self._model = name, model
+        self._inputs = [node.get_any_name() for node in model.inputs]
+        # A request serves one thread at a time, so each run takes one.
+        self._idle: deque[ov.InferRequest] = deque()
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, Array]:
+        """Runs the model; inputs that it does not take are left aside.
+
+        Raises:
+            EngineError: if OpenVINO fails.
+        """
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        try:
+            results = request.infer(
+                {name: inputs[name] for name in self._inputs}, share_inputs=True, share_outputs=True
+            )
+            arrays = {name: np.array(results[name]) for name in outputs}
         except Exception as error:  # OpenVINO's errors are RuntimeErrors, and numpy adds its own for wrong shapes
             if not is_engines(error, "openvino"):
                 raise
-            raise EngineError(f"openvino failed in {role} ({_line(error)}); try fewer images at once") from error
-        self._idle[role].append(request)
-        return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in made.items()}
-
-    def close(self) -> None:
-        self._idle.clear()
-        self._models.clear()
+            raise EngineError(f"openvino failed in {self._name} ({_line(error)}); try fewer images at once") from error
+        self._idle.append(request)
+        return arrays
 
 
 def _takes_one_row(role: Role) -> bool:
@@ -134,15 +200,15 @@ def _check_bf16(core: ov.Core) -> None:
         )
 
 
-def compile_options(role: Role, precision: Arithmetic, settings: EngineSettings) -> dict[str, Any]:
-    """OpenVINO's properties for one graph; a user's own come last and so win.
+def compile_options(name: str, precision: Arithmetic, settings: EngineSettings) -> dict[str, Any]:
+    """OpenVINO's properties for one model; a user's own come last and so win.
 
     Args:
-        role: The graph.
+        name: The graph, or all the generators.
         precision: `bf16` rounds the generators' fp32 graphs to bf16.
         settings: What is asked for.
     """
-    rounded = precision == "bf16" and role != "text_encoder"
+    rounded = precision == "bf16" and name != "text_encoder"
     return {
         # Left to itself, OpenVINO rounds to bf16 wherever the CPU has it.
         "INFERENCE_PRECISION_HINT": "bf16" if rounded else "f32",
@@ -154,7 +220,7 @@ def compile_options(role: Role, precision: Arithmetic, settings: EngineSettings)
     }
 
 
-def _load(core: ov.Core, bundle: Bundle, graph: GraphEntry, options: Mapping[str, Any]) -> ov.CompiledModel:
+def _read(core: ov.Core, bundle: Bundle, graph: GraphEntry) -> ov.Model:
     where = f"{bundle.path}/{graph.file.path}"
     content = read_graph(bundle, graph)
     try:
@@ -163,12 +229,32 @@ def _load(core: ov.Core, bundle: Bundle, graph: GraphEntry, options: Mapping[str
         raise _cannot_load(where, error) from error
     check_tensors(tuple(map(_describe, model.inputs)), graph.inputs, f"{where}, inputs")
     check_tensors(tuple(map(_describe, model.outputs)), graph.outputs, f"{where}, outputs")
-    try:
-        if _takes_one_row(graph.role):
-            model.reshape({entry.name: [1, *entry.shape[1:]] for entry in graph.inputs})
-        return core.compile_model(model, "CPU", dict(options))
-    except Exception as error:  # OpenVINO raises plain RuntimeErrors
-        raise _cannot_load(where, error) from error
+    if _takes_one_row(graph.role):
+        model.reshape({entry.name: [1, *entry.shape[1:]] for entry in graph.inputs})
+    return model
+
+
+def _join(models: Mapping[Role, ov.Model]) -> ov.Model:
+    """One model of the stages, in order; its outputs are their images, by role."""
+    from openvino import Model, opset13
+
+    inputs: dict[str, Any] = {}
+    images, features = [], None
+    for role, model in models.items():
+        made = {node.get_any_name(): node.get_node().input_value(0) for node in model.outputs}
+        for parameter in model.get_parameters():
+            name = parameter.output(0).get_any_name()
+            if name == "previous_features":
+                parameter.output(0).replace(features)
+            elif name in inputs:
+                parameter.output(0).replace(inputs[name].output(0))
+            else:
+                inputs[name] = parameter
+        features = made.get("features")
+        image = opset13.result(made["image"])
+        image.output(0).set_names({role})
+        images.append(image)
+    return Model(images, list(inputs.values()), _GENERATORS)
 
 
 def _cannot_load(where: str, error: Exception) -> EngineError:

@@ -126,7 +126,9 @@ class OrtCudaBackend:
         arrays = self._on_owner("text_encoder", self._encode, tokens)
         return TextFeatures(arrays["word_features"], arrays["sentence_feature"], tokens.lengths)
 
-    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+    def generate(
+        self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+    ) -> Iterator[StageOutput]:
         slot = self._on_owner("the copy of its inputs", self._begin, batch.inputs)
         try:
             for role in tuple(self._interfaces)[not slot.key.encodes : stages + 1]:

@@ -33,7 +33,9 @@ class StandInBackend:
         features = np.zeros((rows, SPEC.text_features, words), np.float32)
         return TextFeatures(features, features[:, :, 0], tokens.lengths)
 
-    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+    def generate(
+        self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+    ) -> Iterator[StageOutput]:
         assert not self.closed
         self.batches.append(batch.size)
         for side in SPEC.resolutions[:stages]:

@@ -82,7 +82,9 @@ class TensorRtBackend:
             arrays = slot.run("text_encoder", ("word_features", "sentence_feature"))
         return TextFeatures(arrays["word_features"], arrays["sentence_feature"], tokens.lengths)
 
-    def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+    def generate(
+        self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+    ) -> Iterator[StageOutput]:
         roles = self._roles[isinstance(batch.text, TextFeatures) : stages + 1]
         with self._lend(batch.inputs) as slot:
             for role in roles:
