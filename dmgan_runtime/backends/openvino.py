@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -70,7 +71,7 @@ class OpenVinoBackend(GraphBackend):
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         program = self._program(role)
         parts = _rows(inputs) if _takes_one_row(role) else [inputs]
-        made = [program.infer(part, outputs) for part in parts]
+        made = list(map(partial(program.infer, outputs=outputs), parts))
         return made[0] if len(made) == 1 else {name: np.concatenate([part[name] for part in made]) for name in outputs}
 
     def generate(
@@ -81,8 +82,10 @@ class OpenVinoBackend(GraphBackend):
         return super().generate(batch, stages, wanted)
 
     def _generate_at_once(self, batch: Batch) -> Iterator[StageOutput]:
-        text = batch.text if isinstance(batch.text, TextFeatures) else self.encode(batch.text)
-        images = self._programs[_GENERATORS].infer(batch._replace(text=text).inputs, self._resolutions)
+        inputs = batch.inputs
+        if not isinstance(batch.text, TextFeatures):
+            inputs |= self.run("text_encoder", inputs, ("word_features", "sentence_feature"))
+        images = self._programs[_GENERATORS].infer(inputs, self._resolutions)
         for role, resolution in self._resolutions.items():
             yield StageOutput(resolution, images[role])
 

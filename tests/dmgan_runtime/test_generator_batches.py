@@ -140,7 +140,9 @@ class TestEngineRange:
         batches: list[int] = []
 
         class Narrow(OrtCpuBackend):
-            def generate(self, batch: Batch, stages: int, wanted: Collection[str]) -> Iterator[StageOutput]:
+            def generate(
+                self, batch: Batch, stages: int, wanted: Collection[str], *, at_once: bool = False
+            ) -> Iterator[StageOutput]:
                 batches.append(batch.size)
                 return super().generate(batch, stages, wanted)
 

@@ -279,7 +279,7 @@ class TestClose:
     def test_a_paused_stream_keeps_nothing(self, bundle: Path, backend: str) -> None:
         with Generator.open(bundle, backend=backend, device="cpu", threads=1) as generator:
             with generator._engine.use() as lent:
-                sessions = vars(lent).get("_sessions", vars(lent).get("_models"))
+                sessions = vars(lent).get("_sessions", vars(lent).get("_programs"))
             stream = generator.stream(CAPTION)
             next(stream)
             assert sessions

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,27 @@ def test_a_signal_after_another_thread_closed_it_is_handled(lstm_bundle: Path) -
     command = [sys.executable, "-c", _CLOSED_ELSEWHERE, str(lstm_bundle)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
+
+
+def test_all_stages_at_once_are_the_stages_one_by_one(vino: Generator) -> None:
+    (once,) = vino.generate(CAPTIONS[1], seed=3)
+    *_, streamed = vino.stream(CAPTIONS[1], seed=3)
+    attentive = vino.generate(CAPTIONS[1], seed=3, attention=True)[0]
+    assert once.attention is None
+    assert attentive.attention
+    for resolution in vino.resolutions:
+        for other in (streamed, attentive):
+            np.testing.assert_array_equal(once.stages[resolution], other.stages[resolution])
+
+
+def test_a_bundle_that_changed_before_a_stage_was_needed_alone_is_named(lstm_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(lstm_bundle, tmp_path / "bundle"))
+    with Generator.open(bundle, backend="openvino", threads=1) as generator:
+        before = generator.generate(CAPTIONS[0], seed=1)[0].image
+        (bundle / GRAPH).write_bytes((bundle / GRAPH).read_bytes()[:-1] + b"?")
+        with pytest.raises(EngineError, match=r"generator_1.onnx: damaged.*must stay as it was while it is open"):
+            list(generator.stream(CAPTIONS[0], seed=1))
+        assert generator.generate(CAPTIONS[0], seed=1)[0].image == before
 
 
 def test_it_says_what_it_is(vino: Generator) -> None:
