@@ -7,9 +7,9 @@ from typing import Literal, Protocol, TypeVar, get_args
 
 import msgspec
 
-from dmgan_runtime.backends.base import Arithmetic
 from dmgan_runtime.backends.registry import ENGINES, find_engine_row
 from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.manifest import Arithmetic
 
 Form = Literal["", "eager", "channels_last", "compile"]
 TORCH = "torch"

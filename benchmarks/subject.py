@@ -13,10 +13,10 @@ from benchmarks.environment import installed
 from benchmarks.floor import Work, graph_work
 from benchmarks.results import SubjectEntry
 from benchmarks.worker import call_in_worker
-from dmgan_runtime.backends.base import Arithmetic, graphs_of
+from dmgan_runtime.backends.base import graphs_of
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import DataError, DmganError
-from dmgan_runtime.manifest import MANIFEST_NAME, ModelSpec
+from dmgan_runtime.manifest import MANIFEST_NAME, Arithmetic, ModelSpec
 
 SUBJECT_NAME = "subject.json"
 _ROOT = Path(__file__).parent.parent

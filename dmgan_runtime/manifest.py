@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import inspect
@@ -23,6 +23,8 @@ Role = Literal["text_encoder", "generator_0", "generator_1", "generator_2", "gen
 """A graph of a bundle; a model of N stages has the first N generators."""
 
 Precision = Literal["fp32", "fp16", "int8"]
+Arithmetic: TypeAlias = Precision | Literal["bf16"]
+"""What an engine computes in: the precision of its graphs, or bf16, into which it rounds fp32 graphs itself."""
 _GENERATOR_ROLES: tuple[Role, ...] = get_args(Role)[1:]
 MAX_STAGES = len(_GENERATOR_ROLES)
 
@@ -231,6 +233,8 @@ class Manifest(_Part, frozen=True):
         graphs: Every graph in every precision.
         files: The other files: model card, samples.
         parity: Measured at export.
+        image_psnr_db: How near the largest image comes to PyTorch's in float64 from end to end, by what it is computed
+            in: the PSNR of `ParityEntry`, at most 200. Of fp16 and bf16, with every operator rounded.
         metrics: Each with the protocol that produced it; empty if none was measured.
         provenance: Where the weights came from: software versions, data, steps, settings.
         self_test: What the fp32 graphs generated at export, or None.
@@ -244,6 +248,7 @@ class Manifest(_Part, frozen=True):
     graphs: tuple[GraphEntry, ...]
     files: tuple[FileEntry, ...] = ()
     parity: tuple[ParityEntry, ...] = ()
+    image_psnr_db: dict[Arithmetic, float] = {}
     metrics: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
     self_test: SelfTestEntry | None = None

@@ -9,10 +9,9 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from dmgan_runtime.backends.base import Arithmetic
 from dmgan_runtime.errors import EngineError
 from dmgan_runtime.generator import Generator
-from dmgan_runtime.manifest import SelfTestEntry
+from dmgan_runtime.manifest import Arithmetic, SelfTestEntry
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import split_words
 

@@ -19,6 +19,7 @@ from dmgan_runtime.errors import BundleError, CaptionError, ExportError
 from dmgan_runtime.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    Arithmetic,
     FileEntry,
     Manifest,
     Precision,
@@ -31,14 +32,23 @@ from dmgan_runtime.tokenizer import Encoding, Tokenizer, Tokens
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.staging import move_into_place, staging_folder
 from export.card import model_card
-from export.graph_files import GraphFiles, Variant, choose_variants, rewritten_graphs, write_graphs
+from export.graph_files import (
+    EVERY_OPERATOR_ROUNDED,
+    GraphFiles,
+    Variant,
+    choose_variants,
+    rewritten_graphs,
+    write_graphs,
+)
 from export.graphs import build_graphs
 from export.parity import Case, check_images, random_captions, reference_case, reference_graphs
+from export.rounding import bf16_psnr
 
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"
 VOCABULARY_NAME = "vocab.json"
 CALIBRATION_BATCH = 8
+EQUAL_PSNR = 200.0  # what the manifest has for images that are equal, since JSON has no infinity
 VERSIONS = {"torch": str(torch.__version__), "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
@@ -145,7 +155,13 @@ def _fill(folder: Path, model: Model, variants: Sequence[Variant], report: Calla
         graphs = rewritten_graphs(model.text_encoder, model.generator, model.max_words, variant)
         files.append(write_graphs(folder, graphs, variant, cases, calibration, report))
     manifest = _write_manifest(folder, model, files)
-    manifest = manifest.__replace__(self_test=_check_end_to_end(folder, model, precisions, cases, report))
+    self_test, quality = _check_end_to_end(folder, model, precisions, cases, report)
+    if "fp16" in quality:
+        quality["fp16"] = min(quality["fp16"], *files[precisions.index("fp16")].facts[EVERY_OPERATOR_ROUNDED].values())
+    report("rounding to bf16")
+    quality["bf16"] = bf16_psnr(folder, manifest, cases)
+    rounded = {name: min(round(decibels, 1), EQUAL_PSNR) for name, decibels in quality.items()}
+    manifest = manifest.__replace__(self_test=self_test, image_psnr_db=rounded)
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
@@ -182,16 +198,20 @@ def _check_end_to_end(
     precisions: Sequence[Precision],
     cases: Sequence[Case],
     report: Callable[[str], None],
-) -> SelfTestEntry:
-    """Opens the bundle as a user opens it and compares its images with PyTorch's; returns fp32's self-test."""
+) -> tuple[SelfTestEntry, dict[Arithmetic, float]]:
+    """Opens the bundle as a user opens it and compares its images with PyTorch's.
+
+    Returns:
+        fp32's self-test, and of each precision the lowest PSNR of a batch of the largest images.
+    """
     self_tests = {}
+    quality: dict[Arithmetic, float] = {}
     for precision in precisions:
         report(f"checking the bundle from end to end in {precision}")
         with dmgan_runtime.Generator.open(folder, backend="onnxruntime", device="cpu", precision=precision) as bundle:
-            for case in cases:
-                _check_case(bundle, case, precision)
+            quality[precision] = min(_check_case(bundle, case, precision) for case in cases)
             self_tests[precision] = make_self_test(bundle)
-    return self_tests["fp32"]
+    return self_tests["fp32"], quality
 
 
 def _calibration_cases(model: Model) -> list[Case]:
@@ -220,7 +240,8 @@ def _encode_known(model: Model) -> list[Encoding]:
     return encodings
 
 
-def _check_case(bundle: dmgan_runtime.Generator, case: Case, precision: Precision) -> None:
+def _check_case(bundle: dmgan_runtime.Generator, case: Case, precision: Precision) -> float:
+    """The PSNR of the largest images; those of every stage are checked."""
     inputs = (
         "text_encoder.tokens",
         "text_encoder.lengths",
@@ -228,8 +249,11 @@ def _check_case(bundle: dmgan_runtime.Generator, case: Case, precision: Precisio
         "generator_0.condition_noise",
     )
     images = bundle.synthesize(*(case[name].numpy() for name in inputs)).images
-    for stage, image in enumerate(images.values()):
+    qualities = [
         check_images(image, case[f"generator_{stage}.image"].numpy(), precision, stage)
+        for stage, image in enumerate(images.values())
+    ]
+    return qualities[-1]
 
 
 def _pack(folder: Path, archive: Path) -> Path:

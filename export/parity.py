@@ -149,8 +149,8 @@ def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
 
 def check_images(
     images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision, stage: int
-) -> None:
-    """Checks a stage's images that a whole bundle generated, all stages one after the other.
+) -> float:
+    """Checks a stage's images that a whole bundle generated, all stages one after the other; returns their PSNR.
 
     In fp32 the paper's three stages must be as near as one graph is. What a stage rounds goes through every later one,
     and a model that was hardly trained amplifies it there; so of stages beyond the third a PSNR is asked for, under
@@ -169,7 +169,9 @@ def check_images(
     required = REQUIRED_PSNR.get(precision, None if stage < PAPERS_STAGES else DEEP_PSNR)
     limits = _Limits(TOLERANCE if required is None else None, required)
     what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
-    _check(what, float(np.abs(images - expected).max()), psnr(images, expected), limits, precision)
+    quality = psnr(images, expected)
+    _check(what, float(np.abs(images - expected).max()), quality, limits, precision)
+    return quality
 
 
 class _Limits(NamedTuple):

@@ -14,7 +14,7 @@ from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.graphs import graph_interfaces, run_graphs
-from dmgan_runtime.manifest import GraphEntry, Precision, Role
+from dmgan_runtime.manifest import Arithmetic, GraphEntry, Precision, Role
 from dmgan_runtime.onnx_file import check_onnx_file
 from dmgan_runtime.request import Batch, TextFeatures
 from dmgan_runtime.results import StageOutput
@@ -23,9 +23,6 @@ from dmgan_runtime.tokenizer import Tokens
 MAX_THREADS = 1024
 
 Array: TypeAlias = npt.NDArray[Any]
-
-Arithmetic: TypeAlias = Precision | Literal["bf16"]
-"""What a backend computes in: the precision of its graphs, or bf16, into which it rounds fp32 graphs itself."""
 
 PRECISIONS = ("auto", *get_args(Precision), "bf16")
 """The values of the argument `precision`."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from dmgan_runtime.backends.base import (
     Active,
-    Arithmetic,
     Array,
     EngineSettings,
     GraphBackend,
@@ -27,7 +26,7 @@ from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.graphs import IMAGE, check_tensors
-from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
+from dmgan_runtime.manifest import Arithmetic, GraphEntry, Role, TensorEntry
 from dmgan_runtime.request import Batch, TextFeatures
 from dmgan_runtime.results import StageOutput
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, cast
 
-from dmgan_runtime.backends.base import Arithmetic, Backend, Candidate, EngineSettings, check_precision, check_threads
+from dmgan_runtime.backends.base import Backend, Candidate, EngineSettings, check_precision, check_threads
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError, SettingsError
-from dmgan_runtime.manifest import ModelSpec, Role
+from dmgan_runtime.manifest import Arithmetic, ModelSpec, Role
 
 _LOG = logging.getLogger(__name__)
 _CUDA = re.compile(r"cuda(?::(\d{1,3}))?")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dmgan_runtime import BackendError, BundleError, SettingsError
-from dmgan_runtime.backends.base import Arithmetic, check_precision, check_threads, choose_precision, graphs_of
+from dmgan_runtime.backends.base import check_precision, check_threads, choose_precision, graphs_of
 from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.manifest import Arithmetic
 from tests.dmgan_runtime.backends.precisions import add_precision
 
 
