@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 
@@ -13,6 +15,22 @@ def usable_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return math.ceil(min(cores, cpu_quota()))
+
+
+@cache
+def processor_flags(root: Path = Path("/")) -> frozenset[str]:
+    """What Linux says that the processor can do, such as `avx2`, `avx512_vnni` or `amx_bf16`; empty elsewhere."""
+    try:
+        text = (root / "proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    names = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)  # of x86, and of ARM
+    return frozenset(names[0].split()) if names else frozenset()
+
+
+def has_bf16(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies bf16, as with AMX, AVX-512 BF16, or ARM's instructions."""
+    return not processor_flags(root).isdisjoint({"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

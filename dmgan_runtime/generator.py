@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dmgan_runtime.backends.base import Active, Backend
-from dmgan_runtime.backends.registry import open_backend
+from dmgan_runtime.backends.registry import QUALITY, open_backend
 from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.engine_handle import EngineHandle, reopen
 from dmgan_runtime.errors import CaptionError, EngineError, SettingsError
@@ -89,6 +89,7 @@ class Generator:
         backend: str = "auto",
         device: str = "auto",
         precision: str = "auto",
+        quality: float | Literal["exact"] = QUALITY,
         threads: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -103,8 +104,10 @@ class Generator:
             backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "mnn", "tensorrt"
                 or "tensorrt_rtx".
             device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".
-            precision: "auto" is fp16 on a GPU if the bundle has it, and fp32 elsewhere; or "fp32", "fp16" (GPU),
-                "int8" (CPU, TensorRT) or "bf16" (OpenVINO, on a CPU that has it).
+            precision: "auto" takes the fastest that keeps `quality`; or "fp32", "fp16" (GPU), "int8" (CPU, TensorRT) or
+                "bf16" (OpenVINO, on a CPU that has it).
+            quality: How near to fp32 the images must be where precision is "auto": the least PSNR in dB that the export
+                measured (`manifest.image_psnr_db`), or "exact", which is fp32. At 40 dB nobody sees a difference.
             threads: CPU threads for one operator, from 1 to 1024; None takes every CPU that the process may use.
             engine_options: The named engine's own options on the named device, passed on unchecked: session
                 configuration entries (onnxruntime on a CPU), options of its CUDA provider (on a GPU), properties
@@ -121,6 +124,7 @@ class Generator:
             "backend": backend,
             "device": device,
             "precision": precision,
+            "quality": quality,
             "threads": threads,
             "engine_options": dict(engine_options) if isinstance(engine_options, Mapping) else engine_options,
         }

@@ -24,6 +24,8 @@ MAX_THREADS = 1024
 
 Array: TypeAlias = npt.NDArray[Any]
 
+State: TypeAlias = Literal["chosen", "missing", "broken", "untried"]
+
 PRECISIONS = ("auto", *get_args(Precision), "bf16")
 """The values of the argument `precision`."""
 
@@ -37,15 +39,18 @@ class Candidate:
         device: `cpu`, or `cuda:0` and so on.
         state: `missing` cannot be had here; `broken` is here and fails; `untried` comes after the chosen one.
         verdict: Why it was chosen, or why not and what would change that.
+        precision: What it would compute in; None if its plans decide.
     """
 
     backend: str
     device: str
-    state: Literal["chosen", "missing", "broken", "untried"]
+    state: State
     verdict: str
+    precision: Arithmetic | None = None
 
     def __str__(self) -> str:
-        return f"{self.backend} on {self.device}: {self.verdict}"
+        precision = f" in {self.precision}" if self.precision else ""
+        return f"{self.backend} on {self.device}{precision}: {self.verdict}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class EngineSettings:
     Attributes:
         index: N of `cuda:N`; 0 on a CPU.
         precision: "auto" or a precision.
+        acceptable: What "auto" may become.
         threads: CPU threads for one operator.
         named: Whether the user named this engine, and so trusts what the bundle holds for it alone.
         options: The engine's own options.
@@ -90,6 +96,7 @@ class EngineSettings:
 
     index: int = 0
     precision: str = "auto"
+    acceptable: Collection[Arithmetic] = frozenset[Arithmetic]({"fp32"})
     threads: int = 1
     named: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -248,7 +255,7 @@ def check_precision(bundle: Bundle, asked: str) -> None:
     if asked not in PRECISIONS:
         raise BackendError(f"precision {asked!r} is unknown; pass one of {', '.join(map(repr, PRECISIONS))}")
     available = generator_precisions(bundle)
-    if asked != "auto" and _graph_precision(cast(Arithmetic, asked)) not in available:
+    if asked != "auto" and graph_precision(cast(Arithmetic, asked)) not in available:
         flag = "" if asked in ("fp32", "bf16") else f" with --{asked}"
         raise BackendError(
             f"{bundle.path} has no generator graphs for precision {asked!r}, but {', '.join(available) or 'none'};"
@@ -268,7 +275,7 @@ def choose_precision(bundle: Bundle, asked: str, offered: Sequence[Arithmetic], 
     Raises:
         BackendError: if it cannot be had. It never becomes another.
     """
-    available = [name for name in offered if _graph_precision(name) in generator_precisions(bundle)]
+    available = [name for name in offered if graph_precision(name) in generator_precisions(bundle)]
     if asked == "auto" and available:
         return available[0]
     if asked in available:
@@ -289,12 +296,12 @@ def graphs_of(bundle: Bundle, precision: Arithmetic) -> dict[Role, GraphEntry]:
         BundleError: if one is missing.
     """
     wanted: dict[Role, Precision] = {"text_encoder": "fp32"}
-    wanted |= dict.fromkeys(bundle.manifest.model.generator_roles, _graph_precision(precision))
+    wanted |= dict.fromkeys(bundle.manifest.model.generator_roles, graph_precision(precision))
     graphs: dict[Role, GraphEntry] = {}
-    for role, graph_precision in wanted.items():
-        graph = bundle.manifest.graph(role, graph_precision)
+    for role, stored in wanted.items():
+        graph = bundle.manifest.graph(role, stored)
         if graph is None:
-            raise BundleError(f"{bundle.path}: has no {role} graph in {graph_precision}; export the bundle again")
+            raise BundleError(f"{bundle.path}: has no {role} graph in {stored}; export the bundle again")
         graphs[role] = graph
     return graphs
 
@@ -329,5 +336,6 @@ def generator_precisions(bundle: Bundle) -> list[Precision]:
     return list(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs if graph.role != "text_encoder"))
 
 
-def _graph_precision(precision: Arithmetic) -> Precision:
+def graph_precision(precision: Arithmetic) -> Precision:
+    """The precision of the graphs that are computed in some arithmetic."""
     return "fp32" if precision == "bf16" else precision

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.registry import PLANNED, find_engine_row
 from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle
 from dmgan_runtime.errors import BackendError, BundleError
@@ -198,7 +199,7 @@ class FoundEngine(NamedTuple):
 
 
 def find_engine(
-    bundle: Bundle, engine: str, version: str, compute_capability: int | None, precision: str, *, named: bool
+    bundle: Bundle, engine: str, version: str, compute_capability: int | None, settings: EngineSettings
 ) -> FoundEngine:
     """The best engine of a bundle for this machine: the first precision of fp16, fp32, int8, then the largest batch.
 
@@ -207,9 +208,9 @@ def find_engine(
         engine: The engine at hand.
         version: Its version in full.
         compute_capability: The GPU's, for example 89; None for a CPU.
-        precision: "auto" or a precision.
-        named: Whether the user named the engine. Else it is one that this user built on this machine: plans are machine
-            code, or crash the process by one altered byte, and no hash in the bundle vouches for them.
+        settings: What is asked for: the precision, and whether the engine was named. Else it is one that this user built
+            on this machine: plans are machine code, or crash the process by one altered byte, and no hash in the bundle
+            vouches for them.
 
     Raises:
         BackendError: if none fits; the message says why not of each, and how to build one.
@@ -223,8 +224,8 @@ def find_engine(
         except BundleError as error:
             obstacles.append(f"{folder} is no engine: {error}")
             continue
-        obstacle = manifest.obstacle(engine, version, compute_capability) or _obstacle(manifest, bundle, precision)
-        if obstacle is None and not (named or _was_built_here(content)):
+        obstacle = manifest.obstacle(engine, version, compute_capability) or _obstacle(manifest, bundle, settings)
+        if obstacle is None and not (settings.named or _was_built_here(content)):
             obstacle = (
                 f"not known to be built by you on this machine, and 'auto' takes no other; build it again, or pass"
                 f" backend={engine!r} if you trust where it came from"
@@ -234,7 +235,7 @@ def find_engine(
         else:
             obstacles.append(f"{folder} is {obstacle}")
     if not fitting:
-        wanted = "" if precision == "auto" else f" --precision {precision}"
+        wanted = "" if settings.precision == "auto" else f" --precision {settings.precision}"
         device = "the CPU" if compute_capability is None else f"sm_{compute_capability}"
         raise BackendError(
             f"{bundle.path} has no engine for {engine} {version} on {device}"
@@ -293,9 +294,11 @@ def _read_manifest(bundle: Bundle, folder: str) -> bytes:
     return bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
 
 
-def _obstacle(manifest: EngineManifest, bundle: Bundle, precision: str) -> str | None:
-    if precision not in ("auto", manifest.precision):
-        return f"built in {manifest.precision}, and {precision} is asked for"
+def _obstacle(manifest: EngineManifest, bundle: Bundle, settings: EngineSettings) -> str | None:
+    if settings.precision not in ("auto", manifest.precision):
+        return f"built in {manifest.precision}, and {settings.precision} is asked for"
+    if settings.precision == "auto" and manifest.precision not in settings.acceptable:
+        return f"built in {manifest.precision}, whose images are not as near to fp32's as is asked for"
     if not manifest.is_of(bundle.manifest):
         return "stale, remove it: its plans come from other ONNX files than those in the bundle"
     planned = find_engine_row(manifest.engine).planned_roles(bundle.manifest.model)

@@ -9,12 +9,26 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, cast
 
-from dmgan_runtime.backends.base import Backend, Candidate, EngineSettings, check_precision, check_threads
+from dmgan_runtime.backends.base import (
+    Backend,
+    Candidate,
+    EngineSettings,
+    State,
+    check_precision,
+    check_threads,
+    generator_precisions,
+    graph_precision,
+)
 from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.cpus import has_bf16
 from dmgan_runtime.errors import BackendError, EngineError, SettingsError
-from dmgan_runtime.manifest import Arithmetic, ModelSpec, Role
+from dmgan_runtime.manifest import Arithmetic, Manifest, ModelSpec, Role
 
 _LOG = logging.getLogger(__name__)
+QUALITY = 40.0
+"""The PSNR in dB that "auto" keeps to: nobody sees a difference from fp32."""
+
+MAX_QUALITY = 200.0
 _CUDA = re.compile(r"cuda(?::(\d{1,3}))?")
 
 
@@ -30,7 +44,8 @@ class Engine(NamedTuple):
         distributions: The packages that it comes in.
         plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
             the `refinements`; the others are served from the bundle's ONNX files.
-        precisions: What it computes in, best first; empty if its plans decide.
+        precisions: What it computes in; empty if its plans decide.
+        automatic: Those of them that `auto` takes, fastest first; bf16 where the CPU has instructions for it.
         options: What its `engine_options` are; empty if it takes none.
         after_fork: Whether a forked process can open it again: `always`, `if idle`, that is, if it was not at work when
             the process was forked, or `never`.
@@ -44,6 +59,7 @@ class Engine(NamedTuple):
     distributions: tuple[str, ...]
     plans: Literal["none", "all", "refinements"] = "none"
     precisions: tuple[Arithmetic, ...] = ()
+    automatic: tuple[Arithmetic, ...] = ()
     options: str = ""
     after_fork: Literal["always", "if idle", "never"] = "always"
 
@@ -66,8 +82,7 @@ class Engine(NamedTuple):
         return cast("type[Backend]", getattr(import_module(f"dmgan_runtime.backends.{module}"), name))
 
 
-# Best first. ONNX Runtime comes before OpenVINO, because it is what the export proved the graphs with; MNN before both,
-# because it serves those bundles only that somebody built an engine for.
+# Those for a GPU best first.
 _RTX, _CUDA_BINDINGS = "tensorrt-rtx", "cuda-bindings"
 ENGINES = (
     Engine(
@@ -98,6 +113,7 @@ ENGINES = (
         "gpu",
         ("onnxruntime-gpu",),
         precisions=("fp16", "fp32"),
+        automatic=("fp16", "fp32"),
         options="options of its CUDA provider",
         after_fork="never",
     ),
@@ -111,6 +127,7 @@ ENGINES = (
         ("mnn", "onnxruntime"),
         plans="refinements",
         precisions=("fp32",),
+        automatic=("fp32",),
     ),
     Engine(
         "onnxruntime",
@@ -120,7 +137,9 @@ ENGINES = (
         "cpu",
         ("onnxruntime",),
         # Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
+        # int8 is nowhere faster than fp32 (docs/benchmarks.md).
         precisions=("fp32", "fp16", "int8"),
+        automatic=("fp32",),
         options="session configuration entries",
     ),
     Engine(
@@ -131,10 +150,20 @@ ENGINES = (
         "openvino",
         ("openvino",),
         precisions=("fp32", "bf16", "int8"),
+        automatic=("bf16", "fp32"),
         options="properties of a compiled model",
         # Its child hangs otherwise, in most of 8 tries, when it loads a graph (2026.4).
         after_fork="if idle",
     ),
+)
+# Fastest first, as measured (docs/benchmarks.md). Winograd's algorithm, which MNN has, is the fastest way in fp32 on a
+# CPU that has nothing better, and the slowest on one that has AMX.
+CPU_ORDER: tuple[tuple[str, Arithmetic], ...] = (("mnn", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"))
+CPU_ORDER_WITH_BF16: tuple[tuple[str, Arithmetic], ...] = (
+    ("openvino", "bf16"),
+    ("onnxruntime", "fp32"),
+    ("openvino", "fp32"),
+    ("mnn", "fp32"),
 )
 BACKENDS = tuple(dict.fromkeys(engine.backend for engine in ENGINES))
 PLANNED = tuple(engine.backend for engine in ENGINES if engine.plans != "none")
@@ -146,12 +175,66 @@ def find_engine_row(backend: str, device: str | None = None) -> Engine:
     return next(engine for engine in ENGINES if engine.backend == backend and device in (None, engine.device))
 
 
+class Way(NamedTuple):
+    """An engine, and what it is to compute in; "auto" if its plans decide."""
+
+    engine: Engine
+    precision: Arithmetic | Literal["auto"]
+
+    def candidate(self, index: int, state: State, verdict: str) -> Candidate:
+        """What became of it."""
+        precision = None if self.precision == "auto" else self.precision
+        return Candidate(self.engine.backend, self.engine.device_name(index), state, verdict, precision)
+
+
+def acceptable_precisions(manifest: Manifest, quality: float | Literal["exact"]) -> frozenset[Arithmetic]:
+    """What `auto` may compute in: fp32, and what the export found to come near enough to it.
+
+    Args:
+        manifest: Whose `image_psnr_db` counts.
+        quality: A PSNR in dB, or "exact".
+
+    Raises:
+        SettingsError: if it is neither.
+    """
+    exact: frozenset[Arithmetic] = frozenset({"fp32"})
+    if quality == "exact":
+        return exact
+    if isinstance(quality, bool | str) or not isinstance(quality, int | float) or not 0 < quality <= MAX_QUALITY:
+        raise SettingsError(
+            f"quality is {quality!r}; pass a PSNR in dB over 0 and at most {MAX_QUALITY:g}, or 'exact' for fp32"
+        )
+    return exact | {precision for precision, decibels in manifest.image_psnr_db.items() if decibels >= quality}
+
+
+def _ways(engines: Sequence[Engine], bundle: Bundle, precision: str, bf16: bool) -> list[Way]:
+    """The ways to serve a bundle with some of the engines, fastest first."""
+    if precision != "auto":
+        return [Way(engine, cast(Arithmetic, precision)) for engine in engines]
+    stored = generator_precisions(bundle)
+    order = CPU_ORDER_WITH_BF16 if bf16 else CPU_ORDER
+    ways: list[Way] = []
+    for engine in engines:
+        if not engine.automatic:
+            ways.append(Way(engine, "auto"))
+        ways += [
+            Way(engine, each)
+            for each in engine.automatic
+            if graph_precision(each) in stored and (bf16 or each != "bf16")
+        ]
+    # Those for a GPU stay in front.
+    return sorted(
+        ways, key=lambda way: order.index((way.engine.backend, way.precision)) if way.engine.device == "cpu" else -1
+    )
+
+
 def open_backend(
     bundle: Bundle,
     *,
     backend: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    quality: float | Literal["exact"] = QUALITY,
     threads: int | None = None,
     engine_options: Mapping[str, Any] | None = None,
     named: bool | None = None,
@@ -163,6 +246,7 @@ def open_backend(
         backend: "auto" or one of `BACKENDS`.
         device: "auto", "cpu", "cuda" (the first) or "cuda:N".
         precision: "auto" or a precision that both the engine and the bundle have.
+        quality: What "auto" takes as a precision: the least PSNR in dB of `Manifest.image_psnr_db`, or "exact", fp32.
         threads: CPU threads for one operator; None takes every CPU that this process may use.
         engine_options: The named engine's own options.
         named: Whether the user named the engine; None if `backend` says so.
@@ -171,7 +255,8 @@ def open_backend(
         BackendError: if something that was asked for cannot be had here; the message has the remedy.
         BundleError: if a graph is missing, damaged, or not what the manifest says.
         EngineError: if the engine cannot load a graph.
-        SettingsError: if the number of threads is out of range, or the engine's options are no options.
+        SettingsError: if the number of threads is out of range, the quality is none, or the engine's options are no
+            options.
     """
     counted = check_threads(threads)
     index = device_index(device)
@@ -179,29 +264,38 @@ def open_backend(
     if engine_options is not None:
         _check_options(engine_options, engines, backend)
     check_precision(bundle, precision)
-    settings = EngineSettings(
-        index, precision, counted, backend != "auto" if named is None else named, engine_options or {}
-    )
+    acceptable = acceptable_precisions(bundle.manifest, quality)
+    ways = _ways(engines, bundle, precision, has_bf16())
     refused: list[Candidate] = []
-    for place, engine in enumerate(engines):
-        name = engine.device_name(index)
+    for place, way in enumerate(ways):
+        engine, name = way.engine, way.engine.device_name(index)
+        settings = EngineSettings(
+            index,
+            way.precision,
+            acceptable,
+            counted,
+            backend != "auto" if named is None else named,
+            engine_options or {},
+        )
         try:
             backend_class = engine.load_class()
             backend_class.probe(index)
+            if precision == "auto" and way.precision not in (*acceptable, "auto"):
+                raise BackendError(_too_far(bundle.manifest, way.precision, quality))
             opened = backend_class(bundle, settings)
         except BackendError as error:
-            refused.append(Candidate(engine.backend, name, "missing", str(error)))
+            refused.append(way.candidate(index, "missing", str(error)))
         except EngineError as error:
             # Over the bundle's own graphs there is no reason on a CPU but that they are broken, and then so they are
             # for the next engine. On a GPU there are many, from cuDNN to its memory; what lies in `engines/` may break.
             if engine_options:
                 raise EngineError(f"{error}; or engine_options are wrong: {', '.join(engine_options)}") from error
-            if (engine.device == "cpu" and engine.plans == "none") or len(engines) == 1:
+            if (engine.device == "cpu" and engine.plans == "none") or len(ways) == 1:
                 raise
             _LOG.warning("%s on %s is here but does not work, so another is taken: %s", engine.backend, name, error)
-            refused.append(Candidate(engine.backend, name, "broken", str(error)))
+            refused.append(way.candidate(index, "broken", str(error)))
         else:
-            return _explained(opened, refused, engines[place + 1 :], index, "auto" in (backend, device))
+            return _explained(opened, way, refused, ways[place + 1 :], index, "auto" in (backend, device))
     raise BackendError(_nothing(backend, device, precision, refused))
 
 
@@ -243,15 +337,20 @@ def _fitting(backend: str, device: str) -> list[Engine]:
     return fitting
 
 
+def _too_far(manifest: Manifest, precision: str, quality: float | Literal["exact"]) -> str:
+    measured = manifest.image_psnr_db.get(cast(Arithmetic, precision))
+    found = f"come to {measured:g} dB of fp32's" if measured is not None else "were not compared with fp32's at export"
+    asked = "exact ones are" if quality == "exact" else f"{quality:g} dB are"
+    return f"its images in {precision} {found}, and {asked} asked for; pass another quality, or precision={precision!r}"
+
+
 def _explained(
-    opened: Backend, refused: Sequence[Candidate], untried: Sequence[Engine], index: int, automatic: bool
+    opened: Backend, way: Way, refused: Sequence[Candidate], untried: Sequence[Way], index: int, automatic: bool
 ) -> Backend:
     active = opened.active
     why = "the best that can be had here" if automatic else "as asked for"
-    chosen = Candidate(active.backend, active.device, "chosen", active.reason or why)
-    later = [
-        Candidate(each.backend, each.device_name(index), "untried", f"{active.backend} comes first") for each in untried
-    ]
+    chosen = way.candidate(index, "chosen", active.reason or why)
+    later = [each.candidate(index, "untried", f"{active.backend} comes first") for each in untried]
     opened.active = replace(
         active, reason="; ".join(filter(None, [why, active.reason])), considered=(*refused, chosen, *later)
     )

@@ -10,7 +10,7 @@ import pytest
 
 from dmgan_runtime import cpus
 from dmgan_runtime.backends.base import check_threads
-from dmgan_runtime.cpus import cpu_quota, usable_cpus
+from dmgan_runtime.cpus import cpu_quota, has_bf16, usable_cpus
 from dmgan_train.devices import default_workers
 
 V2_IN = "31 23 0:28 {} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -104,3 +104,20 @@ def test_threads_and_workers_are_as_many_as_the_quota_allows(
     monkeypatch.setattr(cpus, "cpu_quota", lambda: quota)
     assert usable_cpus() == check_threads(None) == expected
     assert default_workers() == workers
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "able"),
+    [
+        ("processor: 0\nflags\t\t: fpu avx2 avx512_vnni amx_bf16\nbugs\t: amx_bf16_errata\n", True),
+        ("processor: 0\nflags\t\t: fpu avx2\nbugs\t: amx_bf16\n", False),
+        ("processor: 0\nFeatures\t: fp asimd bf16\n", True),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_bf16_is_read_from_the_processors_flags(tmp_path: Path, cpuinfo: str | None, able: bool) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    assert has_bf16(tmp_path) == able

@@ -37,9 +37,7 @@ class TensorRtBackend:
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Loads the best engine that the bundle has for this GPU."""
         version, gpu = self.probe(settings.index), find_gpu(settings.index)
-        found = find_engine(
-            bundle, self.name, version, gpu.compute_capability, settings.precision, named=settings.named
-        )
+        found = find_engine(bundle, self.name, version, gpu.compute_capability, settings)
         assert found.manifest.profile is not None  # of every engine for GPUs
         spec = bundle.manifest.model
         self._roles = spec.roles

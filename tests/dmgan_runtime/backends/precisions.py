@@ -9,6 +9,8 @@ from pathlib import Path
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, Precision, Role, parse_manifest
 from tests.bundles import GENERATOR_ROLES, write_manifest
 
+PSNR: dict[Precision, float] = {"fp16": 60.0, "int8": 38.0}
+
 
 def add_precision(bundle: Path, precision: Precision, roles: Sequence[Role] = GENERATOR_ROLES) -> None:
     """Adds the fp32 graphs of a bundle's folder again, under the name of another precision."""
@@ -20,4 +22,5 @@ def add_precision(bundle: Path, precision: Precision, roles: Sequence[Role] = GE
         path = f"onnx/{role}.{precision}.onnx"
         shutil.copy(bundle / graph.file.path, bundle / path)
         graphs.append(graph.__replace__(precision=precision, file=FileEntry.of(bundle, path)))
-    write_manifest(bundle, graphs=tuple(graphs))
+    quality = {**manifest.image_psnr_db, precision: PSNR[precision]}
+    write_manifest(bundle, graphs=tuple(graphs), image_psnr_db=quality)

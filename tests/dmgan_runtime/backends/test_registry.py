@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from dmgan_runtime import BackendError, EngineError
+from dmgan_runtime import BackendError, EngineError, SettingsError
+from dmgan_runtime.backends import registry
 from dmgan_runtime.backends.base import Active, Backend, EngineSettings
 from dmgan_runtime.backends.registry import BACKENDS, ENGINES, Engine, open_backend
 from dmgan_runtime.bundle import Bundle
+from tests.bundles import write_manifest
+from tests.dmgan_runtime.backends.precisions import add_precision
 
 Opens = Callable[..., Backend]
 
@@ -49,6 +52,31 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Exception]
 
     monkeypatch.setattr(Engine, "load_class", stand_in)
     return errors
+
+
+@pytest.fixture
+def rounding(own_bundle: Path) -> Opens:
+    """Opens a bundle that says of bf16: 44.9 dB, and of fp16: 61.0."""
+    add_precision(own_bundle, "fp16")
+    manifest = Bundle(own_bundle).manifest
+    write_manifest(own_bundle, graphs=manifest.graphs, image_psnr_db={"fp32": 140.0, "bf16": 44.9, "fp16": 61.0})
+
+    def open_it(**arguments: Any) -> Backend:
+        with Bundle(own_bundle) as opened:
+            return open_backend(opened, **({"threads": 1} | arguments))
+
+    return open_it
+
+
+@pytest.fixture(params=["AMX", "AVX2"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the processor can do."""
+    monkeypatch.setattr(registry, "has_bf16", lambda: request.param == "AMX")
+    return request.param
+
+
+def order(active: Active) -> list[str]:
+    return [str(each) for each in active.considered]
 
 
 def verdicts(active: Active) -> list[str]:
@@ -176,3 +204,62 @@ def test_every_extra_is_in_the_package_and_brings_the_engine() -> None:
     for engine in ENGINES:
         brought = {re.split(r"[\[<>=;, ]", one)[0] for one in project["optional-dependencies"][engine.extra]}
         assert set(engine.distributions) <= brought
+
+
+class TestQuality:
+    def test_a_cpu_takes_the_fastest_way_that_it_has(
+        self, rounding: Opens, missing: dict[Any, Exception], processor: str
+    ) -> None:
+        expected = {
+            "AMX": [
+                "openvino on cpu in bf16",
+                "onnxruntime on cpu in fp32",
+                "openvino on cpu in fp32",
+                "mnn on cpu in fp32",
+            ],
+            "AVX2": ["mnn on cpu in fp32", "onnxruntime on cpu in fp32", "openvino on cpu in fp32"],
+        }
+        assert order(rounding(device="cpu").active) == expected[processor]
+        assert order(rounding(backend="openvino").active) == [way for way in expected[processor] if "openvino" in way]
+
+    @pytest.mark.parametrize(
+        ("quality", "why"),
+        [
+            (45, "come to 44.9 dB of fp32's, and 45 dB are asked for; pass another quality, or precision='bf16'"),
+            ("exact", "come to 44.9 dB of fp32's, and exact ones are asked for"),
+        ],
+    )
+    def test_what_is_not_near_enough_is_never_taken(
+        self, rounding: Opens, missing: dict[Any, Exception], monkeypatch: pytest.MonkeyPatch, quality: Any, why: str
+    ) -> None:
+        monkeypatch.setattr(registry, "has_bf16", lambda: True)
+        active = rounding(device="cpu", quality=quality).active
+        assert order(active)[:2] == ["openvino on cpu in bf16", "onnxruntime on cpu in fp32"]
+        assert [each.state for each in active.considered[:2]] == ["missing", "chosen"]
+        assert why in active.considered[0].verdict
+        assert why in active.reason
+
+    def test_a_precision_by_name_is_taken_whatever_its_quality(
+        self, rounding: Opens, missing: dict[Any, Exception], processor: str
+    ) -> None:
+        assert order(rounding(device="cpu", precision="bf16", quality="exact").active)[0] == "mnn on cpu in bf16"
+
+    def test_a_gpu_takes_fp16_if_it_is_near_enough(self, rounding: Opens, missing: dict[Any, Exception]) -> None:
+        def chosen(**asked: Any) -> str:
+            active = rounding(backend="onnxruntime", device="cuda", **asked).active
+            return next(str(each) for each in active.considered if each.state == "chosen")
+
+        assert chosen() == "onnxruntime on cuda:0 in fp16"
+        assert chosen(quality=62) == "onnxruntime on cuda:0 in fp32"
+
+    def test_what_was_never_compared_is_not_near_enough(
+        self, opens: Opens, missing: dict[Any, Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(registry, "has_bf16", lambda: True)
+        verdict = opens(device="cpu").active.considered[0].verdict
+        assert verdict.startswith("its images in bf16 were not compared with fp32's at export, and 40 dB are asked for")
+
+    @pytest.mark.parametrize("quality", [0, -1, 201, float("nan"), True, "high", None])
+    def test_what_is_no_quality_is_named(self, opens: Opens, missing: dict[Any, Exception], quality: Any) -> None:
+        with pytest.raises(SettingsError, match="pass a PSNR in dB over 0 and at most 200, or 'exact' for fp32"):
+            opens(quality=quality)
