@@ -14,8 +14,9 @@ from pathlib import Path
 
 from benchmarks.results import Environment
 from dmgan_runtime.backends.base import check_threads
+from dmgan_runtime.backends.choice import device_index
 from dmgan_runtime.backends.gpus import find_gpu
-from dmgan_runtime.backends.registry import ENGINES, device_index
+from dmgan_runtime.backends.registry import ENGINES
 
 ENGINE_PACKAGES = frozenset(name for engine in ENGINES for name in engine.distributions)
 _PACKAGES = sorted(ENGINE_PACKAGES | {"dmgan", "numpy", "onnx", "torch", "triton"})

@@ -18,8 +18,8 @@ from benchmarks.subject import Subject
 from benchmarks.timed_sampler import TimedSampler
 from benchmarks.worker import Worker, call_in_worker
 from dmgan_runtime.errors import DmganError, EngineError
+from dmgan_runtime.quality import psnr
 from dmgan_runtime.request import FloatArray
-from export.quality import psnr
 
 END_TO_END = "end_to_end"
 _COMPARED = 4

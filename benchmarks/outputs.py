@@ -39,7 +39,8 @@ from benchmarks.subject import SubjectSource, prepare_subject
 from benchmarks.turns import Calls, Limits, calls_per_turn, take_turns
 from benchmarks.worker import Worker
 from dmgan_runtime.backends.base import Active, check_threads
-from dmgan_runtime.backends.registry import ENGINES, open_backend
+from dmgan_runtime.backends.choice import open_backend
+from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import DataError, DmganError

@@ -1,13 +1,25 @@
-"""How many CPUs this process may use: the affinity of its threads, and the quota of its container."""
+"""The processor, and how many CPUs of it this process may use: the affinity of its threads, its container's quota."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
+import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+
+# What engines make use of, by the names that Linux has for it on x86-64 and on ARM.
+_ABILITIES = {
+    "AVX2": {"avx2"},
+    "AVX-512": {"avx512f"},
+    "NEON": {"asimd"},
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "int8 products": {"asimddp", "i8mm"},
+    "bf16": {"avx512_bf16", "bf16"},
+    "AMX": {"amx_bf16"},
+}
 
 
 def usable_cpus() -> int:
@@ -17,20 +29,42 @@ def usable_cpus() -> int:
     return math.ceil(min(cores, cpu_quota()))
 
 
+@dataclass(frozen=True)
+class Processor:
+    """A processor.
+
+    Attributes:
+        name: As the system has it.
+        abilities: Kinds of instructions that engines make use of; None if they are not known, as outside of Linux.
+    """
+
+    name: str
+    abilities: tuple[str, ...] | None
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether it multiplies bf16."""
+        return bool({"bf16", "AMX"} & {*(self.abilities or ())})
+
+
 @cache
-def processor_flags(root: Path = Path("/")) -> frozenset[str]:
-    """What Linux says that the processor can do, such as `avx2`, `avx512_vnni` or `amx_bf16`; empty elsewhere."""
+def find_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """The processor of this machine.
+
+    Args:
+        cpuinfo: Where Linux describes it.
+    """
     try:
-        text = (root / "proc/cpuinfo").read_text()
+        lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return frozenset()
-    names = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)  # of x86, and of ARM
-    return frozenset(names[0].split()) if names else frozenset()
-
-
-def has_bf16(root: Path = Path("/")) -> bool:
-    """Whether the processor multiplies bf16, as with AMX, AVX-512 BF16, or ARM's instructions."""
-    return not processor_flags(root).isdisjoint({"amx_bf16", "avx512_bf16", "bf16"})
+        return Processor(platform.processor() or platform.machine(), None)
+    facts: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    flags = {*facts.get("flags", facts.get("Features", "")).split()}
+    abilities = tuple(name for name, names in _ABILITIES.items() if names & flags)
+    return Processor(facts.get("model name", platform.machine()), abilities)
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

@@ -19,7 +19,8 @@ from typing import Any
 from weakref import WeakSet
 
 from dmgan_runtime.backends.base import Active, Backend
-from dmgan_runtime.backends.registry import find_engine_row, open_backend
+from dmgan_runtime.backends.choice import open_backend
+from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.manifest import Manifest

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dmgan_runtime.backends.base import Active, Backend
-from dmgan_runtime.backends.registry import QUALITY, open_backend
+from dmgan_runtime.backends.choice import QUALITY, Quality, open_backend
 from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.engine_handle import EngineHandle, reopen
 from dmgan_runtime.errors import CaptionError, EngineError, SettingsError
@@ -89,7 +89,7 @@ class Generator:
         backend: str = "auto",
         device: str = "auto",
         precision: str = "auto",
-        quality: float | Literal["exact"] = QUALITY,
+        quality: Quality = QUALITY,
         threads: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> Self:

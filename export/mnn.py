@@ -24,10 +24,10 @@ from dmgan_runtime.errors import BundleError, EngineError
 from dmgan_runtime.graphs import IMAGE, graph_interface, graph_interfaces, run_graphs
 from dmgan_runtime.manifest import GraphEntry, Role
 from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.request import Batch
 from dmgan_runtime.tokenizer import Tokens
 from export.engine_folder import EngineFolder, EngineRecipe, Report, make_engine_folder
-from export.quality import decibels, psnr
 
 REQUIRED_PSNR = 60.0
 """Of each stage's image, given the same inputs: under it something is wrong, and not only rounded otherwise."""

@@ -17,11 +17,11 @@ from torch import Tensor
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.graphs import run_graphs
 from dmgan_runtime.manifest import ParityEntry, Precision, Role
+from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.tokenizer import Tokens
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import Graph, build_graphs
 from export.precision import RoundedProducts
-from export.quality import decibels, psnr
 
 BATCHES = (1, 3, 16)
 # fp32 must be the same function; of the others the images must look the same, and what leads to them is reported.

@@ -19,9 +19,9 @@ from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantT
 
 from dmgan_runtime.graphs import IMAGE, run_graphs
 from dmgan_runtime.manifest import Role
+from dmgan_runtime.quality import psnr
 from export.graphs import Graph
 from export.parity import Case
-from export.quality import psnr
 
 # Of the images of a stage alone, on captions of the training set.
 STAGE_PSNR = 44.0

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from dmgan_runtime.graphs import graph_interfaces, run_graphs
 from dmgan_runtime.manifest import Manifest, Role
+from dmgan_runtime.quality import psnr
 from export.parity import Case
-from export.quality import psnr
 
 _FLOAT = TensorProto.FLOAT
 _TEXT = ("word_features", "sentence_feature", "lengths")

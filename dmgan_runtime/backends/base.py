@@ -48,9 +48,13 @@ class Candidate:
     verdict: str
     precision: Arithmetic | None = None
 
+    @property
+    def way(self) -> str:
+        """The engine, the device and the precision, in words."""
+        return f"{self.backend} on {self.device}" + (f" in {self.precision}" if self.precision else "")
+
     def __str__(self) -> str:
-        precision = f" in {self.precision}" if self.precision else ""
-        return f"{self.backend} on {self.device}{precision}: {self.verdict}"
+        return f"{self.way}: {self.verdict}"
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
+from platformdirs import user_cache_path
 
 from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.registry import PLANNED, find_engine_row
@@ -208,9 +208,9 @@ def find_engine(
         engine: The engine at hand.
         version: Its version in full.
         compute_capability: The GPU's, for example 89; None for a CPU.
-        settings: What is asked for: the precision, and whether the engine was named. Else it is one that this user built
-            on this machine: plans are machine code, or crash the process by one altered byte, and no hash in the bundle
-            vouches for them.
+        settings: What is asked for: the precision, and whether the engine was named. Else it is one that this user
+            built on this machine: plans are machine code, or crash the process by one altered byte, and no hash in the
+            bundle vouches for them.
 
     Raises:
         BackendError: if none fits; the message says why not of each, and how to build one.
@@ -267,9 +267,7 @@ def _was_built_here(content: bytes) -> bool:
 
 
 def _record(content: bytes) -> Path:
-    home = os.path.expanduser("~")  # noqa: PTH111 - unlike pathlib's, no error where there is none
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or f"{home}/.cache"
-    return Path(cache, "dmgan", "built-engines", hashlib.sha256(content).hexdigest())
+    return user_cache_path("dmgan", appauthor=False) / "built-engines" / hashlib.sha256(content).hexdigest()
 
 
 def _rank(found: FoundEngine) -> tuple[int, int]:

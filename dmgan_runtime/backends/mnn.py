@@ -44,7 +44,7 @@ class MnnBackend(GraphBackend):
         super().__init__(bundle)
         at_hand = self.probe(settings.index)
         choose_precision(bundle, settings.precision, _ENGINE.precisions, "mnn on the CPU")
-        found = find_engine(bundle, "mnn", at_hand, None, settings)
+        found = find_engine(bundle, "mnn", at_hand, None, replace(settings, precision="auto"))
         _claim_threads(settings.threads)
         spec = bundle.manifest.model
         planned = _ENGINE.planned_roles(spec)

@@ -16,17 +16,19 @@ import msgspec
 
 import dmgan_runtime
 from dmgan_runtime.backends.base import Candidate
+from dmgan_runtime.backends.choice import QUALITY, Quality
 from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
 from dmgan_runtime.backends.registry import ENGINES, find_engine_row
+from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.opening import opening_options
-from dmgan_runtime.cli.processor import Processor, find_processor
-from dmgan_runtime.cpus import usable_cpus
+from dmgan_runtime.cpus import Processor, find_processor, usable_cpus
 from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.self_test import SelfTestResult, run_self_test
+from dmgan_runtime.tuning import tune
 
 PACKAGES = tuple(
     dict.fromkeys(["dmgan", "numpy", "pillow", *(name for engine in ENGINES for name in engine.distributions)])
@@ -37,9 +39,24 @@ _MARKS = {"chosen": "->", "missing": " -", "broken": "!!", "untried": "  "}
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundle", required=False)
 @opening_options
+@click.option(
+    "--tune",
+    "measure",
+    is_flag=True,
+    help="First measure every engine and precision on this machine's CPU, and keep it for auto.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-doctor")
-def main(bundle: str | None, backend: str, device: str, precision: str, threads: int | None, as_json: bool) -> None:
+def main(
+    bundle: str | None,
+    backend: str,
+    device: str,
+    precision: str,
+    quality: Quality,
+    threads: int | None,
+    measure: bool,
+    as_json: bool,
+) -> None:
     """Say what is installed, which GPUs are here, and which engine serves, and why not the others.
 
     BUNDLE, a folder or .zip, or the name of a model that comes with dmgan (emoji-64 if it is left out): every file is
@@ -52,7 +69,12 @@ def main(bundle: str | None, backend: str, device: str, precision: str, threads:
     path = find_bundle(bundle)
     if not path.exists():
         Bundle(path)  # says so
-    diagnosis = diagnose(path, backend=backend, device=device, precision=precision, threads=threads)
+    if measure:
+        click.echo("Measuring every way to serve this bundle on this CPU; nothing else should run", err=True)
+        tuning = tune(path, lambda line: click.echo(f"  {printable(line)}", err=True))
+        with Bundle(path) as opened:
+            click.echo(f"  {write_tuning(opened, tuning)}", err=True)
+    diagnosis = diagnose(path, backend=backend, device=device, precision=precision, quality=quality, threads=threads)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(diagnosis), indent=2))
     else:
@@ -77,7 +99,6 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"Engines, best first; {'the arrow is the one that is taken' if taken else 'none is taken'}"
     for each in diagnosis.engines:
         yield f"  {_MARKS[each.state]} {each}"
-    yield f"Fastest CPU engine: {diagnosis.fastest}"
     yield from _bundle_lines(diagnosis)
     yield from (f"FAULT: {fault}" for fault in diagnosis.faults)
     yield "Something is broken." if diagnosis.faults else "All is well."
@@ -119,7 +140,6 @@ class Diagnosis:
         system: Operating system and processor.
         cpus: How many this process may use.
         processor: What it can do.
-        fastest: The engine that was fastest on such a processor, as far as that was measured.
         packages: Their versions; None for those that are not installed.
         gpus: The NVIDIA GPUs.
         gpu_trouble: Why there are none, if the driver was the reason.
@@ -132,7 +152,6 @@ class Diagnosis:
     system: str
     cpus: int
     processor: Processor
-    fastest: str
     packages: dict[str, str | None]
     gpus: tuple[Gpu, ...]
     gpu_trouble: str | None
@@ -142,7 +161,13 @@ class Diagnosis:
 
 
 def diagnose(
-    bundle: Path, *, backend: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
+    bundle: Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    quality: Quality = QUALITY,
+    threads: int | None = None,
 ) -> Diagnosis:
     """Looks at everything. Trouble that was foreseen becomes a fault, never an error.
 
@@ -151,11 +176,14 @@ def diagnose(
         backend: As in `Generator.open`, like the arguments after it.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "auto" or a precision.
+        quality: A PSNR in dB, or "exact".
         threads: CPU threads; None takes every CPU.
     """
     gpus, gpu_trouble = _gpus()
     faults = _package_faults()
-    opening = partial(Generator.open, backend=backend, device=device, precision=precision, threads=threads)
+    opening = partial(
+        Generator.open, backend=backend, device=device, precision=precision, quality=quality, threads=threads
+    )
     report, engines, trouble = _examine(bundle, opening)
     faults += trouble
     faults += [str(each) for each in engines if each.state == "broken"]
@@ -165,8 +193,7 @@ def diagnose(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cpus=usable_cpus(),
-        processor=(processor := find_processor()),
-        fastest=processor.fastest,
+        processor=find_processor(),
         packages={name: _version(name) for name in PACKAGES},
         gpus=gpus,
         gpu_trouble=gpu_trouble,

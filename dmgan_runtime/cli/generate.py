@@ -16,6 +16,7 @@ import click
 from PIL import Image
 
 import dmgan_runtime
+from dmgan_runtime.backends.choice import Quality
 from dmgan_runtime.bundle import PACKAGED_MODEL, Bundle, packaged_bundle, packaged_models
 from dmgan_runtime.cli.captions import check_captions, leave_out_unreadable, read_captions
 from dmgan_runtime.cli.common import DmganCommand
@@ -112,6 +113,7 @@ def main(
     backend: str,
     device: str,
     precision: str,
+    quality: Quality,
     threads: int | None,
 ) -> None:
     """Generate an image of each CAPTION; - stands for the lines of standard input.
@@ -134,7 +136,10 @@ def main(
     sheets = ("stages",) * stages + ("attention", "words") * attention
     plan = plan_files(output, [source.caption for source in sources], seeds, grid=grid, sheets=sheets)
     plan.check_place(overwrite=overwrite)
-    with Generator.open(bundle, backend=backend, device=device, precision=precision, threads=threads) as generator:
+    opening = Generator.open(
+        bundle, backend=backend, device=device, precision=precision, quality=quality, threads=threads
+    )
+    with opening as generator:
         if attention and (resolution or generator.resolutions[-1]) == generator.resolutions[0]:
             raise SettingsError(
                 f"--attention: the first stage, of {generator.resolutions[0]} pixels, has no memory; ask for a larger"

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from dmgan_runtime.backends.base import MAX_THREADS, PRECISIONS
-from dmgan_runtime.backends.registry import BACKENDS, device_index
+from dmgan_runtime.backends.choice import MAX_QUALITY, QUALITY, Quality, device_index
+from dmgan_runtime.backends.registry import BACKENDS
 from dmgan_runtime.errors import BackendError
 
 
@@ -18,6 +19,16 @@ def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str
     except BackendError as error:
         raise click.BadParameter(str(error), ctx, param) from error
     return value
+
+
+_DECIBELS = click.FloatRange(0, MAX_QUALITY, min_open=True)
+
+
+def _check_quality(ctx: click.Context, param: click.Parameter, value: str) -> Quality:
+    if value == "exact":
+        return "exact"
+    decibels: float = _DECIBELS(value, param, ctx)
+    return decibels
 
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -38,6 +49,14 @@ _OPENING_OPTIONS = (
         default="auto",
         show_default=True,
         help="As the bundle and the engine have it.",
+    ),
+    click.option(
+        "--quality",
+        callback=_check_quality,
+        default=f"{QUALITY:g}",
+        metavar="dB|exact",
+        show_default=True,
+        help="How near to fp32 the images must be if the precision is auto: a PSNR in dB, or exact.",
     ),
     click.option("--threads", type=click.IntRange(1, MAX_THREADS), show_default="all CPUs", help="CPU threads."),
 )

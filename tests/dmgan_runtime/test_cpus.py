@@ -10,7 +10,7 @@ import pytest
 
 from dmgan_runtime import cpus
 from dmgan_runtime.backends.base import check_threads
-from dmgan_runtime.cpus import cpu_quota, has_bf16, usable_cpus
+from dmgan_runtime.cpus import cpu_quota, find_processor, usable_cpus
 from dmgan_train.devices import default_workers
 
 V2_IN = "31 23 0:28 {} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -106,18 +106,29 @@ def test_threads_and_workers_are_as_many_as_the_quota_allows(
     assert default_workers() == workers
 
 
+CPUINFO = "processor\t: 0\nmodel name\t: A {0}\nflags\t\t: fpu {0}\n\nprocessor\t: 1\nmodel name\t: B\nflags\t\t: fpu\n"
+
+
 @pytest.mark.parametrize(
-    ("cpuinfo", "able"),
+    ("content", "abilities", "bf16"),
     [
-        ("processor: 0\nflags\t\t: fpu avx2 avx512_vnni amx_bf16\nbugs\t: amx_bf16_errata\n", True),
-        ("processor: 0\nflags\t\t: fpu avx2\nbugs\t: amx_bf16\n", False),
-        ("processor: 0\nFeatures\t: fp asimd bf16\n", True),
-        ("", False),
-        (None, False),
+        (CPUINFO.format("avx2"), ("AVX2",), False),
+        (CPUINFO.format("avx"), (), False),
+        (CPUINFO.format("avx2 avx_vnni"), ("AVX2", "VNNI"), False),
+        (
+            CPUINFO.format("avx2 avx512f avx512_vnni avx512_bf16 amx_tile amx_bf16"),
+            ("AVX2", "AVX-512", "VNNI", "bf16", "AMX"),
+            True,
+        ),
+        ("processor : 0\nFeatures : fp asimd asimddp i8mm bf16\n", ("NEON", "int8 products", "bf16"), True),
+        (None, None, False),
     ],
 )
-def test_bf16_is_read_from_the_processors_flags(tmp_path: Path, cpuinfo: str | None, able: bool) -> None:
-    if cpuinfo is not None:
-        (tmp_path / "proc").mkdir()
-        (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
-    assert has_bf16(tmp_path) == able
+def test_a_processors_abilities_are_named(
+    tmp_path: Path, content: str | None, abilities: tuple[str, ...] | None, bf16: bool
+) -> None:
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    processor = find_processor(tmp_path / "cpuinfo")
+    assert processor.abilities == abilities
+    assert processor.has_bf16 == bf16

@@ -8,9 +8,9 @@ import torch
 
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.manifest import ModelSpec
+from dmgan_runtime.quality import decibels, psnr
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.parity import check_images, random_captions, reference_case, reference_graphs
-from export.quality import decibels, psnr
 
 NOISE = np.random.default_rng(0).uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32)
 FLAT = np.full_like(NOISE, -1)

@@ -8,13 +8,13 @@ import onnxruntime
 import pytest
 import torch
 
+from dmgan_runtime.quality import psnr
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export import precision
 from export.graphs import Graph, build_graphs
 from export.onnx_file import quiet_exporter, write_onnx
 from export.parity import random_captions, reference_case
 from export.precision import HalfGraph, RoundedProducts
-from export.quality import psnr
 from export.reparameterize import reparameterize
 from tests.export.conftest import SPEC
 

@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from dmgan_runtime.quality import psnr
 from export import quantize
-from export.quality import psnr
 from export.quantize import Int8Stage, write_int8
 
 

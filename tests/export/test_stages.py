@@ -11,13 +11,13 @@ import torch
 import dmgan_runtime
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.quality import psnr
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.run_folder import RunFolder
 from export.bundle import Model, write_bundle
 from export.graph_files import Variant
 from export.graphs import build_graphs
 from export.parity import random_captions, reference_case, reference_graphs
-from export.quality import psnr
 from export.sources import read_model
 from tests.export.models import MAX_WORDS, WORDS, small_model, small_spec
 

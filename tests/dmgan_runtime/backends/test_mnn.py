@@ -23,8 +23,8 @@ from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.mnn import MnnBackend
 from dmgan_runtime.bundle import Bundle, packaged_bundle
 from dmgan_runtime.manifest import FileEntry
+from dmgan_runtime.quality import psnr
 from export.mnn import build_mnn_engine
-from export.quality import psnr
 from tests.bundles import zip_bundle
 
 CAPTIONS = ["red heart", "thumbs up, dark skin tone", "pizza", "cat"]
@@ -90,7 +90,7 @@ def test_without_an_engine_auto_says_how_to_get_one() -> None:
     with Generator.open(threads=1) as plain:
         assert plain.active.backend == "onnxruntime"
         (verdict,) = (str(each) for each in plain.active.considered if each.backend == "mnn")
-    assert verdict.startswith("mnn on cpu: ")
+    assert verdict.startswith("mnn on cpu in fp32: ")
     assert "build one with: dmgan-export build-engine" in verdict
     assert "--engine mnn" in verdict
 

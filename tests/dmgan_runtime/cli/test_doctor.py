@@ -13,7 +13,7 @@ from dmgan_runtime.backends.registry import Engine
 from dmgan_runtime.bundle import packaged_bundle
 from dmgan_runtime.cli import doctor as diagnosis
 from dmgan_runtime.cli.doctor import main
-from dmgan_runtime.cli.processor import Processor, find_processor
+from dmgan_runtime.cpus import Processor
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from dmgan_runtime.self_test import make_self_test
 from tests.bundles import write_manifest
@@ -46,7 +46,7 @@ def test_a_healthy_machine(bundle: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Python 3.")
-    assert "  -> onnxruntime on cpu: " in result.stdout
+    assert "  -> onnxruntime on cpu in fp32: " in result.stdout
     assert "   - tensorrt on cuda:0: " in result.stdout
     assert "  none: there is no NVIDIA driver" in lines
     assert any(line.split()[:1] == ["numpy"] for line in lines)
@@ -178,34 +178,6 @@ def test_packaged_models_have_names() -> None:
     assert f"Bundle {packaged_bundle()}, emoji-64\n" in doctor("emoji-64").stdout
 
 
-CPUINFO = "processor\t: 0\nmodel name\t: A {0}\nflags\t\t: fpu {0}\n\nprocessor\t: 1\nmodel name\t: B\nflags\t\t: fpu\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "abilities", "fastest"),
-    [
-        (CPUINFO.format("avx2"), ("AVX2",), "mnn, as measured on a processor like this"),
-        (CPUINFO.format("avx"), (), "not measured"),
-        (CPUINFO.format("avx2 avx_vnni"), ("AVX2", "VNNI"), "not measured"),
-        (
-            CPUINFO.format("avx2 avx512f avx512_vnni avx512_bf16 amx_tile amx_bf16"),
-            ("AVX2", "AVX-512", "VNNI", "bf16", "AMX"),
-            "not measured",
-        ),
-        ("processor : 0\nFeatures : fp asimd asimddp i8mm bf16\n", ("NEON", "int8 products", "bf16"), "not measured"),
-        (None, None, "not measured"),
-    ],
-)
-def test_a_processors_abilities_are_named(
-    tmp_path: Path, content: str | None, abilities: tuple[str, ...] | None, fastest: str
-) -> None:
-    if content is not None:
-        (tmp_path / "cpuinfo").write_text(content)
-    processor = find_processor(tmp_path / "cpuinfo")
-    assert processor.abilities == abilities
-    assert processor.fastest.startswith(fastest)
-
-
 @pytest.mark.parametrize(
     ("abilities", "shown"),
     [(None, "abilities unknown"), (("AVX2", "VNNI"), "AVX2, VNNI"), ((), "none that engines use")],
@@ -214,13 +186,11 @@ def test_the_processor_is_shown(monkeypatch: pytest.MonkeyPatch, abilities: tupl
     monkeypatch.setattr(diagnosis, "find_processor", lambda: Processor("A chip", abilities))
     lines = doctor().stdout.splitlines()
     assert lines[1] == f"Processor A chip: {shown}"
-    assert "Fastest CPU engine: not measured on a processor like this; python -m benchmarks latency" in "\n".join(lines)
     report = diagnosed()
     assert report["processor"] == {
         "name": "A chip",
         "abilities": None if abilities is None else list(abilities),
     }
-    assert report["fastest"].startswith("not measured")
 
 
 def test_two_packages_that_overwrite_each_other_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,3 +245,22 @@ def test_help_states_the_exit_codes() -> None:
     assert (
         "Exit status: 0 if all is well, 1 if something is broken, or cannot be had though it was asked for, 2" in text
     )
+
+
+def test_tuning_is_measured_and_kept_for_auto(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = doctor(bundle, "--tune")
+    assert result.exit_code == 0
+    assert "openvino in fp32" in result.stderr
+    assert f"kept in {tmp_path}" in result.stderr
+    assert "as dmgan-doctor --tune measured on" in doctor(bundle).stdout
+
+
+def test_quality_decides_what_auto_takes(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_manifest(own_bundle, image_psnr_db={"bf16": 44.9})
+    monkeypatch.setattr("dmgan_runtime.backends.choice.find_processor", lambda: Processor("X", ("bf16",)))
+    lines = doctor(own_bundle, "--device", "cpu", "--quality", "exact").stdout
+    assert (
+        "openvino on cpu in bf16: its images in bf16 come to 44.9 dB of fp32's, and exact ones are asked for" in lines
+    )
+    assert doctor(own_bundle, "--quality", "lots").exit_code == 2

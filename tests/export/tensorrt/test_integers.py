@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from dmgan_runtime.errors import EngineError, ExportError
-from export.quality import psnr
+from dmgan_runtime.quality import psnr
 from export.tensorrt.bindings import open_bindings
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.integers import signed_activations, signed_graph
