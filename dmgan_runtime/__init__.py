@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dmgan_runtime.generator import Generator
     from dmgan_runtime.manifest import ModelSpec
     from dmgan_runtime.results import Gates, Generation, Synthesis
+    from dmgan_runtime.self_test import SelfTestResult, run_self_test
     from dmgan_runtime.tokenizer import Encoding, Tokenizer
 
     __version__: str
@@ -44,11 +45,13 @@ __all__ = [
     "Generation",
     "Generator",
     "ModelSpec",
+    "SelfTestResult",
     "SettingsError",
     "Synthesis",
     "Tokenizer",
     "TrainingError",
     "__version__",
+    "run_self_test",
 ]
 
 _MODULES = {
@@ -57,8 +60,10 @@ _MODULES = {
     "Generation": "dmgan_runtime.results",
     "Generator": "dmgan_runtime.generator",
     "ModelSpec": "dmgan_runtime.manifest",
+    "SelfTestResult": "dmgan_runtime.self_test",
     "Synthesis": "dmgan_runtime.results",
     "Tokenizer": "dmgan_runtime.tokenizer",
+    "run_self_test": "dmgan_runtime.self_test",
 }
 
 

@@ -165,7 +165,7 @@ class Generator:
                 caption, and less varied.
             batch_size: How many images are computed together; cut to what the engine takes (`active.max_batch`). More
                 takes more memory.
-            progress: Called after each batch with the numbers of images done and to do.
+            progress: Called after each batch with the numbers of images done and to do; if it raises, no more follow.
 
         Returns:
             The images of the first caption by seed, then those of the second, and so on.
@@ -175,8 +175,7 @@ class Generator:
             SettingsError: if another argument is out of its range.
             EngineError: if the engine fails, or the generator is closed.
         """
-        if progress is not None and not callable(progress):
-            raise SettingsError(f"progress is {progress!r}; pass a function of the images done and to do")
+        _check_progress(progress)
         options = self._options(
             seed=seed,
             resolution=resolution,
@@ -262,6 +261,7 @@ class Generator:
         resolution: int | None = None,
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
+        progress: ProgressCallback | None = None,
     ) -> list[Image.Image]:
         """Makes the images between two: from caption to caption, from seed to seed, or both at once.
 
@@ -275,6 +275,7 @@ class Generator:
             resolution: As in `generate`, like the arguments after it.
             truncation: Over 0 and at most 1.
             batch_size: How many images are computed together.
+            progress: Called after each batch with the numbers of images done and to do; if it raises, no more follow.
 
         Returns:
             `steps` pictures; the first and the last are those that `generate` makes.
@@ -286,13 +287,19 @@ class Generator:
             raise CaptionError(f"captions are {captions!r}; pass one caption, or the first and the last: (a, b)")
         if isinstance(seeds, tuple | list) and not _is_pair(seeds):
             raise SettingsError(f"seeds are {seeds!r}; pass one seed, or the first and the last: (a, b)")
+        _check_progress(progress)
         first, last = (captions, captions) if isinstance(captions, str) else captions
         seed, end_seed = seeds if isinstance(seeds, tuple | list) else (seeds, seeds)
         steps = check_at_least("steps", steps, 2)
         options = self._options(seed=seed, resolution=resolution, truncation=truncation, batch_size=batch_size)
         start = ImageRequest(first, self.encode(first), options.seed)
         end = ImageRequest(last, self.encode(last), options.seed if end_seed is None else check_seed(end_seed))
-        return [to_pil(image) for image in self._interpolate(start, end, steps, options)]
+        pictures: list[Image.Image] = []
+        for images in self._interpolate(start, end, steps, options):
+            pictures += map(to_pil, images)
+            if progress is not None:
+                progress(len(pictures), steps)
+        return pictures
 
     def synthesize(
         self,
@@ -427,7 +434,7 @@ class Generator:
     def _interpolate(
         self, start: ImageRequest, end: ImageRequest, steps: int, options: GenerationOptions
     ) -> Iterator[FloatArray]:
-        """`steps` images [3, R, R] float32 in [-1, 1]."""
+        """`steps` images in batches of [N, 3, R, R] float32 in [-1, 1]."""
         ends = to_batch([start, end], self.manifest.model, options)
         with self._engine.use() as backend:
             first_text, last_text = (backend.encode(Tokens.of([request.encoding])) for request in (start, end))
@@ -436,7 +443,7 @@ class Generator:
             part = positions[first : first + options.batch_size]
             noise, condition_noise = (slerp(rows[0], rows[1], part) for rows in (ends.noise, ends.condition_noise))
             batch = Batch(blend_texts(first_text, last_text, part), noise, condition_noise)
-            yield from self._run(batch, options)[-1].image
+            yield self._run(batch, options)[-1].image
 
     def _run(self, batch: Batch, options: GenerationOptions) -> list[StageOutput]:
         with self._engine.use() as backend:
@@ -451,6 +458,11 @@ class Generator:
                     f"{self.active.backend} returned an image of {output.resolution} pixels with values that are no"
                     " numbers; try another precision or backend"
                 )
+
+
+def _check_progress(progress: ProgressCallback | None) -> None:
+    if progress is not None and not callable(progress):
+        raise SettingsError(f"progress is {progress!r}; pass a function of the images done and to do")
 
 
 def _is_pair(value: object) -> bool:

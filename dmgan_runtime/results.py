@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dmgan_runtime.image_file import save
 from dmgan_runtime.request import FloatArray, ImageRequest
 
 # Now, though only saving needs it: a process that is forked in the middle of a lazy import never gets past it.
@@ -76,6 +79,24 @@ class Generation:
     cut_words: tuple[str, ...]
     attention: dict[int, FloatArray] | None = field(default=None, repr=False)
     gates: dict[int, Gates] | None = field(default=None, repr=False)
+
+    def save(self, path: str | os.PathLike[str], *, metadata: bool = True) -> None:
+        """Writes `image` to a file, whole or not at all; a folder that is missing is made.
+
+        Args:
+            path: Ends in .png, .jpg, .jpeg or .webp. A file of that name is replaced.
+            metadata: Whether a PNG carries the caption and the seed, as `metadata` has them.
+
+        Raises:
+            SettingsError: if the path ends otherwise.
+            OSError: if it cannot be written.
+        """
+        save(self.image, Path(path), self.metadata if metadata else None)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is written into PNGs, by PNG's keywords: "Description" is the caption, and "Seed" is ours."""
+        return {"Description": self.caption, "Seed": str(self.seed)}
 
     @classmethod
     def of(cls, request: ImageRequest, outputs: Sequence[StageOutput], row: int, *, attention: bool) -> Generation:

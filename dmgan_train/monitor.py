@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from dmgan_runtime.errors import DataError
+from dmgan_runtime.image_file import save
 from dmgan_runtime.results import to_pil
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_runtime.viz.pictures import enlarge, grid, save
+from dmgan_runtime.viz.pictures import enlarge, grid
 from dmgan_train.checkpoint import load_model, save_checkpoint
 from dmgan_train.data import Split
 from dmgan_train.evaluation.metrics.orders import random_orders

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.image_file import check_format
 from dmgan_runtime.tokenizer import split_words
-from dmgan_runtime.viz.pictures import check_format
 
 STANDARD_OUTPUT = Path("-")
 MAX_GRID = 256

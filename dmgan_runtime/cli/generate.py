@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, STANDARD_OUTPUT, Outpu
 from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
+from dmgan_runtime.image_file import encode, save
 from dmgan_runtime.noise import MAX_SEED, fresh_seed
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import Encoding
@@ -90,6 +90,12 @@ _SHOWN_CHARACTERS = 80
     is_flag=True,
     help="Also write where each word was read, to *-attention.*, and the top words of each stage, to *-words.*.",
 )
+@click.option(
+    "--metadata/--no-metadata",
+    default=True,
+    show_default=True,
+    help="Write caption and seed into PNGs too; of a grid, a line for each image.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image instead of text.")
 @click.option("--list", "list_models", is_flag=True, help="Show the models that come with dmgan, and generate nothing.")
 @opening_options
@@ -108,6 +114,7 @@ def main(
     grid: bool,
     stages: bool,
     attention: bool,
+    metadata: bool,
     as_json: bool,
     list_models: bool,
     backend: str,
@@ -160,35 +167,35 @@ def main(
             attention=attention,
             truncation=truncation,
         )
-        _write(generations, plan, images_per_caption, as_json)
+        _write(generations, plan, images_per_caption, metadata=metadata, as_json=as_json)
 
 
-def _write(generations: Iterable[Generation], plan: OutputPlan, images_per_caption: int, as_json: bool) -> None:
+def _write(
+    generations: Iterable[Generation], plan: OutputPlan, images_per_caption: int, *, metadata: bool, as_json: bool
+) -> None:
     """Saves every picture as soon as it is there, and says so; but a grid, of course, at the end."""
     kept = []
     for index, generation in enumerate(_with_progress(generations, plan)):
         files = plan.files(index)
         for kind, path in files.items():
             if path != plan.grid:
-                _save(_PICTURES[kind](generation), path)
+                _save(_PICTURES[kind](generation), path, generation.metadata if metadata else None)
         if plan.grid:
             kept.append(generation)
         else:
             _report(files, generation, plan, as_json)
     if plan.grid:
-        _save(_grid(kept, images_per_caption), plan.grid)
+        _save(_grid(kept, images_per_caption), plan.grid, _grid_metadata(kept) if metadata else None)
     for index, generation in enumerate(kept):
         _report(plan.files(index), generation, plan, as_json)
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(picture: Image.Image, path: Path, metadata: dict[str, str] | None) -> None:
     if path == STANDARD_OUTPUT:
-        content = BytesIO()
-        picture.save(content, "PNG")
-        click.echo(content.getvalue(), nl=False)
+        click.echo(encode(picture, "PNG", metadata), nl=False)
         return
     try:
-        pictures.save(picture, path)
+        save(picture, path, metadata)
     except OSError as error:
         raise click.ClickException(
             printable(
@@ -232,6 +239,14 @@ def _grid(generations: Sequence[Generation], images_per_caption: int) -> Image.I
         row = pictures.grid(enlarged[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
         rows += [pictures.heading(generations[start].caption, row.width), row]
     return pictures.stack(rows)
+
+
+def _grid_metadata(generations: Sequence[Generation]) -> dict[str, str]:
+    """Those of every image, a line each."""
+    return {
+        "Description": "\n".join(_one_line(each.caption) for each in generations),
+        "Seed": "\n".join(str(each.seed) for each in generations),
+    }
 
 
 def _one_line(caption: str) -> str:

@@ -1,19 +1,15 @@
-"""Pictures to grids and charts, and both to files."""
+"""Pictures to grids and charts."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dmgan_runtime.atomic import replacing
-from dmgan_runtime.errors import SettingsError, printable
+from dmgan_runtime.errors import printable
 
-_MOST_PIXELS = {"WEBP": 16_383, "JPEG": 65_500}
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _MARGIN = 6
 _MIN_LABEL_WIDTH = 96
 _MAX_LABEL_LINES = 4
@@ -65,40 +61,6 @@ def grid(
 def enlarge(image: Image.Image, side: int) -> Image.Image:
     """Repeats the pixels of a square picture until its side is `side`, so that stages can be compared."""
     return image.resize((side, side), Image.Resampling.NEAREST)
-
-
-def check_format(path: Path) -> str:
-    """The format that a file name's ending asks for.
-
-    Raises:
-        SettingsError: if it is none of .png, .jpg, .jpeg and .webp.
-    """
-    try:
-        return _FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise SettingsError(f"{path}: cannot tell the picture's format; end it in {', '.join(_FORMATS)}") from None
-
-
-def save(image: Image.Image, path: Path) -> None:
-    """Writes a picture whole or not at all, making its folder if there is none.
-
-    Args:
-        image: Any picture.
-        path: Ends in .png, .jpg, .jpeg or .webp. A file of that name is replaced.
-
-    Raises:
-        SettingsError: if it ends otherwise, or the picture is too large for the format.
-        OSError: if it cannot be written; an old file of that name is then as it was.
-    """
-    file_format = check_format(path)
-    most = _MOST_PIXELS.get(file_format)
-    if most is not None and max(image.size) > most:
-        raise SettingsError(
-            f"{path}: a picture of {image.width}x{image.height} pixels, and a {file_format} has at most {most:,} to a"
-            " side; end the name in .png, or ask for fewer images"
-        )
-    with replacing(path) as scratch:
-        image.save(scratch, format=file_format, quality=95)
 
 
 def heading(text: str, width: int) -> Image.Image:

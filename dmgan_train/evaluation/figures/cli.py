@@ -9,8 +9,8 @@ from typing import Any
 import click
 from PIL import Image
 
+from dmgan_runtime import image_file as images
 from dmgan_runtime.cli.common import DmganGroup
-from dmgan_runtime.viz import pictures as images
 from dmgan_train.data import SOURCES, detect_source
 from dmgan_train.devices import choose_device
 from dmgan_train.evaluation.image_source import ImageSource, read_split

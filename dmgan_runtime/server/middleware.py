@@ -1,0 +1,97 @@
+"""What every request goes through before its route."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import time
+
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dmgan_runtime.server.errors import CLIENT_GONE, ApiError
+from dmgan_runtime.server.metrics import Metrics
+
+_LOG = logging.getLogger("dmgan")
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    # The page asks nobody but this server, and a defect in it could not make it do so.
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data: blob:; base-uri 'none'",
+    ),
+]
+
+
+class Watch:
+    """Gives every request a name, counts it and logs it, and refuses request lines without a path."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        name = secrets.token_hex(8)
+        status = CLIENT_GONE
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *_HEADERS]
+            await send(message)
+
+        try:
+            if scope["path"].startswith("/") and "\0" not in scope["path"]:
+                await self._app(scope, receive, send_named)
+            else:
+                await ApiError(400, "the request line has no path").response()(scope, receive, send_named)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            seconds = time.perf_counter() - start
+            path = route.path if isinstance(route := scope.get("route"), Route) else "other"
+            self._metrics.requests.labels(path, status).inc()
+            self._metrics.request_seconds.labels(path).observe(seconds)
+            client = scope.get("client")
+            _LOG.info(
+                "request",
+                extra={
+                    "id": name,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "milliseconds": round(1000 * seconds, 3),
+                    "client": client and client[0],
+                },
+            )
+
+
+class RequireKey:
+    """Asks for the API key under /v1."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                refusal = ApiError(
+                    401,
+                    "the API key is missing or wrong; send it as Authorization: Bearer KEY",
+                    code="invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+                await refusal.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
