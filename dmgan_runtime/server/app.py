@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -25,7 +25,7 @@ from dmgan_runtime.server.settings import ServerSettings
 from dmgan_runtime.server.workers import Workers
 
 _STATIC = Path(__file__).parent / "static"
-_DRAIN_SECONDS = 30
+_DRAIN_SECONDS = 5
 
 
 def create_app(generators: Generator | Sequence[Generator], settings: ServerSettings | None = None) -> Starlette:
@@ -67,6 +67,9 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
             raise errors.stopping()
         return await models.ready(request)
 
+    async def page(_: Request) -> Response:
+        return FileResponse(_STATIC / "index.html")
+
     app = Starlette(
         routes=[
             Route("/v1/images/generations", images.generations, methods=["POST"]),
@@ -77,7 +80,8 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/metrics", metrics.answer),
-            Mount("/", StaticFiles(directory=_STATIC, html=True)),
+            Route("/", page),
+            Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         middleware=list(_middleware(settings, metrics)),
         exception_handlers={

@@ -64,12 +64,14 @@ class Watch:
             _LOG.info(
                 "request",
                 extra={
-                    "id": name,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "milliseconds": round(1000 * seconds, 3),
-                    "client": client and client[0],
+                    "fields": {
+                        "id": name,
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "status": status,
+                        "milliseconds": round(1000 * seconds, 3),
+                        "client": client and client[0],
+                    }
                 },
             )
 

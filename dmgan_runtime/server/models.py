@@ -77,11 +77,10 @@ class Models:
     async def _test(self) -> None:
         try:
             for name, generator in self._generators.items():
+                await asyncio.to_thread(generator.warm_up, [1])
                 result = await asyncio.to_thread(run_self_test, generator)
-                _LOG.info(
-                    "self-test passed",
-                    extra={"model": name, "seconds": round(result.seconds, 3), "difference": result.difference},
-                )
+                fields = {"model": name, "seconds": round(result.seconds, 3), "difference": result.difference}
+                _LOG.info("self-test passed", extra={"fields": fields})
         except DmganError as error:
             self._trouble = f"the self-test of {name} failed: {error}"
             _LOG.error(self._trouble)

@@ -1,0 +1,144 @@
+"""What `dmgan-serve` does: one process that serves, or several behind one socket."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from dmgan_runtime import EngineError, Generator, SettingsError
+from dmgan_runtime.server.app import create_app
+from dmgan_runtime.server.logs import log_json_lines
+from dmgan_runtime.server.settings import ServerSettings
+from dmgan_runtime.server.transport import Server, ServerConfig, Timeouts
+
+_BACKLOG = 2048
+_SECONDS_TO_START = 5.0
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What a serving process needs to know.
+
+    Attributes:
+        bundles: Paths; None is the model that comes with dmgan.
+        opening: Further arguments of `Generator.open`.
+        settings: Of the application.
+        timeouts: Of the connections.
+    """
+
+    bundles: Sequence[Path | None]
+    opening: Mapping[str, Any]
+    settings: ServerSettings
+    timeouts: Timeouts
+
+
+def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
+    """Serves until SIGTERM or SIGINT, and finishes then what runs.
+
+    Args:
+        options: What is served.
+        host: A name or an address of this machine.
+        port: 0 takes any that is free.
+        workers: How many processes.
+
+    Raises:
+        DmganError: if a bundle cannot be opened.
+        SettingsError: if nothing can listen there.
+        EngineError: if a process ends as soon as it has begun.
+    """
+    _exit_on_signals()
+    with _opened(options) as generators:
+        app = create_app(generators, options.settings)
+        names = ", ".join(f"{each.manifest.name} ({_engine(each)})" for each in generators)
+        listener = _listen(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{listener.getsockname()[1]}/ serves {names}", flush=True)  # noqa: T201
+        if workers == 1:
+            _run(app, listener, options.timeouts)
+            return
+    _supervise(options, listener, workers)
+
+
+def _exit_on_signals() -> None:
+    """Uvicorn gives a signal back when it has stopped; before it has begun, nothing is lost."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
+
+@contextmanager
+def _opened(options: ServeOptions) -> Iterator[list[Generator]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Generator.open(bundle, **options.opening)) for bundle in options.bundles]
+
+
+def _engine(generator: Generator) -> str:
+    active = generator.active
+    return f"{active.backend} {active.version} on {active.device} in {active.precision}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {host}, port {port} ({error.strerror or error}); pass another --host or --port"
+        ) from error
+
+
+def _run(app: Any, listener: socket.socket, timeouts: Timeouts) -> None:
+    log_json_lines()
+    Server(ServerConfig(app, timeouts)).run(sockets=[listener])
+
+
+def _work(options: ServeOptions, listener: socket.socket) -> None:
+    """A process of several."""
+    _exit_on_signals()
+    with _opened(options) as generators:
+        _run(create_app(generators, options.settings), listener, options.timeouts)
+
+
+def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> None:
+    """Starts the processes, starts each again that ends, and at the end stops them all."""
+    spawn = multiprocessing.get_context("spawn")
+    begun: dict[SpawnProcess, float] = {}
+    with tempfile.TemporaryDirectory(prefix="dmgan-metrics-") as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        try:
+            while True:
+                while len(begun) < workers:
+                    process = spawn.Process(target=_work, args=(options, listener))
+                    process.start()
+                    begun[process] = time.monotonic()
+                wait([process.sentinel for process in begun])
+                for process in [each for each in begun if not each.is_alive()]:
+                    mark_process_dead(process.pid, metrics)  # type: ignore[no-untyped-call]
+                    if time.monotonic() - begun.pop(process) < _SECONDS_TO_START:
+                        raise EngineError(
+                            f"a process ended with {process.exitcode} as soon as it had begun; it said why above"
+                        )
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            listener.close()  # so that the last process that closes it empties its queue
+            for process in begun:
+                process.terminate()
+            end = time.monotonic() + options.timeouts.shutdown + _SECONDS_TO_START
+            for process in begun:
+                process.join(max(0, end - time.monotonic()))
+                process.kill()
+                process.join()

@@ -1,0 +1,186 @@
+"""Uvicorn with deadlines: for a request to arrive, for its answer to be taken, and for the server to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import h11
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dmgan_runtime.server.errors import ApiError
+
+_MOST_CONNECTIONS = 1000  # below the 1,024 files that a process may usually have open
+_LONGEST_HEAD = 16 * 2**10
+_LINGER_SECONDS = 5
+_READ_SECONDS = 0.1
+_FIRST_REQUEST_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Deadlines in seconds.
+
+    Attributes:
+        receive: For a whole request to arrive, from its first byte, or from the connection.
+        answer: For the answer to be made and taken, from there on.
+        shutdown: For the requests that run when the server is told to stop.
+    """
+
+    receive: int = 10
+    answer: int = 300
+    shutdown: int = 30
+
+
+class ServerConfig(uvicorn.Config):
+    """How Uvicorn serves the application."""
+
+    def __init__(self, app: Starlette, timeouts: Timeouts) -> None:
+        super().__init__(
+            app,
+            http=DeadlineProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            h11_max_incomplete_event_size=_LONGEST_HEAD,
+            timeout_graceful_shutdown=timeouts.shutdown,
+        )
+        self.application = app
+        self.timeouts = timeouts
+
+
+class DeadlineProtocol(H11Protocol):
+    """A connection that ends if its request does not arrive in time, or its answer is not taken in time.
+
+    Uvicorn alone has a deadline only for the time between two requests.
+    """
+
+    config: ServerConfig
+    _timer: asyncio.TimerHandle | None = None
+    _heard = False
+    receiving = True
+    """Whether the next request, or the first, is still to come or on its way."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As asyncio has it, like the next two."""
+        super().connection_made(transport)
+        self._set_deadline(self.config.timeouts.receive)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self._heard = True
+        super().data_received(data)
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._set_deadline(None)
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """The last byte of an answer has been written, but maybe not yet been taken."""
+        super().on_response_complete()
+        self._look()
+
+    def send_400_response(self, msg: str) -> None:
+        """No request line, or no request."""
+        self._refuse(400, msg)
+
+    def shutdown(self) -> None:
+        """The server stops: a request that runs is finished, one that is still arriving is not."""
+        if self.receiving:
+            self._expire()
+        else:
+            super().shutdown()
+
+    def _look(self) -> None:
+        """Sets the deadline anew whenever a request begins or ends to arrive."""
+        state = self.conn.their_state
+        receiving = state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
+        if receiving != self.receiving:
+            self.receiving = receiving
+            self._set_deadline(self.config.timeouts.receive if receiving else self.config.timeouts.answer)
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        if not self.receiving:  # made too slowly, or not taken; a connection between two requests was closed before
+            self.transport.abort()
+        elif self._heard:
+            self._refuse(408, "the request did not arrive in time")
+        else:
+            self._close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers what never reaches the application."""
+        content = json.dumps(ApiError(status, message).body()).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
+        answer = (
+            h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()),
+            h11.Data(data=content),
+            h11.EndOfMessage(),
+        )
+        with suppress(h11.LocalProtocolError):  # an answer has begun already
+            for event in answer:
+                self.transport.write(self.conn.send(event) or b"")
+        self._close()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._set_deadline(None)
+        self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server, which leaves nobody without an answer when it is told to stop."""
+
+    config: ServerConfig
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuses new work, takes those who wait in the listen queue, and finishes what runs."""
+        self.config.application.state.workers.draining = True
+        for listener in sockets or []:
+            await self._empty(listener)
+        # Connections that nobody has read from yet get their answer. Closed unread, they would be reset.
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        while (waited := loop.time() - start) < _READ_SECONDS or (self._expects() and waited < _FIRST_REQUEST_SECONDS):
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    def _expects(self) -> bool:
+        return any(getattr(each, "receiving", False) for each in self.server_state.connections)
+
+    async def _empty(self, listener: socket.socket) -> None:
+        """Accepts all who wait, and nobody from then on: closing the socket would reset them."""
+        loop = asyncio.get_running_loop()
+        accepted = []
+        loop.remove_reader(listener)
+        with suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        listener.close()
+        for connection in accepted:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> DeadlineProtocol:
+        return DeadlineProtocol(self.config, self.server_state, self.lifespan.state)
