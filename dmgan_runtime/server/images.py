@@ -145,11 +145,13 @@ class Images:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # other kinds may be sent by any web page, without asking first
             raise ApiError(415, "send JSON, with the header Content-Type: application/json")
+        most = self._settings.max_body_bytes
         content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > self._settings.max_body_bytes:
-                raise ApiError(413, f"the body has over {self._settings.max_body_bytes:,} bytes; shorten it")
+        async for chunk in request.stream():  # to its end, since a client that is still sending hears no answer
+            if len(content) <= most:
+                content += chunk
+        if len(content) > most:
+            raise ApiError(413, f"the body has over {most:,} bytes; shorten it")
         return bytes(content)
 
 

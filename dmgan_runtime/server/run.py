@@ -58,7 +58,7 @@ def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
     Raises:
         DmganError: if a bundle cannot be opened.
         SettingsError: if nothing can listen there.
-        EngineError: if a process ends as soon as it has begun.
+        EngineError: if a process fails as soon as it has begun.
     """
     _exit_on_signals()
     with _opened(options) as generators:
@@ -127,10 +127,9 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
                 wait([process.sentinel for process in begun])
                 for process in [each for each in begun if not each.is_alive()]:
                     mark_process_dead(process.pid, metrics)  # type: ignore[no-untyped-call]
-                    if time.monotonic() - begun.pop(process) < _SECONDS_TO_START:
-                        raise EngineError(
-                            f"a process ended with {process.exitcode} as soon as it had begun; it said why above"
-                        )
+                    seconds = time.monotonic() - begun.pop(process)
+                    if process.exitcode and process.exitcode > 0 and seconds < _SECONDS_TO_START:
+                        raise EngineError("a process failed as soon as it had begun; it said why above")
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
