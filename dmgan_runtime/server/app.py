@@ -46,7 +46,7 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
         SettingsError: if two bundles have one name, or there is none.
     """
     settings = settings or ServerSettings()
-    models = Models([generators] if isinstance(generators, Generator) else generators)
+    models = Models([generators] if isinstance(generators, Generator) else generators, settings)
     metrics = Metrics()
     for name, generator in models.items():
         metrics.describe(name, generator)

@@ -20,25 +20,24 @@ def attention_of(generation: Generation) -> dict[str, Any]:
         generation: Generated with `attention=True`.
 
     Returns:
-        By resolution of the stage: `maps`, a PNG of 8 bits with a square for each word, one under the other, 255 being
-        `largest`, the largest weight of the stage (eq. 4); `shares`, each word's part of all attention, 1 in total;
-        `writing_gate`, a number from 0 to 1 for each word (eq. 7), and `response_gate`, a PNG whose 255 is 1 (eq. 9),
-        or null where the model has no such gate.
+        By resolution of the stage: `attention`, a map with a square for each word, one under the other (eq. 4);
+        `shares`, each word's part of all attention, 1 in total; `writing_gate`, a number from 0 to 1 for each word
+        (eq. 7), and `response_gate`, a map (eq. 9), or null where the model has no such gate. A map is a grey `png`,
+        whose 255 stands for the map's `largest` value.
     """
     stages = {}
     for resolution, weights in (generation.attention or {}).items():
         gates = (generation.gates or {})[resolution]
-        largest = float(weights.max())
         stages[str(resolution)] = {
-            "maps": _png(weights.reshape(-1, weights.shape[-1]) / largest),
-            "largest": largest,
+            "attention": _map(weights.reshape(-1, weights.shape[-1])),
             "shares": [round(float(share), 4) for share in weights.mean(axis=(1, 2))],
             "writing_gate": None if gates.writing is None else [round(float(gate), 4) for gate in gates.writing],
-            "response_gate": None if gates.response is None else _png(gates.response),
+            "response_gate": None if gates.response is None else _map(gates.response),
         }
     return stages
 
 
-def _png(values: npt.NDArray[np.float32]) -> str:
-    levels = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
-    return base64.b64encode(encode(Image.fromarray(levels), "PNG")).decode()
+def _map(values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    largest = float(values.max())
+    levels = np.rint(255 * values / max(largest, np.finfo(np.float32).tiny)).astype(np.uint8)
+    return {"png": base64.b64encode(encode(Image.fromarray(levels), "PNG")).decode(), "largest": largest}

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from dmgan_runtime import DmganError, Generator, SettingsError, run_self_test
 from dmgan_runtime.server.errors import ApiError
+from dmgan_runtime.server.settings import ServerSettings
 
 _LOG = logging.getLogger("dmgan")
 
@@ -19,7 +20,8 @@ _LOG = logging.getLogger("dmgan")
 class Models:
     """Open generators by the names of their bundles."""
 
-    def __init__(self, generators: Sequence[Generator]) -> None:
+    def __init__(self, generators: Sequence[Generator], settings: ServerSettings) -> None:
+        self._settings = settings
         self._generators = {each.manifest.name: each for each in generators}
         if not generators or len(self._generators) < len(generators):
             raise SettingsError(
@@ -104,5 +106,7 @@ class Models:
                 "version": active.version,
                 "device": active.device,
                 "precision": active.precision,
+                "max_images": self._settings.max_images,
+                "max_steps": self._settings.max_steps,
             },
         }

@@ -121,7 +121,7 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
         try:
             while True:
                 while len(begun) < workers:
-                    process = spawn.Process(target=_work, args=(options, listener))
+                    process = spawn.Process(target=_work, args=(options, listener), daemon=True)
                     process.start()
                     begun[process] = time.monotonic()
                 wait([process.sentinel for process in begun])

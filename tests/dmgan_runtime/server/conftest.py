@@ -31,7 +31,7 @@ class ServerProcess:
 
     def wait_until_ready(self) -> None:
         for _ in range(200):
-            with httpx2.Client() as client:
+            with httpx2.Client(timeout=60) as client:
                 if client.get(f"{self.url}/health/ready").status_code == 200:
                     return
             time.sleep(0.05)
@@ -62,7 +62,7 @@ def running_server(
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(60)
             finally:
                 process.kill()
                 process.stdout.close()
