@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dmgan_runtime.cli.serve import main
+from tests.dmgan_runtime.server.conftest import running_server
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such bundle"),
+        (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid, port 8000"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1, port 8000"),
+        (["--port", "{taken}"], "cannot listen on 127.0.0.1, port {taken} (Address already in use"),
+        (["{bundle}", "{bundle}"], "2 bundles have 1 names"),
+        (["--api-key", ""], "the API key is empty"),
+        (["--backend", "nonsense"], "nonsense"),
+        (["--concurrency", "0"], "--concurrency"),
+    ],
+)
+def test_a_mistake_is_one_line(bundle: Path, arguments: list[str], message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"taken": taken.getsockname()[1], "bundle": bundle}
+        result = CliRunner().invoke(main, [each.format(**values) for each in arguments])
+    assert result.exit_code == 2
+    assert message.format(**values) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_it_says_what_it_needs() -> None:
+    program = (
+        "import sys; sys.modules['starlette'] = None; from dmgan_runtime.cli.serve import main; main(prog_name='x')"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert 'needs starlette, which is not installed; pip install "dmgan[serve]"' in result.stderr.replace(
+        "starlette.applications", "starlette"
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_it_listens_where_it_was_told(bundle: Path, tmp_path: Path, host: str) -> None:
+    with running_server(tmp_path, [bundle, "--host", host]) as server:
+        shown = "[::1]" if host == "::1" else host
+        assert server.url.startswith(f"http://{shown}:")
+        with socket.create_connection((host, server.port), timeout=20):
+            pass
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1" if host == "::1" else "::1", server.port), timeout=20)

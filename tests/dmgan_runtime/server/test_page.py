@@ -1,0 +1,197 @@
+"""The page in a real browser, over the real server and the packaged model."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.dmgan_runtime.server.conftest import ServerProcess, running_server
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+playwright = pytest.importorskip("playwright.sync_api")
+REFUSAL = "the server responded with a status of 400"
+PHONE = {"width": 375, "height": 700}
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of the packaged model, which asks for a key."""
+    with running_server(tmp_path_factory.mktemp("emoji"), [], {"DMGAN_API_KEY": "secret"}) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: playwright.Browser, emoji: ServerProcess) -> Iterator[playwright.Page]:
+    """The page with its key given; any error in it, and any request to elsewhere, fails the test."""
+    context = browser.new_context(accept_downloads=True)
+    opened = context.new_page()
+    context.add_init_script("sessionStorage.setItem('key', 'secret')")
+    troubles: list[str] = []
+    opened.on("pageerror", lambda error: troubles.append(str(error)))
+    opened.on("console", lambda said: said.type != "error" or REFUSAL in said.text or troubles.append(said.text))
+    opened.on("request", lambda asked: asked.url.startswith((emoji.url, "blob:", "data:")) or troubles.append(asked.url))
+    yield opened
+    context.close()
+    assert troubles == []
+
+
+def visit(page: playwright.Page, emoji: ServerProcess, state: str = "") -> None:
+    page.goto(f"{emoji.url}/#{state}")
+    expect(page.locator("#model")).to_contain_text("emoji-64")
+
+
+def expect(locator: playwright.Locator) -> playwright.LocatorAssertions:
+    return playwright.expect(locator)
+
+
+def shown(page: playwright.Page, selector: str) -> Image.Image:
+    """What one element looks like."""
+    return Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
+
+
+def test_a_caption_becomes_three_stages(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji)
+    expect(page.locator("#stages img")).to_have_count(3)
+    assert page.locator("#stages span").all_inner_texts()[2].startswith("64 × 64")
+    assert "ms" in page.locator("#stages span").first.inner_text()
+    red, green, blue = shown(page, "#image").resize((1, 1), box=(150, 150, 230, 230)).getpixel((0, 0))
+    assert red > 200 > max(green, blue)  # a red heart is what it begins with
+    page.locator("#caption").fill("green apple")
+    page.keyboard.press("Enter")
+    expect(page.locator("#image")).to_have_attribute("alt", "green apple, 64 pixels")
+    assert "caption=green+apple&seed=1&view=picture" in page.url
+    page.go_back()
+    expect(page.locator("#image")).to_have_attribute("alt", "red heart, 64 pixels")
+    page.locator("#stages button").first.click()
+    expect(page.locator("#image")).to_have_attribute("alt", "red heart, 16 pixels")
+
+
+def test_unknown_words_are_struck_through_while_typing(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji)
+    page.locator("#caption").press_sequentially(" zebrafishes")
+    expect(page.locator(".mirror s").first).to_have_text("zebrafishes")
+    expect(page.locator("#note")).to_have_text("The model does not know “zebrafishes”.")
+    page.locator("#caption").fill("red heart " * 9)
+    expect(page.locator(".mirror .cut")).to_have_count(2)
+    expect(page.locator("#note")).to_have_text("It reads 16 words, and 2 too many are left out.")
+
+
+def test_a_picture_is_downloaded_with_its_caption_and_seed(
+    page: playwright.Page, emoji: ServerProcess, tmp_path: Path
+) -> None:
+    visit(page, emoji, "caption=red+heart&seed=12")
+    with page.expect_download() as waiting:
+        page.locator("#download").click()
+    waiting.value.save_as(tmp_path / "picture.png")
+    assert waiting.value.suggested_filename == "red-heart-seed12.png"
+    with Image.open(tmp_path / "picture.png") as found:
+        assert (found.size, found.text) == ((64, 64), {"Description": "red heart", "Seed": "12"})
+
+
+def test_words_show_where_they_were_read(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji, "caption=thumbs+up,+dark+skin+tone&seed=7")
+    words = page.locator("#words button")
+    expect(words).to_have_text(["thumbs", "up", "dark", "skin", "tone"])
+    expect(page.locator("#overlay")).to_be_hidden()
+    plain = shown(page, ".shown .frame")
+    words.nth(2).hover()
+    expect(page.locator("#overlay")).to_be_visible()
+    assert shown(page, ".shown .frame").tobytes() != plain.tobytes()
+    page.mouse.move(0, 0)
+    expect(page.locator("#overlay")).to_be_hidden()
+    page.locator("#dice").focus()
+    words.first.focus()
+    page.keyboard.press("Enter")
+    expect(words.first).to_have_attribute("aria-pressed", "true")
+    large = shown(page, ".shown .frame")
+    page.locator("#memory-stages label").first.click()
+    expect(words.first).to_have_attribute("aria-pressed", "true")
+    assert shown(page, ".shown .frame").tobytes() != large.tobytes()
+    words.first.focus()
+    page.keyboard.press("Escape")
+    expect(page.locator("#overlay")).to_be_hidden()
+    page.locator("#response").click()
+    expect(page.locator("#overlay")).to_be_visible()
+
+
+def test_seeds(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji, "caption=pizza&seed=3&view=seeds")
+    expect(page.locator("#seeds button")).to_have_count(9)
+    assert page.locator("#seeds span").all_inner_texts() == [f"seed {seed}" for seed in range(3, 12)]
+    page.locator("#seeds button").nth(4).click()
+    expect(page.locator("#image")).to_be_visible()
+    expect(page.locator("#seed")).to_have_value("7")
+    expect(page.locator("#stages img")).to_have_count(3)
+
+
+def test_a_walk(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji, "caption=red+heart&seed=3&view=walk&to=green+apple&to-seed=5")
+    expect(page.locator("#play")).to_have_attribute("aria-label", "Pause")
+    page.locator("#play").click()
+    page.locator("#position").focus()
+    page.keyboard.press("Home")
+    first = shown(page, "#step").tobytes()
+    page.keyboard.press("End")
+    expect(page.locator("#step")).to_have_attribute("alt", "Step 16 of 16")
+    assert shown(page, "#step").tobytes() != first
+
+
+def test_the_keyboard_is_enough(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji)
+    expect(page.locator("#caption")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#seeds button")).to_have_count(9)
+    reached = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        reached.append(page.locator(":focus").get_attribute("id") or page.locator(":focus").get_attribute("title"))
+    assert reached[:4] == ["seed", "dice", "make", "Look at this one"]
+
+
+@pytest.mark.parametrize("view", ["picture", "seeds", "walk"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(page: playwright.Page, emoji: ServerProcess, view: str, scheme: str) -> None:
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme=scheme)
+    visit(page, emoji, f"caption=red+heart+{'zebra' * 20}&seed=4294967295&view={view}")
+    expect(page.locator(f"#{view} img").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    light = shown(page, "h1").getpixel((0, 0))[0] > 128
+    assert light == (scheme == "light")
+
+
+def test_a_key_is_asked_for_and_kept(browser: playwright.Browser, emoji: ServerProcess) -> None:
+    page = browser.new_page()
+    page.goto(emoji.url)
+    expect(page.locator("#note")).to_contain_text("The API key is missing or wrong", ignore_case=True)
+    page.locator("#caption").fill("pizza")
+    page.locator("#key").fill("secret")
+    page.keyboard.press("Enter")
+    expect(page.locator("#stages img")).to_have_count(3)
+    page.reload()
+    expect(page.locator("#stages img")).to_have_count(3)
+    page.close()
+
+
+def test_a_mistake_is_said(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji)
+    page.locator("#caption").fill("zebrafishes")
+    with page.expect_response("**/generations") as answer:
+        page.locator("#make").click()
+    assert answer.value.status == 400
+    expect(page.locator("#note.alarm")).to_contain_text("no word of the caption 'zebrafishes'")
