@@ -39,5 +39,5 @@ def attention_of(generation: Generation) -> dict[str, Any]:
 
 def _map(values: npt.NDArray[np.float32]) -> dict[str, Any]:
     largest = float(values.max())
-    levels = np.rint(255 * values / max(largest, np.finfo(np.float32).tiny)).astype(np.uint8)
+    levels = np.rint(values * (255 / largest if largest else 0)).astype(np.uint8)
     return {"png": base64.b64encode(encode(Image.fromarray(levels), "PNG")).decode(), "largest": largest}

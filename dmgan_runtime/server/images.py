@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -61,7 +62,7 @@ class Images:
         if asked.n > self._settings.max_images:
             raise ApiError(400, f"n is {asked.n}; ask for at most {self._settings.max_images}", param="n")
         resolution = _resolution(asked, generator)
-        stages = self._workers.run(lambda: self._generate(name, generator, asked, resolution))
+        stages = self._workers.run(lambda _: self._generate(name, generator, asked, resolution))
         head: dict[str, Any] = {
             "size": f"{resolution}x{resolution}",
             "output_format": asked.output_format,
@@ -83,7 +84,7 @@ class Images:
         if asked.steps > self._settings.max_steps:
             raise ApiError(400, f"steps is {asked.steps}; ask for at most {self._settings.max_steps}", param="steps")
         resolution = _resolution(asked, generator)
-        frames = self._workers.run(lambda: self._interpolate(name, generator, asked, resolution))
+        frames = self._workers.run(lambda stopped: self._interpolate(name, generator, asked, resolution, stopped))
         data = await _unless_gone(request, _collect(frames))
         size = f"{resolution}x{resolution}"
         return JSONResponse(
@@ -117,14 +118,21 @@ class Images:
             seed = generation.seed + 1
 
     def _interpolate(
-        self, name: str, generator: Generator, asked: ImageInterpolation, resolution: int
+        self, name: str, generator: Generator, asked: ImageInterpolation, resolution: int, stopped: threading.Event
     ) -> Iterator[dict[str, str]]:
+        """In a thread: the frames of a walk."""
+
+        def stop(_: int, __: int) -> None:
+            if stopped.is_set():
+                raise ClientDisconnect
+
         frames = generator.interpolate(
             (asked.prompts[0], asked.prompts[-1]),
             seeds=None if asked.seeds is None else (asked.seeds[0], asked.seeds[-1]),
             steps=asked.steps,
             resolution=resolution,
             truncation=asked.truncation,
+            progress=stop,
         )
         self._metrics.images.labels(name).inc(len(frames))
         for frame in frames:

@@ -60,11 +60,11 @@ def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
         SettingsError: if nothing can listen there.
         EngineError: if a process fails as soon as it has begun.
     """
-    _exit_on_signals()
     with _opened(options) as generators:
         app = create_app(generators, options.settings)
         names = ", ".join(f"{each.manifest.name} ({_engine(each)})" for each in generators)
         listener = _listen(host, port)
+        _exit_on_signals()
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listener.getsockname()[1]}/ serves {names}", flush=True)  # noqa: T201
         if workers == 1:

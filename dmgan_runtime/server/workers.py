@@ -30,13 +30,13 @@ class Workers:
         self._seconds = 1.0
         self.draining = False
 
-    async def run(self, work: Callable[[], Iterator[_Item]]) -> AsyncIterator[_Item]:
+    async def run(self, work: Callable[[threading.Event], Iterator[_Item]]) -> AsyncIterator[_Item]:
         """Runs an iterator in a thread, and hands out each item as soon as it is there.
 
         If the caller leaves, or is cancelled, the iterator is not asked for its next item.
 
         Args:
-            work: Makes the iterator; called in the thread.
+            work: Makes the iterator; called in the thread, with an event that is set when nobody wants more.
 
         Raises:
             ApiError: 503 while the server stops, 429 if the queue is full.
@@ -87,7 +87,7 @@ class Workers:
 class _Job:
     """One iterator on its way through a thread; what it hands out travels to the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Iterator[Any]]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[threading.Event], Iterator[Any]]) -> None:
         self.stopped = threading.Event()
         self._loop = loop
         self._work = work
@@ -97,7 +97,7 @@ class _Job:
         """In a thread."""
         end: BaseException = StopAsyncIteration()
         try:
-            for item in self._work():
+            for item in self._work(self.stopped):
                 self.call_in_loop(self._items.put_nowait, (item, None))
                 if self.stopped.is_set():
                     break

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,3 +136,21 @@ class TestInterpolate:
 
     def test_steps_may_be_numpys(self, generator: Generator) -> None:
         assert len(generator.interpolate("a heart", seeds=1, steps=np.int64(3))) == 3
+
+
+def test_progress_is_told_and_can_end_it(bundle: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def enough(done: int, total: int) -> None:
+        told.append((done, total))
+        if done > 2:
+            raise KeyboardInterrupt
+
+    with Generator.open(bundle) as generator:
+        generator.interpolate("a heart", seeds=(1, 2), steps=2, progress=lambda *numbers: told.append(numbers))
+        assert told == [(2, 2)]
+        with pytest.raises(KeyboardInterrupt):
+            generator.interpolate("a heart", seeds=(1, 2), steps=9, batch_size=2, progress=enough)
+        assert told[1:] == [(2, 9), (4, 9)]
+        with pytest.raises(SettingsError, match="progress is 5"):
+            generator.interpolate("a heart", progress=5)  # type: ignore[arg-type]

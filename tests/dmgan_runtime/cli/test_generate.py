@@ -57,6 +57,23 @@ def test_one_picture(bundle: Path, generator: Generator, out: Path) -> None:
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], {"Description": "a red heart", "Seed": "7"}),
+        (["--n", "2", "--grid"], {"Description": "a red heart\na red heart", "Seed": "7\n8"}),
+        (["--no-metadata"], {}),
+        (["--no-metadata", "--n", "2", "--grid"], {}),
+    ],
+)
+def test_captions_and_seeds_lie_in_the_file_unless_asked_not_to(
+    bundle: Path, out: Path, options: list[str], text: dict[str, str]
+) -> None:
+    assert run("-b", bundle, "a red heart", "-o", out, "--seed", "7", *options).exit_code == 0
+    with Image.open(out) as picture:
+        assert picture.text == text
+
+
 def test_attention_needs_a_memory(tmp_path: Path, out: Path) -> None:
     one_stage = build_bundle(tmp_path / "one", spec=msgspec.structs.replace(SPEC, stages=1))
     result = run("a heart", "-b", one_stage, "-o", out, "--attention")

@@ -81,9 +81,9 @@ def test_caption_and_seed_lie_in_the_png_unless_an_operator_says_no(client: Test
     asked = {"prompt": "a heart of 愛", "seed": 3}
     with picture(client.post(GENERATIONS, json=asked).json()["data"][0]) as found:
         assert found.text == {"Description": "a heart of 愛", "Seed": "3"}
-    with TestClient(create_app(generator, ServerSettings(metadata=False))) as silent:
-        with picture(silent.post(GENERATIONS, json=asked).json()["data"][0]) as found:
-            assert found.text == {}
+    silent = TestClient(create_app(generator, ServerSettings(metadata=False)))
+    with picture(silent.post(GENERATIONS, json=asked).json()["data"][0]) as found:
+        assert found.text == {}
 
 
 @pytest.mark.parametrize(("partial", "sides"), [(0, [32]), (1, [8, 32]), (2, [8, 16, 32]), (3, [8, 16, 32])])
@@ -215,12 +215,10 @@ _NAMES = [*ImageGeneration.__struct_fields__, "quality", "user", "style", "respo
 @given(st.dictionaries(st.sampled_from(_NAMES) | st.text(max_size=8), _JSON, max_size=5))
 def test_any_body_is_read_or_refused_as_a_mistake(fields: dict[str, Any]) -> None:
     try:
-        found = parse(msgspec.json.encode(fields), ImageGeneration)
+        found: Any = parse(msgspec.json.encode(fields), ImageGeneration)
     except ApiError as error:
-        assert error.status == 400
-        assert error.message
-    else:
-        assert isinstance(found.prompt, str)
+        found = error
+    assert isinstance(found, ImageGeneration) or (found.status == 400 and found.message)
 
 
 @pytest.mark.parametrize(

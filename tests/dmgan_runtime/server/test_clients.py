@@ -41,8 +41,7 @@ def test_openai(address: dict[str, str]) -> None:
 
 def test_openai_streams(address: dict[str, str]) -> None:
     with openai.OpenAI(**address) as client:
-        with client.images.generate(prompt="red heart", stream=True, partial_images=2) as stream:
-            events = list(stream)
+        events = list(client.images.generate(prompt="red heart", stream=True, partial_images=2))
     assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
     assert [size(event.b64_json)[0] for event in events] == [8, 16, 32]
     assert [event.partial_image_index for event in events[:2]] == [0, 1]

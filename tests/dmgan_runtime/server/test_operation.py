@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -33,21 +35,25 @@ class HeldGenerator(Generator):
         held = cls.open(bundle, backend="onnxruntime", threads=1)
         held.allowed = threading.Semaphore(0)
         held.stages = 0
-        held.closed_streams = 0
         return held
 
     def stream(self, *arguments: Any, **options: Any) -> Iterator[Generation]:
         def stages() -> Iterator[Generation]:
-            try:
-                for generation in inner:
-                    assert self.allowed.acquire(timeout=20)
-                    self.stages += 1
-                    yield generation
-            finally:
-                self.closed_streams += 1
+            for generation in inner:
+                assert self.allowed.acquire(timeout=20)
+                self.stages += 1
+                yield generation
 
         inner = super().stream(*arguments, **options)
         return stages()
+
+    def interpolate(self, *arguments: Any, progress: Any, **options: Any) -> list[Image.Image]:
+        def held_progress(done: int, total: int) -> None:
+            assert self.allowed.acquire(timeout=20)
+            self.stages += 1
+            progress(done, total)
+
+        return super().interpolate(*arguments, progress=held_progress, **options)
 
 
 @pytest.fixture
@@ -174,6 +180,46 @@ def test_work_that_ends_with_the_server_is_finished_and_no_more_begins(held: Hel
         assert client.get("/health/ready").status_code == 503
         held.allowed.release(1000)
         assert running.result().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        (GENERATIONS, {**ASKED, "n": 10}),
+        (GENERATIONS, {**ASKED, "n": 10, "stream": True, "partial_images": 3}),
+        ("/v1/images/interpolations", {"prompts": ["heart"], "steps": 30}),
+    ],
+)
+def test_work_stops_when_the_client_leaves(held: HeldGenerator, path: str, asked: dict[str, Any]) -> None:
+    """Whatever it waits for: the first stage, the next, or a batch of a walk."""
+
+    async def ask() -> None:
+        left = asyncio.Event()
+        messages = [{"type": "http.request", "body": json.dumps(asked).encode(), "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_: dict[str, Any]) -> None:
+            assert not left.is_set() or asked.get("stream") is None
+
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "root_path": ""}
+        headers = [(b"content-type", b"application/json")]
+        serving = asyncio.create_task(app({**scope, "headers": headers}, receive, send))
+        held.allowed.release(2)
+        while held.stages < 2:
+            await asyncio.sleep(0.01)
+        left.set()
+        await asyncio.wait_for(serving, 10)
+        held.allowed.release(1000)
+        await app.state.workers.drain(10)
+
+    app = create_app(held)
+    asyncio.run(ask())
+    assert 2 <= held.stages <= 3
 
 
 def test_a_defect_is_500_without_its_details(held: HeldGenerator, monkeypatch: pytest.MonkeyPatch) -> None:

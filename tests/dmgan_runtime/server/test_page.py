@@ -43,7 +43,9 @@ def page(browser: playwright.Browser, emoji: ServerProcess) -> Iterator[playwrig
     troubles: list[str] = []
     opened.on("pageerror", lambda error: troubles.append(str(error)))
     opened.on("console", lambda said: said.type != "error" or REFUSAL in said.text or troubles.append(said.text))
-    opened.on("request", lambda asked: asked.url.startswith((emoji.url, "blob:", "data:")) or troubles.append(asked.url))
+    opened.on(
+        "request", lambda asked: asked.url.startswith((emoji.url, "blob:", "data:")) or troubles.append(asked.url)
+    )
     yield opened
     context.close()
     assert troubles == []
@@ -66,7 +68,7 @@ def shown(page: playwright.Page, selector: str) -> Image.Image:
 def test_a_caption_becomes_three_stages(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji)
     expect(page.locator("#stages img")).to_have_count(3)
-    assert page.locator("#stages span").all_inner_texts()[2].startswith("64 × 64")
+    assert page.locator("#stages span").all_inner_texts()[2].startswith("64 \u00d7 64")
     assert "ms" in page.locator("#stages span").first.inner_text()
     red, green, blue = shown(page, "#image").resize((1, 1), box=(150, 150, 230, 230)).getpixel((0, 0))
     assert red > 200 > max(green, blue)  # a red heart is what it begins with

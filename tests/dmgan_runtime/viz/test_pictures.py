@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFont
 
-from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.results import to_pil
-from dmgan_runtime.viz.pictures import _BREAKS, _wrap, check_format, enlarge, grid, save
+from dmgan_runtime.viz.pictures import _BREAKS, _wrap, enlarge, grid
 
 
 def plain(colour: str, size: tuple[int, int] = (16, 16)) -> Image.Image:
@@ -83,47 +80,3 @@ def test_a_grid_needs_as_many_captions_as_pictures(images: int, captions: int | 
 def test_enlarging_repeats_pixels() -> None:
     small = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
     assert np.asarray(enlarge(small, 4))[::2, ::2].tolist() == np.asarray(small).tolist()
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.JPEG", "a.webp", "x" * 240 + ".png"])
-def test_a_picture_is_saved_into_a_new_folder(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "new" / "folder" / name
-    save(plain("red"), path)
-    with Image.open(path) as picture:
-        assert picture.size == (16, 16)
-    assert [file.name for file in path.parent.iterdir()] == [name]
-
-
-def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
-    (tmp_path / "usual").touch()
-    save(plain("red"), tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
-
-
-@pytest.mark.parametrize("name", ["a", "a.txt", "a.onnx", ".png"])
-def test_an_unknown_format_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"end it in \.png, \.jpg, \.jpeg, \.webp"):
-        check_format(Path(name))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.png"
-    save(plain("red"), path)
-    before = path.read_bytes()
-
-    def full_disk(_: Image.Image, file: Path, **__: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(file))
-
-    monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save(plain("blue"), path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(("name", "side"), [("wide.webp", 16_384), ("wide.jpg", 65_501)])
-def test_a_picture_that_is_too_large_for_its_format_is_named(tmp_path: Path, name: str, side: int) -> None:
-    with pytest.raises(SettingsError, match=rf"{name}: a picture of {side}x1 pixels, .*; end the name in .png"):
-        save(Image.new("RGB", (side, 1)), tmp_path / name)
-    assert not (tmp_path / name).exists()
