@@ -11,6 +11,7 @@ from PIL import Image
 
 from dmgan_runtime.cli.doctor import main as doctor
 from dmgan_runtime.cli.generate import main as generate
+from dmgan_runtime.cli.serve import main as serve
 from dmgan_train.cli import main as train
 from export.commands import DEFAULT_COMMAND
 from export.commands import main as export
@@ -39,7 +40,13 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_exists_with_its_options(line) -> None:
     words = shlex.split(line)
-    commands = {"python": train, "dmgan-export": export, "dmgan-generate": generate, "dmgan-doctor": doctor}
+    commands = {
+        "python": train,
+        "dmgan-export": export,
+        "dmgan-generate": generate,
+        "dmgan-doctor": doctor,
+        "dmgan-serve": serve,
+    }
     command: click.Command = commands[words[0]]
     rest = words[3:] if words[0] == "python" else words[1:]
     while isinstance(command, click.Group):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
+from starlette.applications import Starlette
 
 from dmgan_runtime import EngineError, Generator, SettingsError
 from dmgan_runtime.server.app import create_app
@@ -100,9 +101,9 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _run(app: Any, listener: socket.socket, timeouts: Timeouts) -> None:
+def _run(app: Starlette, listener: socket.socket, timeouts: Timeouts) -> None:
     log_json_lines()
-    Server(ServerConfig(app, timeouts)).run(sockets=[listener])
+    Server(ServerConfig(app, app.state.workers, timeouts)).run(sockets=[listener])
 
 
 def _work(options: ServeOptions, listener: socket.socket) -> None:

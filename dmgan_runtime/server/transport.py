@@ -14,10 +14,11 @@ from http import HTTPStatus
 
 import h11
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dmgan_runtime.server.errors import ApiError
+from dmgan_runtime.server.workers import Workers
 
 _MOST_CONNECTIONS = 1000  # below the 1,024 files that a process may usually have open
 _LONGEST_HEAD = 16 * 2**10
@@ -45,7 +46,12 @@ class Timeouts:
 class ServerConfig(uvicorn.Config):
     """How Uvicorn serves the application."""
 
-    def __init__(self, app: Starlette, timeouts: Timeouts) -> None:
+    def __init__(self, app: ASGIApp, workers: Workers, timeouts: Timeouts) -> None:
+        """Args:
+        app: The application, or one in which it is mounted.
+        workers: Its `state.workers`.
+        timeouts: Of connections, and of the end.
+        """
         super().__init__(
             app,
             http=DeadlineProtocol,
@@ -59,7 +65,7 @@ class ServerConfig(uvicorn.Config):
             h11_max_incomplete_event_size=_LONGEST_HEAD,
             timeout_graceful_shutdown=timeouts.shutdown,
         )
-        self.application = app
+        self.workers_of_app = workers
         self.timeouts = timeouts
 
 
@@ -159,7 +165,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuses new work, takes those who wait in the listen queue, and finishes what runs."""
-        self.config.application.state.workers.draining = True
+        self.config.workers_of_app.draining = True
         for listener in sockets or []:
             _begin_no_more(listener)
         await asyncio.sleep(_SETTLE_SECONDS)  # for connections whose handshake has begun

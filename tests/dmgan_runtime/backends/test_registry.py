@@ -19,7 +19,7 @@ def test_every_engine_has_a_home() -> None:
 
 
 def test_the_documentation_has_the_table() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)`[^|]*\| `(\w+)` \| `dmgan\[([\w-]+)\]`[^|]*\|([^|]*)\|", page, re.MULTILINE)
     assert [row[:3] for row in rows] == [(engine.backend, engine.device, engine.extra) for engine in ENGINES]
     for (*_, cell), engine in zip(rows, ENGINES, strict=True):
