@@ -114,12 +114,14 @@ class DeadlineProtocol(H11Protocol):
             super().shutdown()
 
     def _look(self) -> None:
-        """Sets the deadline anew whenever a request begins or ends to arrive."""
+        """Sets the deadline anew when a request begins to arrive, when it is there, and when it has its answer."""
         state = self.conn.their_state
         receiving = state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
-        if receiving != self.receiving:
-            self.receiving = receiving
-            self._set_deadline(self.config.timeouts.receive if receiving else self.config.timeouts.answer)
+        if not receiving:
+            self._set_deadline(self.config.timeouts.answer)
+        elif not self.receiving:
+            self._set_deadline(self.config.timeouts.receive)
+        self.receiving = receiving
 
     def _set_deadline(self, seconds: float | None) -> None:
         if self._timer is not None:

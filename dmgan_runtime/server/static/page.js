@@ -159,7 +159,7 @@ async function makeWalk({ signal, forget }) {
 }
 
 async function make() {
-  if (!model || !captions[0].value) return;
+  if (!model || !captions[0].value || !at("ask").reportValidity()) return;
   const chosen = view();
   showView(chosen);
   writeAddress();

@@ -106,6 +106,20 @@ def test_a_silent_connection_is_closed(strict: ServerProcess) -> None:
         assert 0.9 < time.monotonic() - start < 3
 
 
+def test_deadlines_are_of_a_request_and_not_of_a_connection(strict: ServerProcess) -> None:
+    with httpx2.Client() as client:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            answer = client.post(f"{strict.url}/v1/images/generations", json=ASKED)
+            assert (answer.status_code, len(strict_connections(client))) == (200, 1)
+            time.sleep(0.1)
+
+
+def strict_connections(client: httpx2.Client) -> list[object]:
+    """The connections that a client has open."""
+    return client._transport._pool.connections
+
+
 def test_a_reader_that_stalls_is_left_and_its_work_stops(strict: ServerProcess) -> None:
     with connect(strict) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
