@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +15,7 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path())
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every one that the machine has.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any that is free.")
 @click.option("--workers", type=_COUNT, default=1, help="Processes, each with models of its own.")
@@ -40,7 +39,7 @@ _COUNT = click.IntRange(min=1)
 @opening_options
 @click.version_option(dmgan_runtime.__version__, prog_name="dmgan-serve")
 def main(
-    bundles: tuple[Path, ...],
+    bundles: tuple[str, ...],
     host: str,
     port: int,
     workers: int,
@@ -57,10 +56,13 @@ def main(
     metadata: bool,
     **opening: Any,
 ) -> None:
-    """Serve BUNDLEs by OpenAI's image protocol, or else the model that comes with dmgan, with a page to play on.
+    """Serve BUNDLEs by OpenAI's image protocol, with a page to play on.
 
-    Requests name a model by its bundle's name; those that name none get the first. /health/ready answers 200 once
-    each bundle generated here what it generated at export, /metrics is for Prometheus, and logs are JSON, a line each.
+    A BUNDLE is a folder or .zip that dmgan-export wrote, or the name of a model that comes with dmgan, which is also
+    what is served if there is none. Requests name a model by its bundle's name; the others get the first.
+
+    /health/ready answers 200 once each bundle generated here what it generated at export, /metrics is for Prometheus,
+    and logs are JSON, a line each.
 
     Exit status: 0 after SIGTERM, when what ran was finished; 2 for a mistake in what was asked, 1 for other trouble.
     """

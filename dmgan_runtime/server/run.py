@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -35,13 +34,13 @@ class ServeOptions:
     """What a serving process needs to know.
 
     Attributes:
-        bundles: Paths; None is the model that comes with dmgan.
+        bundles: As `Generator.open` takes them.
         opening: Further arguments of `Generator.open`.
         settings: Of the application.
         timeouts: Of the connections.
     """
 
-    bundles: Sequence[Path | None]
+    bundles: Sequence[str | None]
     opening: Mapping[str, Any]
     settings: ServerSettings
     timeouts: Timeouts

@@ -23,7 +23,6 @@ from dmgan_runtime.cli.captions import CaptionSource, check_captions, read_capti
 from dmgan_runtime.cli.files import plan_files
 from dmgan_runtime.cli.generate import _warn, main
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_runtime.viz import pictures
 from tests.bundles import SPEC, build_bundle
 
 LEGIBLE = 192  # small pictures are enlarged to it on sheets
@@ -61,9 +60,9 @@ def test_one_picture(bundle: Path, generator: Generator, out: Path) -> None:
     ("options", "text"),
     [
         ([], {"Description": "a red heart", "Seed": "7"}),
-        (["--n", "2", "--grid"], {"Description": "a red heart\na red heart", "Seed": "7\n8"}),
+        (["-n", "2", "--grid"], {"Description": "a red heart\na red heart", "Seed": "7\n8"}),
         (["--no-metadata"], {}),
-        (["--no-metadata", "--n", "2", "--grid"], {}),
+        (["--no-metadata", "-n", "2", "--grid"], {}),
     ],
 )
 def test_captions_and_seeds_lie_in_the_file_unless_asked_not_to(
@@ -348,7 +347,7 @@ def test_a_disk_that_fills_meanwhile_is_a_message_and_exit_1(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "scratch.tmp")
 
-    monkeypatch.setattr(pictures, "save", full)
+    monkeypatch.setattr("dmgan_runtime.cli.generate.save", full)
     result = run("-b", bundle, "a heart", "-o", out)
     assert result.exit_code == 1
     assert f"Error: {out} cannot be written (No space left on device); pass another --output, or" in result.stderr
