@@ -62,7 +62,7 @@ def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
     """
     with _opened(options) as generators:
         app = create_app(generators, options.settings)
-        names = ", ".join(f"{each.manifest.name} ({_engine(each)})" for each in generators)
+        names = ", ".join(f"{each.manifest.name} ({each.active})" for each in generators)
         listener = _listen(host, port)
         _exit_on_signals()
         shown = f"[{host}]" if ":" in host else host
@@ -83,11 +83,6 @@ def _exit_on_signals() -> None:
 def _opened(options: ServeOptions) -> Iterator[list[Generator]]:
     with ExitStack() as stack:
         yield [stack.enter_context(Generator.open(bundle, **options.opening)) for bundle in options.bundles]
-
-
-def _engine(generator: Generator) -> str:
-    active = generator.active
-    return f"{active.backend} {active.version} on {active.device} in {active.precision}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
