@@ -183,11 +183,13 @@ function showView(chosen) {
 }
 
 function refuse(error) {
-  say(error instanceof RefusedError ? error.message : "The server does not answer. Is it running?", true);
   if (error.status === 401) {
+    say(generator.key ? "That is not the server’s key." : "", true);
     document.querySelector(".key").hidden = false;
     at("key").focus();
+    return;
   }
+  say(error instanceof RefusedError ? error.message : "The server does not answer. Is it running?", true);
 }
 
 // ---- What the user does
@@ -241,4 +243,4 @@ readAddress();
 showView(view());
 await open();
 await make();
-if (matchMedia("(pointer: fine)").matches) captions[0].area.focus({ preventScroll: true }); // no keyboard on a phone
+if (model && matchMedia("(pointer: fine)").matches) captions[0].area.focus({ preventScroll: true }); // no keyboard on a phone
