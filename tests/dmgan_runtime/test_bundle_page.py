@@ -153,6 +153,8 @@ def kind_of(kind: inspect.Type) -> str:
         case inspect.DictType(value_type=inspect.BytesType()):
             assert kind.value_type == inspect.BytesType(min_length=192, max_length=192)
             return "object: resolution to base64 of 192 bytes"
+        case inspect.DictType(value_type=inspect.FloatType()):
+            return f"object: {kind_of(kind.key_type)} to number"
         case inspect.DictType(value_type=inspect.AnyType()):
             return "any object"
     raise AssertionError(kind)
