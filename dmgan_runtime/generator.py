@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from dmgan_runtime.engine_handle import EngineHandle, reopen
 from dmgan_runtime.errors import CaptionError, EngineError, SettingsError
 from dmgan_runtime.interpolation import blend_texts, slerp
 from dmgan_runtime.manifest import Manifest
-from dmgan_runtime.noise import check_seed
+from dmgan_runtime.noise import check_seed, fresh_seed
 from dmgan_runtime.request import (
     Batch,
     FloatArray,
@@ -250,7 +250,46 @@ class Generator:
         """
         options = self._options(seed=seed, resolution=resolution, attention=attention, truncation=truncation)
         (request,) = self._requests([caption], options)
-        return self._stream(request, options)
+        return (generation for (generation,) in self._stream([request], options))
+
+    def stream_batch(
+        self,
+        captions: Iterable[str],
+        *,
+        seeds: Iterable[int | None],
+        resolution: int | None = None,
+        attention: bool = False,
+        truncation: float = 1.0,
+    ) -> Iterator[list[Generation]]:
+        """Makes an image of each caption, all as one batch and each with its own seed, and hands out the stages.
+
+        A server computes the images of several users together so, which pays on a GPU.
+
+        Args:
+            captions: N captions, from 1 to what the engine takes at once (`active.max_batch`).
+            seeds: N seeds; None draws one at random.
+            resolution: As in `generate`, like the arguments after it.
+            attention: Also return the memory's attention and gates.
+            truncation: Over 0 and at most 1.
+
+        Returns:
+            An iterator over the N images of each stage, smallest first, which are as those of `stream`.
+
+        Raises:
+            CaptionError, SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
+        """
+        options = self._options(resolution=resolution, attention=attention, truncation=truncation)
+        if not isinstance(seeds, Iterable):
+            raise SettingsError(f"seeds is {seeds!r}; pass one for each caption, in a list")
+        texts, numbers = list(_texts(captions)), [fresh_seed() if seed is None else check_seed(seed) for seed in seeds]
+        most = self.active.max_batch or len(texts)
+        if not texts or len(texts) > most or len(texts) != len(numbers):
+            limit = f", and at most {most}" if self.active.max_batch else ""
+            raise SettingsError(
+                f"{len(texts)} captions and {len(numbers)} seeds; pass one seed for each caption, at least one{limit}"
+            )
+        images = zip(texts, numbers, strict=True)
+        return self._stream([ImageRequest(caption, self.encode(caption), seed) for caption, seed in images], options)
 
     def interpolate(
         self,
@@ -396,12 +435,9 @@ class Generator:
 
     def _requests(self, captions: str | Iterable[str], options: GenerationOptions) -> Iterator[ImageRequest]:
         """Every image that is to be made, each when it is asked for."""
-        if isinstance(captions, bytes) or not isinstance(captions, Iterable):
-            raise CaptionError(f"captions are one str or several, not {type(captions).__name__}; pass text")
-        texts = [captions] if isinstance(captions, str) else captions
         return (
             ImageRequest(caption, encoding, options.seed + image)
-            for caption in texts
+            for caption in _texts(captions)
             for encoding in (self.encode(caption),)
             for image in range(options.images_per_caption)
         )
@@ -417,8 +453,8 @@ class Generator:
                 Generation.of(request, outputs, row, attention=options.attention) for row, request in enumerate(part)
             ]
 
-    def _stream(self, request: ImageRequest, options: GenerationOptions) -> Iterator[Generation]:
-        batch = to_batch([request], self.manifest.model, options)
+    def _stream(self, requests: Sequence[ImageRequest], options: GenerationOptions) -> Iterator[list[Generation]]:
+        batch = to_batch(requests, self.manifest.model, options)
         begun_in, stages = os.getpid(), None
         outputs: list[StageOutput] = []
         while len(outputs) < options.stages:
@@ -429,7 +465,10 @@ class Generator:
                 stages = stages or backend.generate(batch, options.stages, options.wanted)
                 outputs.append(next(stages))
             self._check_finite(outputs[-1:])
-            yield Generation.of(request, outputs, 0, attention=options.attention)
+            yield [
+                Generation.of(request, outputs, row, attention=options.attention)
+                for row, request in enumerate(requests)
+            ]
 
     def _interpolate(
         self, start: ImageRequest, end: ImageRequest, steps: int, options: GenerationOptions
@@ -463,6 +502,12 @@ class Generator:
 def _check_progress(progress: ProgressCallback | None) -> None:
     if progress is not None and not callable(progress):
         raise SettingsError(f"progress is {progress!r}; pass a function of the images done and to do")
+
+
+def _texts(captions: str | Iterable[str]) -> Iterable[str]:
+    if isinstance(captions, bytes) or not isinstance(captions, Iterable):
+        raise CaptionError(f"captions are one str or several, not {type(captions).__name__}; pass text")
+    return [captions] if isinstance(captions, str) else captions
 
 
 def _is_pair(value: object) -> bool:

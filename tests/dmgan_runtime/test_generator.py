@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,47 @@ class TestStream:
     ) -> None:
         with pytest.raises(error):
             generator.stream(**({"caption": CAPTION} | arguments))
+
+
+class TestStreamBatch:
+    def test_each_image_has_its_caption_and_seed(self, generator: Generator) -> None:
+        captions, seeds = [CAPTION, "blue square", CAPTION], [7, MAX_SEED, 8]
+        stages = list(generator.stream_batch(captions, seeds=seeds, resolution=16, attention=True, truncation=0.5))
+        for row, (caption, seed) in enumerate(zip(captions, seeds, strict=True)):
+            for stage, one in zip(
+                stages,
+                generator.stream(caption, seed=seed, resolution=16, attention=True, truncation=0.5),
+                strict=True,
+            ):
+                assert len(stage) == 3
+                assert (stage[row].caption, stage[row].seed) == (caption, seed)
+                assert stage[row].stages.keys() == one.stages.keys()
+                assert (stage[row].attention or {}).keys() == (one.attention or {}).keys()
+                np.testing.assert_array_equal(pixels(stage[row]), pixels(one))
+
+    def test_seeds_that_are_left_out_are_drawn(self, generator: Generator) -> None:
+        (*_, last) = generator.stream_batch([CAPTION] * 3, seeds=[None, 5, None])
+        assert last[1].seed == 5
+        assert len({generation.seed for generation in last}) == 3
+
+    @pytest.mark.parametrize(
+        ("captions", "seeds", "message"),
+        [
+            ([CAPTION], [1, 2], "1 captions and 2 seeds; pass one seed for each caption, at least one, and at most 3"),
+            ([], [], "0 captions and 0 seeds"),
+            ([CAPTION] * 4, [1] * 4, "4 captions and 4 seeds"),
+            ([CAPTION], 1, "seeds is 1; pass one for each caption, in a list"),
+            ([CAPTION], [-1], "seed -1 is out of range"),
+            (["zebra"], [1], "no word of the caption 'zebra'"),
+            (5, [1], "captions are one str or several, not int"),
+        ],
+    )
+    def test_a_wrong_argument_is_an_error_at_the_call(
+        self, generator: Generator, monkeypatch: pytest.MonkeyPatch, captions: Any, seeds: Any, message: str
+    ) -> None:
+        monkeypatch.setattr(generator, "active", replace(generator.active, max_batch=3))
+        with pytest.raises((CaptionError, SettingsError), match=message):
+            generator.stream_batch(captions, seeds=seeds)
 
 
 class TestSynthesize:
