@@ -8,7 +8,7 @@ from dmgan_runtime.backends.registry import PLANNED, find_engine_row
 from dmgan_runtime.cli.common import DmganGroup, load_command
 
 DEFAULT_COMMAND = "bundle"
-# Building an engine needs no PyTorch, so a server that has none can do it.
+# Engines and repositories need no PyTorch, so a server that has none can make them.
 _COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "bundle": ("export.cli", ("export,cpu",), "Export a trained RUN, or the authors' weights, as a bundle."),
     "build-engine": (
@@ -16,6 +16,7 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         tuple(find_engine_row(backend).extra for backend in PLANNED),
         "Build engines of TensorRT or MNN from the graphs of a BUNDLE.",
     ),
+    "triton": ("export.triton.cli", ("triton",), "Write a model repository of a BUNDLE for Triton Inference Server."),
 }
 
 
@@ -45,8 +46,9 @@ class _ExportGroup(DmganGroup):
 @click.group(cls=_ExportGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="dmgan")
 def main() -> None:
-    """Turn a trained model into a bundle that dmgan_runtime serves, and a bundle into engines.
+    """Turn a trained model into a bundle that dmgan_runtime serves, and a bundle into engines or for other servers.
 
     `dmgan-export RUN -o BUNDLE` is short for `dmgan-export bundle RUN -o BUNDLE`; `dmgan-export build-engine BUNDLE`
-    then builds engines, on any machine that has TensorRT or MNN. Each command has its own --help.
+    then builds engines, on any machine that has TensorRT or MNN, and `dmgan-export triton BUNDLE -o models` serves it
+    with Triton. Each command has its own --help.
     """

@@ -18,7 +18,11 @@ def test_help_shows_the_commands() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
     assert "`dmgan-export RUN -o BUNDLE` is short for" in result.output
-    for line in ("bundle        Export a trained RUN", "build-engine  Build engines of TensorRT or MNN"):
+    for line in (
+        "bundle        Export a trained RUN",
+        "build-engine  Build engines of TensorRT or MNN",
+        "triton        Write a model repository of a BUNDLE",
+    ):
         assert line in result.output
 
 
@@ -53,7 +57,7 @@ from export.__main__ import main
 sys.argv = ["dmgan-export", *{arguments!r}]
 main()
 """
-TRAINING = ("torch", "onnx", "onnxruntime", "onnxscript", "rich", "yaml", "tqdm", "dmgan_train")
+TRAINING = ("torch", "onnx", "onnxruntime", "onnxscript", "rich", "yaml", "tqdm")
 
 
 def run_without(packages: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,11 +78,20 @@ def test_an_engine_is_built_without_pytorch_and_onnx(tmp_path) -> None:
     assert len(list((bundle / "engines").iterdir())) == 1
 
 
+@pytest.mark.parametrize("layout", ["python", "onnxruntime"])
+def test_a_repository_is_written_without_pytorch_and_onnx(tmp_path, layout) -> None:
+    bundle = build_bundle(tmp_path / "small")
+    result = run_without(TRAINING, "triton", str(bundle), "-o", str(tmp_path / "models"), "--layout", layout)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "models" / "tiny" / "config.pbtxt").exists()
+
+
 @pytest.mark.parametrize(
     ("package", "arguments", "command", "extras"),
     [
         ("torch", ("run", "-o", "b"), "bundle", ["export,cpu"]),
         ("filelock", ("build-engine", "b"), "build-engine", ["tensorrt", "tensorrt-rtx", "mnn"]),
+        ("tritonclient", ("triton", "b", "-o", "m"), "triton", ["triton"]),
     ],
 )
 def test_a_missing_package_names_the_extra(package, arguments, command, extras) -> None:
