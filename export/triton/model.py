@@ -102,9 +102,9 @@ class TritonPythonModel:
         try:
             self._generator = Generator.open(
                 Path(args["model_repository"]) / args["model_version"] / "bundle",
-                backend=given["backend"],
+                backend=given.get("backend", "auto"),
                 device="cpu" if args["model_instance_kind"] == "CPU" else f"cuda:{args['model_instance_device_id']}",
-                precision=given["precision"],
+                precision=given.get("precision", "auto"),
                 threads=int(given["threads"]) if "threads" in given else None,
             )
             active, most = self._generator.active, config["max_batch_size"]
