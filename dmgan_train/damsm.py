@@ -58,7 +58,7 @@ class DamsmPhase:
         self._cache: tuple[Tensor, Tensor] | None = None
         self.batch_size = own.batch_size
         self._share = distributed.share_of(own.batch_size, "damsm.batch_size")
-        self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size, "damsm.batch_size")
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
 

@@ -87,7 +87,7 @@ class GanPhase:
         self._stages = settings.model.stages  # that the last step trained
         self.batch_size = own.batch_size
         self._share = distributed.share_of(own.batch_size, "gan.batch_size")
-        self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(split), own.batch_size, "gan.batch_size")
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         check_schedule(self.steps, own)
         self.checkpoint_every = own.checkpoint_every

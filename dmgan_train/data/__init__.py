@@ -73,8 +73,8 @@ def load_split(
         MissingSplitError: if there is no such split.
     """
     if source not in SOURCES:
-        nearest = get_close_matches(source, SOURCES, n=1, cutoff=0.0)[0]
-        raise DataError(f"{source!r} is no source of data; did you mean {nearest!r}? There are {', '.join(SOURCES)}")
+        near = "".join(f" did you mean {name!r}?" for name in get_close_matches(source, SOURCES, n=1))
+        raise DataError(f"{source!r} is no source of data;{near} there are {', '.join(SOURCES)}")
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give the folder that holds {SOURCES[source].layout}")
     load = SOURCES[source].load

@@ -139,8 +139,14 @@ def _row_beside(root: Path, picture: Path) -> Row:
     captions = _captions_beside(picture)
     relative = picture.relative_to(root)
     split = SPLITS.get(relative.parts[0], "train")
-    texts = [line for line in read_text(captions).splitlines() if line.strip()] if captions else []
-    return Row(str(captions or picture), relative.as_posix(), picture, texts, split)
+    texts: list[str] = []
+    fault = None
+    if captions:
+        try:
+            texts = [line for line in read_text(captions).splitlines() if line.strip()]
+        except DataError as error:
+            fault = str(error)
+    return Row(str(captions or picture), relative.as_posix(), picture, texts, split, fault=fault)
 
 
 def _captions_beside(picture: Path) -> Path | None:

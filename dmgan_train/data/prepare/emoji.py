@@ -192,7 +192,7 @@ def _sources(drawings: Package) -> _Sources:
 def _read_names(names: Package) -> list[_Emoji]:
     try:
         return msgspec.json.decode(names.files.get("en/data.json", b""), type=list[_Emoji])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{names.name} {names.version}: en/data.json is not as expected ({error})") from error
 
 

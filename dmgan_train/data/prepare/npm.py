@@ -91,7 +91,7 @@ def read_package(tarball: Path, wanted: Callable[[str], bool]) -> Package:
         raise DataError(f"{tarball}: cannot be read as an npm package ({error}); fetch it again") from error
     try:
         manifest = msgspec.json.decode(files.pop(_MANIFEST, b""), type=_Manifest)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{tarball}: has no valid package.json ({error}), so it is no npm package") from error
     return Package(manifest.name, manifest.version, files)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import DataError, shortened
 from dmgan_train.run_folder import write_whole
 
 MetricName = Literal["fid", "is", "r_precision", "diversity", "retrieval"]
@@ -67,8 +67,10 @@ def read_evaluation(path: Path) -> Evaluation:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Evaluation)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: holds no results ({error}); run `python -m dmgan_train evaluate` again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: holds no results ({shortened(error)}); run `python -m dmgan_train evaluate` again"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -134,7 +134,10 @@ def test_captions_may_lie_beside_their_pictures(tmp_path):
     assert captions_of(tmp_path) == {"10_cat/a.jpg": ("a cat", "black, sitting"), "train/b.PNG": ("a dog",)}
     assert captions_of(tmp_path, "test") == {"val/c.webp": ("a bird",)}
     write_picture(tmp_path / "d.png")
-    assert load_image_folder(tmp_path, "train").left_out == (f"{tmp_path / 'd.png'}: d.png has no caption",)
+    write(write_picture(tmp_path / "e.png").with_suffix(".txt"), "für Elise".encode("cp1252"))
+    without, unreadable = load_image_folder(tmp_path, "train").left_out
+    assert without == f"{tmp_path / 'd.png'}: d.png has no caption"
+    assert unreadable.startswith(f"{tmp_path / 'e.txt'}: is not in UTF-8")
 
 
 def test_several_lines_for_one_picture_are_one_example(tmp_path):

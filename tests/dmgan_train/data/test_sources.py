@@ -29,8 +29,10 @@ def test_sources_share_their_layouts(tmp_path):
 
 
 def test_an_unknown_source_names_the_nearest(tmp_path):
-    with pytest.raises(DataError, match="did you mean 'coco'"):
+    with pytest.raises(DataError, match="did you mean 'coco'\\? there are cub, coco, "):
         load_split("cocoa", tmp_path, "train")
+    with pytest.raises(DataError, match="is no source of data; there are cub, coco, "):
+        load_split("photographs", tmp_path, "train")
 
 
 def test_a_missing_folder_is_told_apart_from_a_wrong_one(tmp_path):

@@ -177,6 +177,23 @@ def test_captions_that_the_model_cannot_read_are_left_out_before_anything_is_pai
     assert not asked
 
 
+def test_a_share_that_was_held_out_is_what_is_measured(run, images, tmp_path) -> None:
+    lines = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
+    root = shutil.copytree(images, tmp_path / "squares")
+    write_metadata(root, [{key: value for key, value in line.items() if key != "split"} for line in lines])
+    source = RunSource(run, CPU)
+    source.data = msgspec.structs.replace(source.data, held_out=0.25)
+    pictures = evaluate(source, flat_network(), None, Plan(("is",), root, images=20)).protocol["data"]["pictures"]
+    assert pictures == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"results": {}, "protocol": {"a": ' + b"[" * 100_000])
+def test_results_that_are_none_are_a_message(tmp_path, content) -> None:
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"results\.json: holds no results"):
+        read_evaluation(tmp_path / "results.json")
+
+
 def test_the_judges_of_r_precision_must_know_a_caption_too(run, images) -> None:
     judges = read_encoders(run, CPU)._replace(tokenizer=Tokenizer(["<end>", "xylophone"]), name="orchestra")
     with pytest.raises(DataError, match="a word of the vocabulary of orchestra"):
