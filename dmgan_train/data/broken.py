@@ -39,16 +39,16 @@ class BrokenFiles:
         Raises:
             DataError: if there are now more than the limit.
         """
-        for reason in broken:
-            if reason not in self._found:
-                self._found[reason] = None
-                _log.warning("%s; another example takes its place", printable(reason))
+        new = [reason for reason in dict.fromkeys(broken) if reason not in self._found]
+        self._found.update(dict.fromkeys(new))
         if len(self._found) > self.limit:
             raise DataError(
                 f"{self.split.root}: {len(self._found):,} of the pictures and captions of the split"
                 f" {self.split.name!r} ({len(self.split):,} pictures) cannot be used (at most {self.limit:,} may be,"
                 f" see data.broken_limit); mend or remove them:{listed(self.found)}"
             )
+        for reason in new:
+            _log.warning("%s; another example takes its place", printable(reason))
 
 
 def check_files(split: Split, limit: int | None = None) -> None:
@@ -82,9 +82,9 @@ def check_left_out(split: Split, limit: int | None = None) -> None:
     Raises:
         DataError: if it is more than the limit.
     """
+    BrokenFiles(split, limit).add(())
     for reason in split.left_out:
         _log.warning("%s; left out", printable(reason))
-    BrokenFiles(split, limit).add(())
 
 
 def listed(reasons: Sequence[str]) -> str:

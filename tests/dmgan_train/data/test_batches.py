@@ -135,7 +135,7 @@ def test_the_loader_stops_once_too_much_is_broken(damaged, caplog):
     loader = make_loader(dataset(damaged, tokenizer=tokenizer), 4, broken=BrokenFiles(damaged, limit=3))
     with pytest.raises(DataError, match=r"4 of the .*\(12 pictures\).*at most 3 may be"):
         list(islice(loader, 12))
-    assert len(caplog.messages) == len(set(caplog.messages)) == 4
+    assert len(caplog.messages) == len(set(caplog.messages)) == 3  # the error names the fourth
 
 
 @pytest.mark.parametrize("workers", [0, 1])
