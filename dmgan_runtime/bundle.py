@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.errors import BundleError, shortened
 from dmgan_runtime.graphs import check_interfaces
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, stays_inside
 from dmgan_runtime.tokenizer import Tokenizer
@@ -286,4 +286,6 @@ def _reading(where: str) -> Iterator[None]:
         yield
     # RuntimeError is pathlib's word for a loop of links, ValueError zipfile's for names that are not UTF-8.
     except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{where}: cannot be read ({error}); copy the bundle again from where it came") from error
+        raise BundleError(
+            f"{where}: cannot be read ({shortened(error)}); copy the bundle again from where it came"
+        ) from error

@@ -3,6 +3,9 @@
 Every message says what is wrong, where, and what to do next.
 """
 
+_LINE_CHARACTERS = 1500
+_MOST_LINES = 20
+
 
 def printable(text: str) -> str:
     r"""Text that is safe to print: what is neither visible nor a space or line break becomes its `\x1b`-like escape.
@@ -15,16 +18,28 @@ def printable(text: str) -> str:
 
 
 def shortened(text: object, most: int = 300) -> str:
-    """Text that a message may repeat: of what is longer than a line or a path may well be, the beginning."""
-    whole = str(text)
-    return whole if len(whole) <= most else f"{whole[:most]}..."
+    """Text that a message may repeat, such as what a library says of a file of unknown origin, in one short line.
+
+    Args:
+        text: Any.
+        most: Its characters; of what is longer the middle is left out, since remedies stand at the end.
+    """
+    return _without_middle(" ".join(str(text).splitlines()), most)
+
+
+def _without_middle(line: str, most: int) -> str:
+    half = most // 2
+    return line if len(line) <= most else f"{line[:half]} ... {line[-half:]}"
 
 
 class DmganError(Exception):
     """The root of every error that dmgan raises on purpose. Its message is safe to print, whatever it quotes."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        lines = super().__str__().split("\n")
+        if len(lines) > _MOST_LINES:
+            lines = [*lines[: _MOST_LINES // 2], "...", *lines[-_MOST_LINES // 2 :]]
+        return printable("\n".join(_without_middle(line, _LINE_CHARACTERS) for line in lines))
 
 
 class BundleError(DmganError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.errors import BundleError, shortened
 from dmgan_runtime.manifest import Manifest, ModelSpec, Role, TensorEntry
 
 IMAGE: frozenset[str] = frozenset({"image"})
@@ -133,7 +133,7 @@ def check_tensors(found: tuple[TensorEntry, ...], expected: tuple[TensorEntry, .
     """
     if sorted(map(_describe, found)) != sorted(map(_describe, expected)):
         raise BundleError(
-            f"{where}: found {', '.join(map(_describe, found)) or 'none'}, but expected"
+            f"{where}: found {shortened(', '.join(map(_describe, found)) or 'none')}, but expected"
             f" {', '.join(map(_describe, expected))}; export the bundle again with this version of dmgan"
         )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import inspect
 
-from dmgan_runtime.errors import BundleError
+from dmgan_runtime.errors import BundleError, shortened
 from dmgan_runtime.noise import MAX_SEED
 
 SCHEMA_VERSION = "2.0"
@@ -100,7 +100,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def stays_inside(path: str) -> bool:
     """Whether a path is relative, with forward slashes, without `..`, and so stays inside its bundle."""
     pure = PurePosixPath(path)
-    return bool(pure.parts) and not (pure.is_absolute() or ".." in pure.parts or any(c in path for c in "\\:\0"))
+    return bool(pure.parts) and not (
+        pure.is_absolute() or ".." in pure.parts or any(c in "\\:" or c < " " for c in path)
+    )
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -320,23 +322,24 @@ def read_versioned(
         newer = _is_newer(found, version)
         if newer is None:
             raise BundleError(
-                f"{source}: schema version {found}, and this dmgan reads {version}; upgrade dmgan or {remedy}"
+                f"{source}: schema version {shortened(found)}, and this dmgan reads {version}; upgrade dmgan or"
+                f" {remedy}"
             )
         if not newer:
             return msgspec.json.decode(content, type=schema)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{source}: not a valid {what} ({error}); {remedy}") from error
+        raise BundleError(f"{source}: not a valid {what} ({shortened(error)}); {remedy}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
-            f"{source}: not a valid {what} ({error}); copy the bundle again from where it came, or {remedy}"
+            f"{source}: not a valid {what} ({shortened(error)}); copy the bundle again from where it came, or {remedy}"
         ) from error
     try:
         known = _known_part(msgspec.json.decode(content), inspect.type_info(schema))
         return msgspec.convert(known, schema, str_keys=True)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BundleError(
-            f"{source}: schema version {found} is newer than {version}, which this dmgan reads, and it cannot make do"
-            f" with what it knows of it ({error}); upgrade dmgan"
+            f"{source}: schema version {shortened(found)} is newer than {version}, which this dmgan reads, and it"
+            f" cannot make do with what it knows of it ({shortened(error)}); upgrade dmgan"
         ) from error
 
 

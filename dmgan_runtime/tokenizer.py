@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.errors import BundleError, CaptionError
+from dmgan_runtime.errors import BundleError, CaptionError, shortened
 
 PAD = "<end>"
 MAX_CAPTION_CHARACTERS = 10_000
@@ -130,7 +130,9 @@ class Tokenizer:
         try:
             return cls(msgspec.json.decode(content, type=list[str]))
         except ValueError as error:
-            raise BundleError(f"{source}: cannot be read as a vocabulary ({error}); export the bundle again") from error
+            raise BundleError(
+                f"{source}: cannot be read as a vocabulary ({shortened(error)}); export the bundle again"
+            ) from error
 
     def to_json(self) -> bytes:
         """The vocabulary as the JSON list that `load` reads."""

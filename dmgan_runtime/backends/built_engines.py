@@ -288,7 +288,7 @@ def _folders(bundle: Bundle, obstacles: list[str]) -> list[str]:
 
 def _read_manifest(bundle: Bundle, folder: str) -> bytes:
     if not stays_inside(folder):
-        raise BundleError(f"{bundle.path}/{folder}: a name that no engine's folder has; rename it, or remove it")
+        raise BundleError(f"{bundle.path}: {folder!r}: a name that no engine's folder has; rename it, or remove it")
     return bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
 
 

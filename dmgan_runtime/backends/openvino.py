@@ -24,7 +24,7 @@ from dmgan_runtime.backends.base import (
 )
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, BundleError, EngineError
+from dmgan_runtime.errors import BackendError, BundleError, EngineError, shortened
 from dmgan_runtime.graphs import IMAGE, check_tensors
 from dmgan_runtime.manifest import Arithmetic, GraphEntry, Role, TensorEntry
 from dmgan_runtime.request import Batch, TextFeatures
@@ -144,7 +144,7 @@ class Program:
         except Exception as error:  # OpenVINO's errors are RuntimeErrors, and numpy adds its own for wrong shapes
             if not is_engines(error, "openvino"):
                 raise
-            raise EngineError(f"openvino failed in {self._name} ({_line(error)}); try fewer images at once") from error
+            raise EngineError(f"openvino failed in {self._name} ({shortened(error)}); try fewer images at once") from error
         self._idle.append(request)
         return arrays
 
@@ -261,13 +261,8 @@ def _join(models: Mapping[Role, ov.Model]) -> ov.Model:
 
 def _cannot_load(where: str, error: Exception) -> EngineError:
     return EngineError(
-        f"{where}: openvino cannot load it ({_line(error)}); upgrade openvino, or export the bundle again"
+        f"{where}: openvino cannot load it ({shortened(error)}); upgrade openvino, or export the bundle again"
     )
-
-
-def _line(error: Exception) -> str:
-    """What OpenVINO says in many lines, in one."""
-    return " ".join(str(error).split())
 
 
 def _describe(node: Any) -> TensorEntry:

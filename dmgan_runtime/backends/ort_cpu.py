@@ -19,7 +19,7 @@ from dmgan_runtime.backends.base import (
 )
 from dmgan_runtime.backends.registry import ENGINES, Engine, find_engine_row
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, EngineError, SettingsError
+from dmgan_runtime.errors import BackendError, EngineError, SettingsError, shortened
 from dmgan_runtime.graphs import check_tensors
 from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
 
@@ -57,7 +57,7 @@ class OrtCpuBackend(GraphBackend):
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             if not is_engines(error, "onnxruntime"):
                 raise
-            raise EngineError(f"onnxruntime failed in {role} ({error}); try fewer images at once") from error
+            raise EngineError(f"onnxruntime failed in {role} ({shortened(error)}); try fewer images at once") from error
         return dict(zip(outputs, values, strict=True))
 
     def close(self) -> None:
@@ -137,8 +137,8 @@ def load_session(
         if not is_engines(error, "onnxruntime"):
             raise
         raise EngineError(
-            f"{where}: onnxruntime {engine.__version__} cannot load it ({error}); upgrade onnxruntime, or export"
-            " the bundle again"
+            f"{where}: onnxruntime {engine.__version__} cannot load it ({shortened(error)}); upgrade onnxruntime,"
+            " or export the bundle again"
         ) from error
     check_tensors(tuple(map(_describe, session.get_inputs())), graph.inputs, f"{where}, inputs")
     check_tensors(tuple(map(_describe, session.get_outputs())), graph.outputs, f"{where}, outputs")

@@ -21,7 +21,7 @@ from dmgan_runtime.backends.graph_chain import GraphChain
 from dmgan_runtime.backends.ort_cpu import import_engine, installed_rivals, load_session, session_options
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, EngineError
+from dmgan_runtime.errors import BackendError, EngineError, shortened
 from dmgan_runtime.graphs import graph_interfaces
 from dmgan_runtime.manifest import GraphEntry, Role
 from dmgan_runtime.request import Batch, TextFeatures
@@ -149,7 +149,7 @@ class OrtCudaBackend:
             return self._owner.submit(work, *arguments).result()
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise EngineError(
-                f"onnxruntime failed in {where} on cuda:{self._index} ({error}); try fewer images at once"
+                f"onnxruntime failed in {where} on cuda:{self._index} ({shortened(error)}); try fewer images at once"
             ) from error
 
     def _load(self, bundle: Bundle, graphs: Mapping[Role, GraphEntry], settings: EngineSettings) -> None:

@@ -25,7 +25,7 @@ from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.cpus import Processor, find_processor, usable_cpus
-from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable
+from dmgan_runtime.errors import BackendError, BundleError, DmganError, printable, shortened
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.self_test import SelfTestResult, run_self_test
 from dmgan_runtime.tuning import tune
@@ -106,7 +106,7 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _bundle_lines(diagnosis: Diagnosis) -> Iterator[str]:
     report = diagnosis.bundle
-    yield f"Bundle {report.path}" + (f", {report.name}" if report.name else "")
+    yield f"Bundle {report.path}" + (f", {shortened(report.name)}" if report.name else "")
     if (result := report.self_test) is not None:
         compared = "this bundle has no image to compare with"
         if result.difference is not None:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmgan_runtime import BundleError, CaptionError, Generator
+from dmgan_runtime.backends.built_engines import parse_engine_manifest
 from dmgan_runtime.bundle import MAX_VOCABULARY_BYTES, Bundle
-from dmgan_runtime.errors import DmganError, printable
+from dmgan_runtime.cli.doctor import main as doctor
+from dmgan_runtime.errors import DmganError, printable, shortened
 from dmgan_runtime.graphs import check_interfaces
 from dmgan_runtime.manifest import MANIFEST_NAME, parse_manifest
 from dmgan_runtime.tokenizer import MAX_CAPTION_CHARACTERS, PAD, Tokenizer
-from tests.bundles import ROLES, WORDS, zip_bundle
+from tests.bundles import ROLES, WORDS, write_manifest, zip_bundle
 
 fuzz = settings(derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))  # with lone surrogates and control characters
@@ -110,6 +113,28 @@ class TestManifests:
         (own_bundle / MANIFEST_NAME).write_text(json.dumps(changed))
         with pytest.raises(BundleError, match="cannot be read"):
             read_everything(own_bundle)
+
+
+class TestDepth:
+    @pytest.mark.parametrize("depth", [50, 900, 1100, 100_000])
+    @pytest.mark.parametrize("version", ["2.0", "2.7"])
+    @pytest.mark.parametrize("key", ["metrics", "provenance", "name", "surprise"])
+    @pytest.mark.parametrize("brackets", ["[]", '{"a":}'], ids=["lists", "objects"])
+    def test_json_of_any_depth_is_taken_or_refused(
+        self, own_bundle: Path, manifest: Any, depth: int, version: str, key: str, brackets: str
+    ) -> None:
+        deep = brackets[:-1] * depth + "1" + brackets[-1] * depth
+        text = json.dumps({**manifest, "schema_version": version, key: "HERE"}).replace('"HERE"', deep)
+        (own_bundle / MANIFEST_NAME).write_text(text)
+        try:
+            with Bundle(own_bundle) as first, Bundle(own_bundle) as second:
+                assert first.manifest == second.manifest
+        except BundleError as error:
+            assert str(own_bundle) in str(error)  # noqa: PT017
+        with pytest.raises(BundleError):
+            parse_engine_manifest(text.encode(), "engine.json")
+        with pytest.raises(BundleError):
+            Tokenizer.from_json(deep.encode(), "vocab.json")
 
 
 class TestZips:
@@ -217,6 +242,55 @@ class TestMessages:
 
     def test_visible_text_stays_as_it_is(self) -> None:
         assert printable("Größe 3,4\nfür 鳥") == "Größe 3,4\nfür 鳥"
+
+    @pytest.mark.parametrize(
+        "evil", ["A" * 100_000, "A\n" * 50_000, "A\nAll is well.\n" * 9], ids=["long", "lines", "lie"]
+    )
+    def test_a_message_repeats_no_more_than_a_line_of_a_manifest(
+        self, own_bundle: Path, manifest: Any, evil: str
+    ) -> None:
+        def values() -> Iterator[Any]:
+            for place in places(manifest):
+                for new in (evil, [evil], {evil: 1}):
+                    yield replaced(manifest, place, new)
+            for place in ((), ("model",), ("tokenizer",), ("graphs", 0), ("graphs", 0, "inputs", 0)):
+                inner = manifest
+                for key in place:
+                    inner = inner[key]
+                yield replaced(manifest, place, {**inner, evil: 1})
+
+        refused = 0
+        for changed in values():
+            try:
+                parsed = parse_manifest(json.dumps(changed).encode(), "here")
+                check_interfaces(parsed, "here")
+            except BundleError as error:
+                refused += 1
+                assert "\n" not in str(error)  # noqa: PT017
+                assert len(str(error)) < 1600  # noqa: PT017
+                assert str(error).count("A") < 700  # noqa: PT017
+        assert refused > 200
+
+    def test_a_name_of_any_length_is_a_line_of_the_doctor(self, own_bundle: Path) -> None:
+        write_manifest(own_bundle, name="A\nAll is well.\n" * 5000)
+        (own_bundle / "vocab.json").write_bytes(b"damaged")
+        result = CliRunner().invoke(doctor, [str(own_bundle)])
+        assert result.exit_code == 1
+        lines = result.stdout.splitlines()
+        assert "All is well." not in lines
+        assert max(map(len, lines)) < 1600
+
+    def test_an_error_is_bounded_whatever_it_quotes(self) -> None:
+        message = str(DmganError("\n".join(["what " + "x" * 10**6 + " remedy"] * 50)))
+        lines = message.split("\n")
+        assert len(lines) == 21
+        assert len(message) < 40_000
+        assert lines[0].startswith("what xxx")
+        assert lines[0].endswith("xxx remedy")
+
+    def test_what_a_library_says_is_one_line(self) -> None:
+        assert shortened("a\nb\r\nc  d") == "a b c  d"
+        assert len(shortened("x" * 10**6)) < 310
 
     def test_escape_sequences_of_a_manifest_stay_in_it(self, own_bundle: Path, manifest: Any) -> None:
         for place in (

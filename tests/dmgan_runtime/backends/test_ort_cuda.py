@@ -42,6 +42,7 @@ def test_up_blocks_in_the_form_for_cpus_are_told(fake_ort: FakeOnnxRuntime, own_
     with Generator.open(own_bundle, backend="onnxruntime", device="cuda", threads=1) as generator:
         assert "--up-blocks" not in generator.active.reason
         written = generator.manifest.graphs
+    fake_ort.thread = None  # the next generator has a thread of its own
     form = dict.fromkeys(SPEC.generator_roles, "phases")
     write_manifest(own_bundle, graphs=tuple(graph.__replace__(up_blocks=form.get(graph.role)) for graph in written))
     with Generator.open(own_bundle, backend="onnxruntime", device="cuda", threads=1) as generator:
