@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_LEFT_BEHIND_SECONDS = 3600
 
 
 @contextmanager
@@ -42,3 +45,15 @@ def replacing(path: Path, *, durable: bool = False, locked: bool = False) -> Ite
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def clear_scratch(folder: Path) -> None:
+    """Removes the scratch files of `replacing` that killed processes have left: those that nobody wrote to for an hour.
+
+    Args:
+        folder: Where files are going to be written; it need not exist.
+    """
+    for scratch in folder.glob(".dmgan-*.tmp"):
+        with suppress(OSError):  # another process was faster, or it is somebody else's
+            if time.time() - scratch.stat().st_mtime > _LEFT_BEHIND_SECONDS:
+                scratch.unlink()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from dmgan_runtime.atomic import clear_scratch
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.image_file import check_format
 from dmgan_runtime.tokenizer import split_words
@@ -68,7 +69,7 @@ class OutputPlan:
         return self.path == STANDARD_OUTPUT
 
     def check_place(self, *, overwrite: bool) -> None:
-        """Finds out before anything is generated whether the files can be written.
+        """Finds out before anything is generated whether the files can be written; clears what killed runs have left.
 
         Args:
             overwrite: Whether files that are there already are replaced.
@@ -89,6 +90,7 @@ class OutputPlan:
                 pass
         except OSError as error:
             raise _unwritable(self.path, error) from error
+        clear_scratch(folder)
         if folder.exists():
             self._refuse_existing(Path.is_dir if overwrite else os.path.lexists)
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -402,6 +403,29 @@ def test_an_output_of_any_encoding_takes_any_caption(tmp_path: Path, encoding: s
         assert made.stdout.decode(encoding)
         assert b"Traceback" not in made.stderr
     assert len(list(own.glob("*.png"))) == 3  # the samples, and two more
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_what_killed_runs_have_left_is_cleared(bundle: Path, out: Path, slash: str) -> None:
+    out.parent.mkdir()
+    program = f"""
+import os, signal
+from pathlib import Path
+from dmgan_runtime.atomic import replacing
+with replacing(Path({str(out)!r})) as scratch:
+    scratch.write_text("half a picture")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    (left,) = out.parent.iterdir()
+    fresh, mine = out.with_name(".dmgan-0123456789abcdef.tmp"), out.with_name("dmgan-notes.tmp")
+    for each in (left, fresh, mine):
+        each.touch()
+        os.utime(each, (0, time.time() - 3700 * (each != fresh)))
+    run("-b", bundle, "a heart", "-o", f"{out.parent}/" if slash else out, "--seed", "1")
+    assert left.name not in names(out)
+    assert {fresh.name, mine.name} < set(names(out))  # a run of another process, and a user's own file
+    assert len(names(out)) == 3
 
 
 def test_packaged_models_are_listed_and_opened_by_name(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
