@@ -144,7 +144,9 @@ class Program:
         except Exception as error:  # OpenVINO's errors are RuntimeErrors, and numpy adds its own for wrong shapes
             if not is_engines(error, "openvino"):
                 raise
-            raise EngineError(f"openvino failed in {self._name} ({shortened(error)}); try fewer images at once") from error
+            raise EngineError(
+                f"openvino failed in {self._name} ({shortened(error)}); try fewer images at once"
+            ) from error
         self._idle.append(request)
         return arrays
 
