@@ -24,7 +24,7 @@ demo: $(VENV)/ready
 	  "a bird with a black crown, an orange belly and white wings" \
 	  "this bird has a green crown, a purple belly and yellow wings" \
 	  "a bird with a white crown, a blue belly and red wings"
-	$(BIN)/python -m benchmarks.part_colours $(DEMO)/bundle
+	$(BIN)/python -m scripts.part_colours $(DEMO)/bundle
 	@if [ -n "$$DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open $(DEMO)/emoji.png; xdg-open $(DEMO)/birds.png; fi
 	@echo "The pictures: $(DEMO)/emoji.png (the packaged model) and $(DEMO)/birds.png (trained just now)"
 

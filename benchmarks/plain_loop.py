@@ -9,6 +9,7 @@ loss, nearest upsampling before a 3x3 convolution, and an average of the weights
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmgan_train.data import TrainingBatch
-from dmgan_train.losses import conditioning_loss
+from dmgan_train.losses import conditioning_loss, damsm_sentence_loss, generator_adversarial_loss
 from dmgan_train.models import (
     Discriminator,
     GeneratorNetwork,
@@ -30,7 +31,7 @@ from dmgan_train.settings import Settings
 
 
 class PlainLoop:
-    """GeneratorNetwork against discriminators, step by step as published."""
+    """A generator against discriminators, step by step as published."""
 
     def __init__(
         self,
@@ -45,27 +46,22 @@ class PlainLoop:
         generator: Its up blocks become what they are in the published code.
         discriminators: One for each resolution.
         """
-        own = settings.gan
+        gan = settings.gan
         self.settings = settings
         self.text_encoder, self.image_encoder = encoders
-        self.generator = as_published(generator).train()
-        self.discriminators = discriminators.train()
-        betas = (own.beta1, own.beta2)
-        self._optimizer = torch.optim.Adam(self.generator.parameters(), lr=own.generator_learning_rate, betas=betas)
-        self._optimizers = [
-            torch.optim.Adam(each.parameters(), lr=own.discriminator_learning_rate, betas=betas)
-            for each in self.discriminators
-        ]
+        self.generator, self.discriminators = as_published(generator).train(), discriminators.train()
+        adam = partial(torch.optim.Adam, betas=(gan.beta1, gan.beta2))
+        self._optimizer = adam(self.generator.parameters(), lr=gan.generator_learning_rate)
+        self._optimizers = [adam(each.parameters(), lr=gan.discriminator_learning_rate) for each in discriminators]
         self.average = [parameter.detach().clone() for parameter in self.generator.parameters()]
 
     def step(self, batch: TrainingBatch, step: int) -> dict[str, Tensor]:
         """Trains on a batch; returns the losses by the names that `GanPhase.step` gives them."""
-        device = next(self.generator.parameters()).device
+        device, spec = next(self.generator.parameters()).device, self.settings.model
         reals = [images.to(device) for images in batch.images]
         lengths, class_ids = batch.lengths.to(device), batch.class_ids.to(device)
         with torch.no_grad():
             text = self.text_encoder(batch.tokens.to(device), batch.lengths)
-        spec = self.settings.model
         noise = torch.randn(len(lengths), spec.noise_features, device=device)
         condition_noise = torch.randn(len(lengths), spec.condition_features, device=device)
         fakes = self.generator(text.sentence, text.words, lengths, noise, condition_noise)
@@ -76,15 +72,13 @@ class PlainLoop:
             average.mul_(keep).add_(parameter.detach(), alpha=1 - keep)
         return losses
 
-    def _discriminators(self) -> Iterable[Discriminator]:
-        return cast("Iterable[Discriminator]", self.discriminators)
-
     def _train_discriminators(
         self, reals: list[Tensor], fakes: GeneratorOutput, text: TextEncoderOutput
     ) -> dict[str, Tensor]:
         losses = {}
+        discriminators = cast("Iterable[Discriminator]", self.discriminators)
         for discriminator, optimizer, real, fake in zip(
-            self._discriminators(), self._optimizers, reals, fakes.images, strict=True
+            discriminators, self._optimizers, reals, fakes.images, strict=True
         ):
             discriminator.zero_grad()
             loss = discriminator_loss(discriminator, real, fake, text.sentence)
@@ -96,22 +90,20 @@ class PlainLoop:
     def _train_generator(
         self, fakes: GeneratorOutput, text: TextEncoderOutput, lengths: Tensor, class_ids: Tensor
     ) -> dict[str, Tensor]:
-        own, gammas = self.settings.gan, self.settings.damsm
+        gan, damsm = self.settings.gan, self.settings.damsm
         self.generator.zero_grad()
-        losses = {}
-        for discriminator, fake in zip(self._discriminators(), fakes.images, strict=True):
-            features = discriminator(fake)
-            pair = _conditional_loss(discriminator, features, text.sentence, 1)
-            losses[f"generator_{fake.shape[-1]}"] = pair + _unconditional_loss(discriminator, features, 1)
+        discriminators = cast("Iterable[Discriminator]", self.discriminators)
+        losses = {
+            f"generator_{fake.shape[-1]}": generator_adversarial_loss(discriminator, fake, text.sentence)
+            for discriminator, fake in zip(discriminators, fakes.images, strict=True)
+        }
         image = self.image_encoder(fakes.images[-1])
-        similarities = word_similarities(image.regions, text.words, lengths, gammas.gamma1, gammas.gamma2)
-        words = _matching_loss(gammas.gamma3 * similarities, class_ids)
-        cosine = F.cosine_similarity(image.image[:, None], text.sentence[None], dim=2)
-        losses["damsm"] = words + _matching_loss(gammas.gamma3 * cosine, class_ids)
+        similarities = word_similarities(image.regions, text.words, lengths, damsm.gamma1, damsm.gamma2)
+        words = _matching_loss(damsm.gamma3 * similarities, class_ids)
+        losses["damsm"] = words + damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=damsm.gamma3).total
         losses["conditioning"] = conditioning_loss(fakes.condition.mean, fakes.condition.log_variance)
-        weights = {"damsm": own.damsm_weight, "conditioning": own.conditioning_weight}
-        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        total.backward()
+        weights = {"damsm": gan.damsm_weight, "conditioning": gan.conditioning_weight}
+        torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum().backward()
         self._optimizer.step()
         return losses
 
@@ -128,11 +120,11 @@ def as_published(generator: GeneratorNetwork) -> GeneratorNetwork:
 def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
     """The published `discriminator_loss`: sigmoid and BCE, every kind of pair in a pass of its own."""
     real_features, fake_features = discriminator(real), discriminator(fake.detach())
-    real_pair = _conditional_loss(discriminator, real_features, sentence, 1)
-    fake_pair = _conditional_loss(discriminator, fake_features, sentence, 0)
-    mismatch = _conditional_loss(discriminator, real_features[:-1], sentence[1:], 0)
-    real_alone = _unconditional_loss(discriminator, real_features, 1)
-    fake_alone = _unconditional_loss(discriminator, fake_features, 0)
+    real_pair = _cross_entropy(discriminator.conditional_logits(real_features, sentence), 1)
+    fake_pair = _cross_entropy(discriminator.conditional_logits(fake_features, sentence), 0)
+    mismatch = _cross_entropy(discriminator.conditional_logits(real_features[:-1], sentence[1:]), 0)
+    real_alone = _cross_entropy(discriminator.unconditional_logits(real_features), 1)
+    fake_alone = _cross_entropy(discriminator.unconditional_logits(fake_features), 0)
     return (real_alone + real_pair) / 2 + (fake_alone + fake_pair + mismatch) / 3
 
 
@@ -153,14 +145,6 @@ def _attend(query: Tensor, context: Tensor, gamma1: float) -> Tensor:
     over_words = torch.softmax(torch.bmm(context.transpose(1, 2), query), dim=2)
     over_regions = torch.softmax(gamma1 * over_words.transpose(1, 2), dim=2)
     return torch.bmm(context, over_regions.transpose(1, 2))
-
-
-def _conditional_loss(discriminator: Discriminator, features: Tensor, sentence: Tensor, target: float) -> Tensor:
-    return _cross_entropy(discriminator.conditional_logits(features, sentence), target)
-
-
-def _unconditional_loss(discriminator: Discriminator, features: Tensor, target: float) -> Tensor:
-    return _cross_entropy(discriminator.unconditional_logits(features), target)
 
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:

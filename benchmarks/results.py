@@ -7,12 +7,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from benchmarks.floor import Floor, MachineRates
 from dmgan_runtime.errors import DataError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 
-Measure = Literal["latency", "throughput", "startup", "memory", "size", "training", "outputs"]
 Unit = Literal["s", "bytes", "images/s"]
 
 
@@ -25,16 +23,12 @@ class Environment(_Part, frozen=True):
 
     Attributes:
         time: When it began, UTC.
-        system: Operating system and processor architecture.
-        cpu: The processor's name.
         cpus: How many this process may use.
         memory: Bytes of main memory.
-        gpu: The GPU's name; None on a CPU.
-        cuda: The newest CUDA that the driver supports; None on a CPU.
-        python: Its version.
+        cuda: The newest CUDA that the driver supports.
         packages: Versions of what computes.
-        commit: The project's commit, with `+` if files differ from it; None if it is not known.
-        busy_before: CPUs' worth of work that others did just before it began; None where the system does not say.
+        commit: The project's, with `+` if files differ from it; None if it is not known.
+        busy_before: CPUs' worth of work that others did just before it began; None where the system does not tell.
         busy_after: The same just after its end.
     """
 
@@ -53,7 +47,7 @@ class Environment(_Part, frozen=True):
 
     @property
     def was_busy(self) -> bool:
-        """Whether other work ran beside the benchmark, so that its times say little."""
+        """Whether other work ran beside the benchmark, so that its times mean little."""
         return self.busy_cpus > self.cpus / 4
 
     @property
@@ -62,14 +56,14 @@ class Environment(_Part, frozen=True):
         return max(self.busy_before or 0.0, self.busy_after or 0.0)
 
 
-class SubjectEntry(_Part, frozen=True):
+class ModelEntry(_Part, frozen=True):
     """What was measured.
 
     Attributes:
         name: The model's.
         weights: Where its weights came from.
-        manifest_sha256: Of the bundle's manifest, which holds the hash of every file; None if no bundle took part.
         resolution: Side of the largest image in pixels.
+        manifest_sha256: Of the bundle's manifest, which holds the hash of every file; None if no bundle took part.
         operations_as_written: Floating-point operations of an image by graph, as the network is published.
     """
 
@@ -86,7 +80,7 @@ class Entry(_Part, frozen=True):
     Attributes:
         name: Names it in `Series`.
         label: Names it for people.
-        engine: `torch` or a backend; in training the loop.
+        engine: `torch` or a backend; in training, whose loop.
         version: The engine's.
         device: Where it ran.
         precision: What it computed in.
@@ -109,8 +103,6 @@ class Absence(_Part, frozen=True):
     """What could not be measured, and why.
 
     Attributes:
-        contender: Its name.
-        reason: In words.
         batch: The batch size at which it failed; None if it could not be had at all.
     """
 
@@ -120,79 +112,73 @@ class Absence(_Part, frozen=True):
 
 
 class Series(_Part, frozen=True):
-    """Every sample of one figure.
+    """Every sample of one figure of one contender.
 
     Attributes:
-        contender: Whose.
-        measure: What: `end_to_end`, a graph, `images_per_second`, `first_image`, `peak_memory`, `everything` and so on.
+        contender: Its name.
+        figure: `end_to_end`, a graph, `images_per_second`, `first_image`, `peak_memory` and so on.
         unit: Of the samples.
         samples: In the order in which they were taken.
         per_turn: Samples that were taken in one turn; sample i belongs to round i // per_turn.
         batch: Images at once.
         clients: Threads that asked at once.
-        floor: What the machine's own limits allow for one such run; None where that has no meaning.
+        arithmetic_s: Seconds that the arithmetic of one such call takes at the machine's matrix rate; None where that
+            rate was not measured or has no meaning.
     """
 
     contender: str
-    measure: str
+    figure: str
     unit: Unit
     samples: tuple[float, ...]
     per_turn: Annotated[int, msgspec.Meta(ge=1)] = 1
     batch: int | None = None
     clients: int | None = None
-    floor: Floor | None = None
+    arithmetic_s: float | None = None
 
 
-class BenchmarkResult(_Part, frozen=True):
+class BenchmarkResult(_Part, frozen=True, kw_only=True):
     """One run of a benchmark.
 
     Attributes:
         schema_version: `major.minor`; a reader takes its own major version only.
-        measure: Which command made it.
+        measure: Which measure, or which script, made it.
         environment: Where.
-        subject: Of what.
-        settings: The command's.
+        model: Of what.
+        settings: The measure's.
         entries: Who took part, the reference first.
         series: All samples.
         absences: What could not be measured.
-        rates: What the machine can do at most; None if no floor was asked for.
+        matrix_rates: By precision, the operations a second of a large matrix product on this machine.
     """
 
-    schema_version: str
-    measure: Measure
+    schema_version: str = SCHEMA_VERSION
+    measure: str
     environment: Environment
-    subject: SubjectEntry
+    model: ModelEntry
     settings: dict[str, Any]
     entries: tuple[Entry, ...]
     series: tuple[Series, ...]
     absences: tuple[Absence, ...] = ()
-    rates: MachineRates | None = None
+    matrix_rates: dict[str, float] = {}
 
     @property
     def was_disturbed(self) -> bool:
         """Whether other work on the machine spoils the result; bytes, in memory or on disk, it does not change."""
-        return self.environment.was_busy and self.measure not in ("memory", "size")
+        return self.environment.was_busy and any(series.unit != "bytes" for series in self.series)
 
-    def entry(self, name: str) -> Entry:
-        """The contender of a name."""
-        return next(entry for entry in self.entries if entry.name == name)
-
-    def find(self, contender: str, measure: str, batch: int | None = None, clients: int | None = None) -> Series | None:
+    def find(self, entry: Entry, figure: str, batch: int | None = None, clients: int | None = None) -> Series | None:
         """One series, or None if it was not measured."""
-        key = (contender, measure, batch, clients)
-        return next((s for s in self.series if (s.contender, s.measure, s.batch, s.clients) == key), None)
+        key = (entry.name, figure, batch, clients)
+        return next((s for s in self.series if (s.contender, s.figure, s.batch, s.clients) == key), None)
 
-    def batches(self) -> list[int]:
-        """The batch sizes, smallest first."""
-        return sorted({series.batch for series in self.series if series.batch is not None})
+    def batches(self) -> list[int | None]:
+        """The batch sizes, smallest first; None is that of what has no batch."""
+        return sorted({series.batch for series in self.series}, key=lambda batch: batch or 0)
 
-    def to_json(self) -> bytes:
-        """The result as indented JSON, each list of samples in one line."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
-
-
-class _Version(msgspec.Struct):
-    schema_version: str = "missing"
+    def write(self, path: Path) -> None:
+        """Writes the result as indented JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
 def read_result(path: Path) -> BenchmarkResult:
@@ -203,7 +189,7 @@ def read_result(path: Path) -> BenchmarkResult:
     """
     try:
         content = path.read_bytes()
-        version = msgspec.json.decode(content, type=_Version).schema_version
+        version = str(msgspec.json.decode(content, type=dict[str, Any]).get("schema_version", "missing"))
         if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
             raise DataError(f"{path}: schema version {version}, and this reads {SCHEMA_VERSION}; measure again")
         return msgspec.json.decode(content, type=BenchmarkResult)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dmgan_runtime.errors import DmganError
 
 _SLOW_S = 1.0
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """When to stop.
 
     Attributes:
@@ -26,43 +25,27 @@ class Limits:
     least: int = 3
 
 
-class Calls(tuple[int, int]):
-    """How many calls of a turn are not counted, and how many are."""
+class Calls(NamedTuple):
+    """The calls of a turn.
 
-    @property
-    def uncounted(self) -> int:
-        """They refill the caches, which belonged to somebody else since the last turn."""
-        return self[0]
+    Attributes:
+        uncounted: They refill the caches, which belonged to others since the last turn.
+        counted: Each gives a sample.
+    """
 
-    @property
-    def counted(self) -> int:
-        """These give a sample each."""
-        return self[1]
+    uncounted: int
+    counted: int
 
 
 def calls_per_turn(slowest: float) -> Calls:
-    """The calls of a turn, the same for everybody.
-
-    Args:
-        slowest: Seconds that the slowest contender takes for one call. Long calls need no second one: refilling a cache
-            is nothing to them.
-    """
-    return Calls((0, 1)) if slowest >= _SLOW_S else Calls((1, 4))
+    """The calls of a turn, the same for all: refilling a cache is nothing to a call that takes so many seconds."""
+    return Calls(0, 1) if slowest >= _SLOW_S else Calls(1, 4)
 
 
 def take_turns(
     turns: Mapping[str, Callable[[], object]], limits: Limits, clock: Callable[[], float] = time.monotonic
 ) -> dict[str, str]:
-    """Lets everybody have a turn, in order, round after round.
-
-    Args:
-        turns: What each does in its turn.
-        limits: When to stop.
-        clock: In seconds.
-
-    Returns:
-        Who failed, and why; they had no turn after that.
-    """
+    """Lets each have a turn, in order, round after round; returns who failed and had no turn after that, and why."""
     failures: dict[str, str] = {}
     began = clock()
     for done in range(limits.rounds):

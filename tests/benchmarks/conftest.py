@@ -5,17 +5,17 @@ import msgspec
 import pytest
 import torch
 
-from benchmarks.building import build_subject
-from benchmarks.subject import SUBJECT_NAME, Subject, SubjectSource
+from benchmarks.building import MODEL_NAME, build_model
+from benchmarks.model import BenchmarkModel
 from dmgan_train.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")
-def subject(run: RunFolder, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def model(run: RunFolder, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> BenchmarkModel:
     """The small run and its bundle, ready to be measured."""
-    folder = tmp_path_factory.mktemp("subject") / "squares"
-    build_subject(SubjectSource(preset="tiny", run=str(run.root), bundle=str(bundle)), folder, "cpu")
-    return msgspec.json.decode((folder / SUBJECT_NAME).read_bytes(), type=Subject)
+    folder = tmp_path_factory.mktemp("model") / "squares"
+    build_model("squares", run.root, bundle, folder, "cpu")
+    return msgspec.json.decode((folder / MODEL_NAME).read_bytes(), type=BenchmarkModel)
 
 
 @pytest.fixture(scope="module", autouse=True)

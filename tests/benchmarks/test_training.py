@@ -1,32 +1,74 @@
-"""The plain loop is the same training in another order of work: else it would be no comparison."""
+"""A training step is timed by known loops, and the plain loop is the same training in another order of work."""
 
 import copy
 
 import pytest
 import torch
 
+from benchmarks.cli import take
+from benchmarks.contender import select
+from benchmarks.measure import Task
 from benchmarks.plain_loop import as_published, discriminator_loss, word_similarities
-from benchmarks.trainer import make_phase, make_plain_loop, published_settings, random_batch
-from benchmarks.training_step import Loop, loops
+from benchmarks.report import render
+from benchmarks.training import (
+    Loop,
+    Networks,
+    Training,
+    find_loops,
+    make_phase,
+    make_plain_loop,
+    published_settings,
+    random_batch,
+)
+from benchmarks.turns import Limits
 from dmgan_train import losses
 from dmgan_train.settings import Settings
-from tests.training import SMALL
-
-CPU = torch.device("cpu")
+from tests.benchmarks.fakes import KnownLoop, KnownNetworks, environment
+from tests.training import CPU, SMALL
 
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return published_settings("tiny", Loop(order="plain", precision="fp32"), overrides=SMALL)
+    return published_settings("tiny", overrides=SMALL)
+
+
+def test_images_a_second_are_those_of_a_batch_over_its_time() -> None:
+    loops = [KnownLoop(engine="plain", seconds=2.0), KnownLoop(engine="dmgan", seconds=0.5)]
+    result = take(Training(Limits(2, 100)), Task(KnownNetworks(), loops, lambda _: None), environment())
+    assert [series.samples for series in result.series] == [(2.0, 2.0), (8.0, 8.0)]
+    assert {series.batch for series in result.series} == {4}
+    assert "| Dmgan | fp32 | 8.00 | 4.00 (4.00 to 4.00) |" in render(result)
+
+
+@pytest.mark.parametrize("engine", ["plain", "dmgan"])
+def test_a_loop_trains_and_tells_its_seconds(engine, settings) -> None:
+    trainer = Loop("fp32", "cpu", 1, engine).open(Networks("tiny", settings))
+    assert trainer.time() > 0
+    assert trainer.version() == torch.__version__
+
+
+def test_the_task_has_the_batch_and_the_published_objective() -> None:
+    task = Training.prepare("cpu", 1, ["dmgan-fp32"], preset="tiny", batch=3)
+    assert [loop.name for loop in task.contenders] == ["plain-fp32", "dmgan-fp32"]
+    gan = task.model.settings.gan
+    assert (gan.batch_size, gan.augmentation, gan.r1_weight, sum(gan.warm_up_steps)) == (3, False, 0, 0)
+
+
+def test_the_plain_loop_comes_first_and_ours_in_every_precision() -> None:
+    assert find_loops("cpu", 1)[0].name == "plain-fp32"
+    names = {loop.name for loop in find_loops("cuda:0", 1)}
+    assert {"plain-tf32", "dmgan-bf16", "dmgan-compile-bf16"} <= names
+    assert "plain-bf16" not in names
+    assert len(select(find_loops("cuda:0", 1), [])) == len(names)
 
 
 def test_real_and_fake_one_after_the_other_are_the_same_loss(settings) -> None:
     torch.manual_seed(0)
-    judge = make_plain_loop(settings, CPU).discriminators[0].eval()
+    discriminator = make_plain_loop(settings, CPU).discriminators[0].eval()
     real, fake = torch.rand(2, 3, 3, 8, 8)
     sentence = torch.randn(3, settings.model.text_features)
-    expected = losses.discriminator_loss(judge, real, fake, sentence).total
-    torch.testing.assert_close(discriminator_loss(judge, real, fake, sentence), expected)
+    expected = losses.discriminator_loss(discriminator, real, fake, sentence).total
+    torch.testing.assert_close(discriminator_loss(discriminator, real, fake, sentence), expected)
 
 
 def test_caption_by_caption_is_the_same_similarity() -> None:
@@ -67,9 +109,3 @@ def test_a_step_has_the_losses_of_ours_and_trains_everything(settings) -> None:
     assert sum(changed) > 0.9 * len(changed)
     moved = zip(plain.average, before, strict=False)
     assert any(not torch.equal(average, old) for average, old in moved)
-
-
-def test_the_plain_loop_comes_first_and_ours_in_every_precision() -> None:
-    assert loops("cpu")[0].name == "plain-fp32"
-    assert {"plain-tf32", "dmgan-bf16", "dmgan-compile-bf16"} <= {loop.name for loop in loops("cuda:0")}
-    assert "plain-bf16" not in {loop.name for loop in loops("cuda:0")}

@@ -1,6 +1,6 @@
 """Whether a model of painted birds gives named parts the colours that the caption names.
 
-    python -m benchmarks.part_colours BUNDLE
+    python -m scripts.part_colours BUNDLE
 
 For birds of species that training never saw, a caption names four parts and their colours; an image is made, and the
 colour nearest to each part's place in the usual pose is compared with the named one. Guessing is right once in nine

@@ -1,4 +1,4 @@
-"""The machine: what it is, what is installed, and what it can do at most."""
+"""The machine: what it is, what is installed, how busy it is, and how fast it multiplies matrices."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+import timeit
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 from benchmarks.results import Environment
 from dmgan_runtime.backends.base import check_threads
 from dmgan_runtime.backends.choice import device_index
 from dmgan_runtime.backends.gpus import find_gpu
 from dmgan_runtime.backends.registry import ENGINES
+from dmgan_train.devices import autocast_type
 
-ENGINE_PACKAGES = frozenset(name for engine in ENGINES for name in engine.distributions)
-_PACKAGES = sorted(ENGINE_PACKAGES | {"dmgan", "numpy", "onnx", "torch", "triton"})
+ENGINE_PACKAGES = frozenset(name for engine in ENGINES for name in engine.distributions) | {"torch"}
+_PACKAGES = sorted(ENGINE_PACKAGES | {"dmgan", "numpy", "onnx", "triton"})
 _ROOT = Path(__file__).parent.parent
+_TRIALS = 8
+_SIDE = {"cpu": 2048, "cuda": 8192}
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def describe_environment(device: str) -> Environment:
@@ -49,9 +56,9 @@ def describe_environment(device: str) -> Environment:
 
 
 def measure_others(seconds: float = 1.0) -> float | None:
-    """CPUs' worth of work that other processes do while this one sleeps; None where the system does not say.
+    """CPUs' worth of work that other processes do while this one sleeps; None where the system does not tell.
 
-    The load average would count this benchmark's own last minute, and in a container the whole host's.
+    The load average would count this benchmark's last minute, and in a container the whole host's.
     """
     try:
         before = _busy_ticks()
@@ -62,14 +69,7 @@ def measure_others(seconds: float = 1.0) -> float | None:
     return round((after - before) / os.sysconf("SC_CLK_TCK") / seconds, 2)
 
 
-def _busy_ticks() -> int:
-    """What all CPUs have worked since the start, stolen time too; not idle or waiting."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    ticks = [int(field) for field in fields]
-    return sum(ticks) - ticks[3] - ticks[4]
-
-
-def installed(packages: Sequence[str]) -> dict[str, str]:
+def installed(packages: Iterable[str]) -> dict[str, str]:
     """The versions of those packages that are installed."""
     found = {}
     for name in packages:
@@ -80,7 +80,7 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def share_libraries() -> None:
+def share_cuda_libraries() -> None:
     """Lets the processes that are started from now on find the CUDA libraries that pip installed beside PyTorch.
 
     onnxruntime-gpu looks for them beside itself, and it may lie in another folder than they do.
@@ -88,9 +88,34 @@ def share_libraries() -> None:
     found = find_spec("nvidia")
     places = list(found.submodule_search_locations or ()) if found else []
     folders = [str(folder) for place in places for folder in sorted(Path(place).glob("*/lib"))]
-    known = os.environ.get("LD_LIBRARY_PATH")
     if folders:
-        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([*folders, *([known] if known else [])])
+        known = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([*folders, *known])
+
+
+def measure_matrix_rates(device: str, threads: int, precisions: Iterable[str]) -> dict[str, float]:
+    """Operations a second, a multiplication and an addition being two: the best of several trials.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+        threads: CPU threads.
+        precisions: Those whose rate is wanted. Left out are int8, fp16 on a CPU, and bf16 where there are no
+            instructions for it.
+    """
+    torch.set_num_threads(threads)
+    place = torch.device(device)
+    rates = {}
+    for precision in dict.fromkeys(precisions):
+        product = _product(place, precision)
+        if product is not None:
+            rates[precision] = 2 * _SIDE[place.type] ** 3 / min(timeit.repeat(product, repeat=_TRIALS, number=1))
+    return rates
+
+
+def _busy_ticks() -> int:
+    """What all CPUs have worked since the start, stolen time too; not idle or waiting."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4]
 
 
 def _cpu_name() -> str:
@@ -112,3 +137,20 @@ def _commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _product(device: torch.device, precision: str) -> Callable[[], object] | None:
+    lacks_bf16 = precision == "bf16" and not autocast_type("auto", device)
+    if precision not in _DTYPES or lacks_bf16 or (device.type, precision) == ("cpu", "fp16"):
+        return None
+    side = _SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in range(2))
+    out = torch.empty_like(left)
+
+    def multiply() -> None:
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.mm(left, right, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return multiply

@@ -1,6 +1,6 @@
 """The paper's recipe and the one for small data, side by side on one data set, with what else was thought of for it.
 
-    python -m benchmarks.recipes --preset emoji --data data/emoji --out trials/recipes --steps 20000
+    python -m scripts.recipes --preset emoji --data data/emoji --out trials/recipes --steps 20000
 
 All share one DAMSM, one seed and the number of steps; what differs is what the recipe says. Killed at any moment, the
 same command goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,38 +12,64 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.contenders import Contender
-from benchmarks.samplers import Stopwatch, read_captions
-from benchmarks.subject import Subject
+from benchmarks.contender import Contender, Sampler, Stopwatch, read_captions
+from benchmarks.model import AS_WRITTEN, BenchmarkModel
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError
-from dmgan_runtime.manifest import Role
 from dmgan_runtime.request import FloatArray
 from dmgan_runtime.results import to_pil
-from dmgan_train.devices import autocast_type
+from dmgan_train.devices import autocast_type, choose_device
 from dmgan_train.models import GeneratorNetwork, TextEncoder, TextEncoderOutput
-from dmgan_train.settings import TrainingPrecision
 
+FORMS = {"eager": "PyTorch eager", "channels_last": "PyTorch channels-last", "compile": "torch.compile"}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class TorchSampler:
-    """The unfused network, eager or compiled.
+@dataclass(frozen=True)
+class TorchContender(Contender):
+    """A way to run the network in PyTorch.
+
+    Attributes:
+        form: A key of `FORMS`.
+    """
+
+    engine: str = "torch"
+    form: str = "eager"
+
+    @property
+    def name(self) -> str:
+        """For example `torch-eager-fp32`."""
+        return f"{self.engine}-{self.form}-{self.precision}"
+
+    @property
+    def label(self) -> str:
+        return FORMS[self.form]
+
+    def open(self, model: BenchmarkModel) -> TorchSampler:
+        return TorchSampler(self, model)
+
+    def operations(self, model: BenchmarkModel) -> dict[str, int]:
+        return model.operations[AS_WRITTEN]
+
+
+class TorchSampler(Sampler):
+    """The network that is not rewritten, eager or compiled.
 
     The text encoder is computed in fp32, as every engine here does; it takes less than a hundredth of the time.
     """
 
-    version = str(torch.__version__)
-
-    def __init__(self, subject: Subject, contender: Contender) -> None:
+    def __init__(self, contender: TorchContender, model: BenchmarkModel) -> None:
         """Raises a `BackendError` if the device or its arithmetic cannot be had here."""
+        super().__init__()
         torch.set_num_threads(contender.threads)
-        self._device, self._dtype = torch.device(contender.device), _DTYPES[contender.precision]
-        _prepare_device(self._device, contender.precision)
-        with Bundle(subject.bundle) as bundle:
+        self._device, self._dtype = choose_device(contender.device), _DTYPES[contender.precision]
+        autocast_type("bf16" if contender.precision == "bf16" else "fp32", self._device)  # refuses what is not there
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        torch.backends.cudnn.allow_tf32 = contender.precision != "fp32"
+        with Bundle(model.bundle) as bundle:
             self._tokenizer, self._manifest = bundle.tokenizer(), bundle.manifest
         spec = self._manifest.model
-        state = torch.load(subject.weights, map_location="cpu", weights_only=True)
+        state = torch.load(model.weights, map_location="cpu", weights_only=True)
         self._text_encoder = TextEncoder(len(self._tokenizer), spec).eval().to(self._device)
         self._text_encoder.load_state_dict(state["text_encoder"])
         self._network = GeneratorNetwork(spec).eval().requires_grad_(False)
@@ -58,27 +85,26 @@ class TorchSampler:
             else self._network
         )
 
-    @torch.inference_mode()
+    def version(self) -> str:
+        return str(torch.__version__)
+
     def generate(self, captions: Sequence[str]) -> list[Image.Image]:
         """Like the runtime, it makes the pictures of every stage."""
         stages = [image.float().cpu().numpy() for image in self._run(*self._read(captions))]
         return [[to_pil(stage[row]) for stage in stages][-1] for row in range(len(captions))]
 
-    @torch.inference_mode()
     def synthesize(self, captions: Sequence[str]) -> FloatArray:
-        """The last stage's images."""
         image: FloatArray = self._run(*self._read(captions))[-1].float().cpu().numpy()
         return image
 
-    @torch.inference_mode()
-    def time_graphs(self, captions: Sequence[str]) -> dict[Role, float]:
+    def time_graphs(self, captions: Sequence[str]) -> dict[str, float]:
         """A compiled network is one graph; in another, a stage ends when its image is on the host."""
         if self._compiled:
             return {}
-        network, inputs = self._network, self._read(captions)
-        heads: list[Any] = [stage.to_image for stage in (network.initial, *network.refinements)]
+        heads: list[Any] = [stage.to_image for stage in (self._network.initial, *self._network.refinements)]
         ends = zip(self._manifest.model.roles, (self._text_encoder, *heads), strict=True)
-        stopwatch = Stopwatch()
+        inputs = self._read(captions)
+        stopwatch = Stopwatch(self.clock)
         with ExitStack() as hooks:
             for role, module in ends:
                 hooks.callback(module.register_forward_hook(partial(_end_lap, stopwatch, role)).remove)
@@ -92,6 +118,7 @@ class TorchSampler:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    @torch.inference_mode()
     def _run(self, tokens: Tensor, lengths: Tensor, noise: Tensor, condition_noise: Tensor) -> tuple[Tensor, ...]:
         text = self._text_encoder(tokens.to(self._device), lengths)
         words, sentence = text.words.to(self._dtype), text.sentence.to(self._dtype)
@@ -107,18 +134,7 @@ class TorchSampler:
 
 
 def _end_lap(
-    stopwatch: Stopwatch, role: Role, _module: nn.Module, _inputs: Any, output: Tensor | TextEncoderOutput
+    stopwatch: Stopwatch, role: str, _module: nn.Module, _inputs: Any, output: Tensor | TextEncoderOutput
 ) -> None:
     (output.sentence if isinstance(output, TextEncoderOutput) else output).float().cpu()  # waits for a GPU
     stopwatch.lap(role)
-
-
-def _prepare_device(device: torch.device, precision: str) -> None:
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise BackendError(f"PyTorch {torch.__version__} sees no CUDA device; install a CUDA build of it")
-        torch.cuda.set_device(device)
-        if precision == "fp32":
-            torch.backends.cudnn.allow_tf32 = False
-    wanted: TrainingPrecision = "bf16" if precision == "bf16" else "fp32"
-    autocast_type(wanted, device)

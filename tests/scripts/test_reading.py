@@ -4,7 +4,7 @@ import json
 
 from click.testing import CliRunner
 
-from benchmarks.reading import main
+from scripts.reading import main
 
 
 def test_files_and_memory_are_timed() -> None:

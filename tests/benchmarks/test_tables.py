@@ -6,26 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.results import Series
-from benchmarks.statistics import median, paired_ratio, percentile
+from benchmarks.tables import median, paired_ratio, percentile, show_number
 
 TIMES = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=200)
 
 
 def series(samples, per_turn: int = 1) -> Series:
-    return Series(contender="a", measure="end_to_end", unit="s", samples=tuple(samples), per_turn=per_turn)
+    return Series(contender="a", figure="end_to_end", unit="s", samples=tuple(samples), per_turn=per_turn)
 
 
 @given(samples=TIMES, percent=st.sampled_from([50, 95, 99]))
 def test_a_percentile_is_told_only_if_a_sample_lies_beyond_it(samples, percent) -> None:
-    value = percentile(samples, percent)
+    value = percentile(series(samples), percent)
     assert (value is None) == (len(samples) < 100 / (100 - percent))
     if value is not None:
         assert min(samples) <= value <= max(samples)
 
 
 def test_the_99th_percentile_needs_a_hundred_samples() -> None:
-    assert percentile(range(99), 99) is None
-    assert percentile(range(100), 99) == pytest.approx(98.01)
+    assert percentile(series(range(99)), 99) is None
+    assert percentile(series(range(100)), 99) == pytest.approx(98.01)
 
 
 @given(
@@ -50,4 +50,8 @@ def test_only_the_rounds_of_both_are_compared() -> None:
 
 @given(samples=TIMES)
 def test_the_median_is_numpys(samples) -> None:
-    assert median(samples) == np.median(samples)
+    assert median(series(samples)) == np.median(samples)
+
+
+def test_three_digits_count() -> None:
+    assert [show_number(value) for value in (12345.6, 12.34, 1.234, 0.1234)] == ["12,346", "12.3", "1.23", "0.123"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.part_colours import caption_of, main, painted_colours
 from dmgan_train.data.prepare.synthetic import PARTS, Bird, bounding_box, paint
 from dmgan_train.data.prepare.synthetic.species import draw_species
 from dmgan_train.data.transforms import cub_crop
+from scripts.part_colours import caption_of, main, painted_colours
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """How fast pictures are read: whether the loader keeps up with a GPU.
 
-    python -m benchmarks.reading --preset birds --workers 4
+    python -m scripts.reading --preset birds --workers 4
 
 From JPEG files of about CUB's size, and from memory (`data.cache`); prints JSON.
 """

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.recipes import VARIANTS, main, only
 from dmgan_train.fit import read_data
 from dmgan_train.settings import Settings, differences, resolve_settings
+from scripts.recipes import VARIANTS, main, only
 
 
 def _settings(name: str) -> Settings:

@@ -1,0 +1,1 @@
+"""Experiments: what was looked into once and can be looked into again. Each is run as `python -m scripts.NAME`."""
