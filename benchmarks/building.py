@@ -11,8 +11,8 @@ import msgspec
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.contender import AS_WRITTEN, BenchmarkModel
 from benchmarks.machine import installed
-from benchmarks.model import AS_WRITTEN, BenchmarkModel
 from benchmarks.worker import call_in_worker
 from dmgan_runtime.backends.base import generator_precisions, graphs_of
 from dmgan_runtime.backends.built_engines import BatchProfile

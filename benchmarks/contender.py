@@ -1,10 +1,11 @@
-"""What every contender is, what one that generates can be asked for, and the one that serves with `dmgan_runtime`.
+"""The model that contenders generate with, what each can be asked for, and the one that serves with `dmgan_runtime`.
 
 A worker that holds an engine imports this module and nothing that imports PyTorch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -14,20 +15,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from PIL import Image
 
-from benchmarks.model import BenchmarkModel
+from benchmarks.results import ModelEntry
 from benchmarks.turns import Calls
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.errors import BackendError, SettingsError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.graphs import IMAGE
-from dmgan_runtime.manifest import Manifest
+from dmgan_runtime.manifest import MANIFEST_NAME, Manifest
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.request import Batch, FloatArray
 from dmgan_runtime.tokenizer import Tokenizer, Tokens
 
 SEED = 7
+AS_WRITTEN = "as written"
+
+
+class BenchmarkModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One set of weights in both forms.
+
+    Attributes:
+        name: The model's.
+        origin: Where the weights came from, in words.
+        bundle: The bundle's folder.
+        weights: A file of state dicts, `text_encoder` and `generator`.
+        resolution: Side of the largest image in pixels.
+        captions: Texts that the vocabulary knows.
+        operations: Of one image, by graph: of the bundle's graphs by their precision, and of the network as it is
+            published as `AS_WRITTEN`.
+        lacks: The precisions that these weights could not be exported in, and why.
+    """
+
+    name: str
+    origin: str
+    bundle: str
+    weights: str
+    resolution: int
+    captions: tuple[str, ...]
+    operations: dict[str, dict[str, int]]
+    lacks: dict[str, str] = {}
+
+    def take_captions(self, count: int) -> list[str]:
+        """So many captions, over and over if need be."""
+        return [self.captions[index % len(self.captions)] for index in range(count)]
+
+    def describe(self) -> ModelEntry:
+        """What a result tells of it."""
+        return ModelEntry(
+            name=self.name,
+            weights=self.origin,
+            manifest_sha256=hashlib.sha256((Path(self.bundle) / MANIFEST_NAME).read_bytes()).hexdigest(),
+            resolution=self.resolution,
+            operations_as_written=self.operations[AS_WRITTEN],
+        )
 
 
 @dataclass(frozen=True)
@@ -135,10 +177,6 @@ class Sampler(ABC):
         asked = [client.submit(ask) for client in self._clients[:clients]]
         return sum(each.result() for each in asked) / (self.clock() - began)
 
-    def peak_memory(self) -> int:
-        """The most main memory that this process has held, in bytes."""
-        return peak_memory()
-
 
 class Stopwatch:
     """Laps, each since the one before."""
@@ -230,11 +268,6 @@ def select(found: Sequence[AnyContender], names: Sequence[str]) -> list[AnyConte
     return [each for each in found if not names or each.name in (known[0], *names)]
 
 
-def open_contender(contender: Contender, model: Any) -> Any:
-    """See `Contender.open`: a worker's factory."""
-    return contender.open(model)
-
-
 def save_first_picture(contender: Contender, model: BenchmarkModel, path: Path) -> None:
     """From nothing to the first picture in a file."""
     (picture,) = contender.open(model).generate(model.take_captions(1))
@@ -242,7 +275,7 @@ def save_first_picture(contender: Contender, model: BenchmarkModel, path: Path) 
 
 
 def peak_memory() -> int:
-    """See `Sampler.peak_memory`."""
+    """The most main memory that this process has held, in bytes."""
     if sys.platform == "linux":
         # getrusage would count what the parent held before the new program was loaded.
         lines = Path("/proc/self/status").read_text().splitlines()

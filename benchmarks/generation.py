@@ -14,7 +14,7 @@ import click
 import torch
 
 from benchmarks.building import prepare_model
-from benchmarks.contender import Contender, RuntimeContender, open_contender, save_first_picture, select
+from benchmarks.contender import Contender, RuntimeContender, peak_memory, save_first_picture, select
 from benchmarks.measure import PRESETS, WARM_UPS, Measure, Task, best_series, show_speed, speed_note
 from benchmarks.plot import Bar
 from benchmarks.pool import END_TO_END, IMAGES_PER_SECOND, Pool, compare_images
@@ -297,9 +297,9 @@ class Memory(GenerationMeasure):
         contender = pool.contenders[name]
         on_gpu = contender.device != "cpu"
         before = _free_memory(contender.device) if on_gpu else 0
-        with Worker(open_contender, contender, pool.model) as worker:
+        with Worker(contender.open, pool.model) as worker:
             worker.call("time", captions, Calls(0, WARM_UPS))
-            peak = {PEAK_MEMORY: [worker.call("peak_memory")]}
+            peak = {PEAK_MEMORY: [worker.run(peak_memory)]}
             # Engines do not tell what they hold in all, and CUDA's share is theirs too. They give nothing back.
             return peak | ({PEAK_DEVICE_MEMORY: [before - _free_memory(contender.device)]} if on_gpu else {})
 

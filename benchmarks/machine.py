@@ -128,15 +128,11 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
+    describe = ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
     try:
-        commit = _git("rev-parse", "--short=10", "HEAD")
-        return f"{commit}+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+        return subprocess.run(describe, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _product(device: torch.device, precision: str) -> Callable[[], object] | None:

@@ -13,9 +13,8 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.contender import Contender, open_contender
+from benchmarks.contender import BenchmarkModel, Contender
 from benchmarks.machine import measure_matrix_rates
-from benchmarks.model import BenchmarkModel
 from benchmarks.results import Absence, Entry, Series, Unit
 from benchmarks.turns import Limits, take_turns
 from benchmarks.worker import Worker, call_in_worker
@@ -143,7 +142,7 @@ def open_pool(contenders: Sequence[Contender], model: Any, check: Check) -> Iter
         for contender in contenders:
             click.echo(f"opening {contender.name} ...", err=True)
             try:
-                worker = stack.enter_context(Worker(open_contender, contender, model))
+                worker = stack.enter_context(Worker(contender.open, model))
                 entry = Entry(
                     name=contender.name,
                     label=contender.label,

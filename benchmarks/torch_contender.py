@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.contender import Contender, Sampler, Stopwatch, read_captions
-from benchmarks.model import AS_WRITTEN, BenchmarkModel
+from benchmarks.contender import AS_WRITTEN, BenchmarkModel, Contender, Sampler, Stopwatch, read_captions
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.request import FloatArray
 from dmgan_runtime.results import to_pil

@@ -17,9 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks.cli import make_command
-from benchmarks.contender import Contender, RuntimeContender
+from benchmarks.contender import BenchmarkModel, Contender, RuntimeContender
 from benchmarks.generation import GenerationMeasure
-from benchmarks.model import BenchmarkModel
 from benchmarks.pool import Pool
 from benchmarks.results import Series
 from benchmarks.turns import Limits

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.building import MODEL_NAME, build_model
-from benchmarks.model import BenchmarkModel
+from benchmarks.contender import BenchmarkModel
 from dmgan_train.run_folder import RunFolder
 
 

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.contender import Contender, Sampler, Stopwatch
-from benchmarks.model import AS_WRITTEN, BenchmarkModel
+from benchmarks.contender import AS_WRITTEN, BenchmarkModel, Contender, Sampler, Stopwatch
 from benchmarks.results import Absence, BenchmarkResult, Entry, Environment, ModelEntry, Series
 from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.request import FloatArray

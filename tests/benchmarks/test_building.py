@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import building
 from benchmarks.building import count_as_written, count_exported, prepare_model, random_captions, random_model
-from benchmarks.model import AS_WRITTEN
+from benchmarks.contender import AS_WRITTEN
 from dmgan_runtime.errors import DataError, ExportError
 from export.sources import read_model
 from tests.bundles import build_bundle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.contender import open_contender, peak_memory, save_first_picture, select
+from benchmarks.contender import peak_memory, save_first_picture, select
 from benchmarks.generation import find_contenders
 from benchmarks.worker import Worker, call_in_worker
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
@@ -43,7 +43,7 @@ def test_the_exported_graphs_have_less_arithmetic(model, contenders) -> None:
 
 
 def test_a_client_is_the_same_thread_in_every_turn() -> None:
-    with Worker(open_contender, Known(), MODEL) as worker:
+    with Worker(Known().open, MODEL) as worker:
         for clients in (2, 4, 2, 4):
             worker.call("serve", ["a"], clients, 0.3)
         first, second, *again = worker.call("who_asked")
@@ -60,7 +60,7 @@ def test_an_error_of_a_client_is_raised() -> None:
 
 
 def test_the_process_of_an_engine_holds_no_pytorch(model, contenders) -> None:
-    with Worker(open_contender, contenders[1], model) as worker:
+    with Worker(contenders[1].open, model) as worker:
         worker.call("generate", model.take_captions(1))
         loaded = worker.run(eval, "set(__import__('sys').modules)")
     assert "onnxruntime" in loaded
