@@ -80,7 +80,7 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
         axis.text(end, place, bar.text, va="center", fontsize=_TEXT - 1, color=_INK)
     axis.set_yticks(range(len(names)), names, fontsize=_TEXT)
     axis.invert_yaxis()
-    axis.set_xlim(0, reach / (1 - _CHARACTER * max(len(bar.text) for bar in panel.bars)))
+    axis.set_xlim(0, reach / (1 - _CHARACTER * (4 + max(len(bar.text) for bar in panel.bars))))
     axis.set_xlabel(panel.axis, fontsize=_TEXT - 1, color=_INK, loc="left")
     axis.set_title(panel.heading, fontsize=_TEXT + 0.5, color=_INK, loc="left")
     axis.tick_params(axis="y", length=0)

@@ -56,9 +56,9 @@ def plot_result(result: BenchmarkResult, path: Path) -> None:
     machine = place.gpu or f"{place.cpus} cores of {place.cpu}"
     parts = [f"{model.name}, {model.weights} weights"]
     parts += [f"{name} {number}" for name, number in place.packages.items() if name in ENGINE_PACKAGES]
-    busy = "  MEASURED ON A BUSY MACHINE" if result.was_disturbed else ""
+    busy = "MEASURED ON A BUSY MACHINE; " if result.was_disturbed else ""
     title = f"{_title(result)} ({model.resolution} pixels) on {machine}"
-    draw(title, _look(result).panels(result), f"{'; '.join(parts)}; {place.time[:10]}{busy}", path)
+    draw(title, _look(result).panels(result), f"{busy}{'; '.join(parts)}; {place.time[:10]}", path)
 
 
 @click.command(cls=DmganCommand)
