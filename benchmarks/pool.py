@@ -19,8 +19,8 @@ from benchmarks.results import Absence, Entry, Series, Unit
 from benchmarks.turns import Limits, take_turns
 from benchmarks.worker import Worker, call_in_worker
 from dmgan_runtime.errors import DmganError, EngineError
-from dmgan_runtime.request import FloatArray
 from dmgan_runtime.quality import psnr
+from dmgan_runtime.request import FloatArray
 
 END_TO_END, IMAGES_PER_SECOND = "end_to_end", "images_per_second"
 _COMPARED = 4
