@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmgan_train.data import TrainingBatch
+from dmgan_train.data.pyramid import pyramid
 from dmgan_train.losses import conditioning_loss, damsm_sentence_loss, generator_adversarial_loss
 from dmgan_train.models import (
     Discriminator,
@@ -58,7 +59,7 @@ class PlainLoop:
     def step(self, batch: TrainingBatch, step: int) -> dict[str, Tensor]:
         """Trains on a batch; returns the losses by the names that `GanPhase.step` gives them."""
         device, spec = next(self.generator.parameters()).device, self.settings.model
-        reals = [images.to(device) for images in batch.images]
+        reals = pyramid(batch.images.to(device), batch.mirrored.to(device), spec.resolutions)
         lengths, class_ids = batch.lengths.to(device), batch.class_ids.to(device)
         with torch.no_grad():
             text = self.text_encoder(batch.tokens.to(device), batch.lengths)

@@ -185,8 +185,10 @@ def random_batch(settings: Settings) -> TrainingBatch:
     """Images and captions of full length, drawn at random."""
     random = torch.Generator().manual_seed(0)
     count, words = settings.gan.batch_size, settings.data.training_words
+    side = settings.model.resolutions[-1]
     return TrainingBatch(
-        images=tuple(torch.rand(count, 3, side, side, generator=random) * 2 - 1 for side in settings.model.resolutions),
+        images=torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=random),
+        mirrored=torch.zeros(count, dtype=torch.bool),
         tokens=torch.randint(1, VOCABULARY, (count, words), generator=random),
         lengths=torch.randint(min(6, words), words + 1, (count,), generator=random),
         class_ids=torch.arange(count),

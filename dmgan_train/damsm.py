@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import distributed
-from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
+from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, collate, make_loader, steps_per_epoch
+from dmgan_train.data.pyramid import pyramid
 from dmgan_train.devices import autocast_type, place
 from dmgan_train.distributed import synchronise_batch_norms
 from dmgan_train.logging import Journal, Progress
@@ -76,7 +77,7 @@ class DamsmPhase:
         dataset = CaptionedImages(
             self._split,
             self._tokenizer,
-            resolutions=() if own.cache_trunk else (own.trunk_resolution,),
+            resolution=None if own.cache_trunk else own.trunk_resolution,
             max_words=own.words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
@@ -153,13 +154,15 @@ class DamsmPhase:
 
     def _encode_images(self, batch: TrainingBatch) -> ImageFeatures:
         if self._cache is None:
-            features = self._extract_features(batch.images[0].to(self.device, non_blocking=True))
+            features = self._extract_features(batch)
         else:
             features = tuple(part[batch.indices].to(self.device) for part in self._cache)
         regions, pooled = (part.float() for part in features)
         return self.image_encoder.project(regions, pooled)
 
-    def _extract_features(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _extract_features(self, batch: TrainingBatch) -> tuple[Tensor, ...]:
+        images, mirrored = (part.to(self.device, non_blocking=True) for part in (batch.images, batch.mirrored))
+        (images,) = pyramid(images, mirrored, (self.settings.damsm.trunk_resolution,))
         with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
             return self.image_encoder.extract_features(images)
 
@@ -167,9 +170,8 @@ class DamsmPhase:
     def _cache_features(self) -> tuple[Tensor, Tensor]:
         """The frozen trunk's features of every training image, in half precision on the CPU."""
         own = self.settings.damsm
-        resolutions = (own.trunk_resolution,)
         dataset = CaptionedImages(
-            self._split, self._tokenizer, resolutions=resolutions, max_words=own.words, augment="none"
+            self._split, self._tokenizer, resolution=own.trunk_resolution, max_words=own.words, augment="none"
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         self.image_encoder.eval()
@@ -177,9 +179,9 @@ class DamsmPhase:
         with Progress(len(dataset), "features of the training images", "image") as bar:
             for start in range(0, len(dataset), own.batch_size):
                 items = [dataset[0, index] for index in range(start, min(start + own.batch_size, len(dataset)))]
-                broken.add(reason for item in items for reason in item.broken)
-                images = torch.stack([torch.from_numpy(item.images[0]) for item in items])
-                seen = self._extract_features(images.to(self.device))
+                batch = collate(items)
+                broken.add(batch.broken)
+                seen = self._extract_features(batch)
                 regions.append(seen[0].half().cpu())
                 pooled.append(seen[1].half().cpu())
                 examples += [item.example for item in items]

@@ -54,7 +54,7 @@ def settle_average(
     dataset = CaptionedImages(
         captions.split,
         captions.tokenizer,
-        resolutions=(),
+        resolution=None,
         max_words=settings.data.training_words,
         seed=settings.seed,
     )

@@ -14,6 +14,7 @@ from dmgan_train import distributed
 from dmgan_train.augmentation import augment
 from dmgan_train.checkpoint import check_fingerprint, fingerprint
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
+from dmgan_train.data.pyramid import pyramid
 from dmgan_train.devices import autocast_type, place
 from dmgan_train.distributed import synchronise_batch_norms
 from dmgan_train.ema import StatisticsCaptions, settle_average
@@ -126,7 +127,7 @@ class GanPhase:
         dataset = CaptionedImages(
             self._captions.split,
             self._captions.tokenizer,
-            resolutions=self.settings.model.resolutions,
+            resolution=self.settings.model.resolutions[-1],
             max_words=self.settings.data.training_words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
@@ -150,7 +151,8 @@ class GanPhase:
         self.generator.train()
         self.discriminators.train()
         self._set_learning_rates(step)
-        reals = [images.to(self.device, non_blocking=True) for images in batch.images]
+        images, mirrored = (part.to(self.device, non_blocking=True) for part in (batch.images, batch.mirrored))
+        reals = pyramid(images, mirrored, self.settings.model.resolutions)
         captions = distributed.gather_captions(batch)
         tokens, lengths, class_ids = (values.to(self.device, non_blocking=True) for values in captions)
         with torch.no_grad():

@@ -19,12 +19,13 @@ from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_runtime.viz.pictures import enlarge, grid
 from dmgan_train.checkpoint import load_model, save_checkpoint
 from dmgan_train.data import Split
+from dmgan_train.data.pyramid import to_levels
 from dmgan_train.evaluation.metrics.orders import random_orders
 from dmgan_train.evaluation.metrics.r_precision import MISMATCHED, Encoders, RPrecision
 from dmgan_train.logging import Journal
 from dmgan_train.models import GeneratorNetwork, MemoryOutput, TextEncoder
 from dmgan_train.run_folder import RunFolder
-from dmgan_train.sampling import generate, to_levels
+from dmgan_train.sampling import generate
 
 CAPTIONS = 8
 EXAMPLES = IMAGES = 200

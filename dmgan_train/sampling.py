@@ -1,11 +1,10 @@
-"""Images of captions in PyTorch, with the noise that the runtime draws, and as the levels of a picture file."""
+"""Images of captions in PyTorch, with the noise that the runtime draws."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_runtime.noise import draw_noise
@@ -44,13 +43,3 @@ def generate(
         torch.from_numpy(noise).to(device),
         torch.from_numpy(condition_noise).to(device),
     )
-
-
-def to_levels(images: Tensor) -> Tensor:
-    """[-1, 1] to the nearest of 0..255 as uint8: what a user's picture file holds."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def from_levels(levels: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return levels.float() / 127.5 - 1

@@ -53,7 +53,7 @@ def time_reading(settings: Settings, split: Split, workers: int, batches: int, *
     dataset = CaptionedImages(
         split,
         Tokenizer.from_captions([CAPTION]),
-        resolutions=settings.model.resolutions,
+        resolution=settings.model.resolutions[-1],
         max_words=settings.data.training_words,
         augment=settings.data.augment,
         cache=cache,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -19,7 +17,15 @@ from dmgan_train.data.broken import BrokenFiles
 from dmgan_train.data.examples import Example, Split
 from dmgan_train.data.image_cache import ImageCache
 from dmgan_train.data.intervals import WHOLE, CaptionIntervals, Interval
-from dmgan_train.data.transforms import Augment, cub_crop, load_image, pyramid, scaled_side, to_square
+from dmgan_train.data.transforms import (
+    Augment,
+    Pixels,
+    cub_crop,
+    cut_square,
+    load_image,
+    resize_short_side,
+    scaled_side,
+)
 
 ItemKey = tuple[int, int]
 _REPLACEMENTS = 100
@@ -29,7 +35,8 @@ class Item(NamedTuple):
     """One example as the networks take it.
 
     Attributes:
-        images: One float32 array [3, R, R] in [-1, 1] for each resolution, smallest first.
+        image: [R, R, 3] uint8; of no pixels where no picture was asked for.
+        mirrored: Whether it shall be turned left to right.
         tokens: [max_words] int64, padded with 0.
         length: How many of the tokens are words, at least 1.
         example: The example that was used.
@@ -38,7 +45,8 @@ class Item(NamedTuple):
         broken: `<file>: <reason>` of each example that could not be used.
     """
 
-    images: tuple[npt.NDArray[np.float32], ...]
+    image: Pixels
+    mirrored: bool
     tokens: npt.NDArray[np.int64]
     length: int
     example: Example
@@ -51,7 +59,8 @@ class TrainingBatch(NamedTuple):
     """N examples as the networks take them.
 
     Attributes:
-        images: One float32 tensor [N, 3, R, R] in [-1, 1] for each resolution, smallest first.
+        images: [N, 3, R, R] uint8, of which `pyramid` makes what the networks take.
+        mirrored: [N] bool, which of them shall be turned left to right.
         tokens: [N, T] int64, padded with 0.
         lengths: [N] int64, from 1 to T.
         class_ids: [N] int64.
@@ -61,7 +70,8 @@ class TrainingBatch(NamedTuple):
         broken: `<file>: <reason>` of each example that could not be used and was replaced.
     """
 
-    images: tuple[Tensor, ...]
+    images: Tensor
+    mirrored: Tensor
     tokens: Tensor
     lengths: Tensor
     class_ids: Tensor
@@ -83,7 +93,7 @@ class CaptionedImages(Dataset[Item]):
         split: Split,
         tokenizer: Tokenizer,
         *,
-        resolutions: Sequence[int],
+        resolution: int | None,
         max_words: int,
         seed: int = 0,
         augment: Augment = "crop_flip",
@@ -94,10 +104,10 @@ class CaptionedImages(Dataset[Item]):
         """Args:
         split: The examples.
         tokenizer: Turns captions into tokens; words that it does not know are dropped.
-        resolutions: Sides of the pictures in pixels, smallest first; with none, no picture is opened.
+        resolution: Side of the pictures in pixels; with None, no picture is opened.
         max_words: Tokens of a caption. Of a longer one a random subset is taken, in order.
         seed: At least 0.
-        augment: How pictures are varied, see `to_square`.
+        augment: How pictures are varied, see `cut_square`.
         evaluation: Takes pictures from the middle, not mirrored, and a long caption's first words. Which of an
             image's captions is used still follows from the seed and the epoch.
         cache: Reads every picture now, scaled down, and keeps its pixels in memory; the loader's workers share them.
@@ -105,13 +115,13 @@ class CaptionedImages(Dataset[Item]):
         """
         self.split = split
         self.tokenizer = tokenizer
-        self.resolutions = tuple(resolutions)
+        self.resolution = resolution
         self.max_words = max_words
         self.seed = seed
         self.augment: Augment = augment
         self.evaluation = evaluation
         self._intervals = CaptionIntervals(split) if intervals else None
-        self._cache = self._read_all() if cache and self.resolutions else None
+        self._cache = ImageCache(self._load, len(split)) if cache and resolution else None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -129,13 +139,13 @@ class CaptionedImages(Dataset[Item]):
             example = self.split.examples[index]
             try:
                 caption, tokens, length = self._draw_tokens(example, rng)
-                images = self._draw_images(index, rng)
+                image, mirrored = self._draw_image(index, rng)
             except DataError as error:
                 broken.append(str(error))
                 index = int(rng.integers(len(self)))
             else:
                 interval = self._intervals.of(caption, index) if self._intervals else WHOLE
-                return Item(images, tokens, length, example, index, interval, tuple(dict.fromkeys(broken)))
+                return Item(image, mirrored, tokens, length, example, index, interval, tuple(dict.fromkeys(broken)))
         raise DataError(
             f"{self.split.root}: none of {_REPLACEMENTS} examples of the split {self.split.name!r} can be used;"
             f" the last error is: {broken[-1]}"
@@ -158,32 +168,30 @@ class CaptionedImages(Dataset[Item]):
         tokens[: len(words)] = words
         return tokens, len(words)
 
-    def _draw_images(self, index: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], ...]:
-        if not self.resolutions:
-            return ()
-        image = self._load(self.split.examples[index]) if self._cache is None else self._cache.image(index)
-        square = to_square(image, self.resolutions[-1], self.augment, None if self.evaluation else rng)
-        return pyramid(square, self.resolutions)
+    def _draw_image(self, index: int, rng: np.random.Generator) -> tuple[Pixels, bool]:
+        if not self.resolution:
+            return np.empty((0, 0, 3), dtype=np.uint8), False
+        pixels = self._load(index) if self._cache is None else self._cache.pixels(index)
+        return cut_square(pixels, self.resolution, self.augment, None if self.evaluation else rng)
 
-    def _load(self, example: Example) -> Image.Image:
+    def _load(self, index: int) -> Pixels:
+        """A picture's pixels, scaled for cutting."""
+        assert self.resolution
+        example = self.split.examples[index]
         image = load_image(example.image)
-        if example.box is None:
-            return image
-        try:
-            return cub_crop(image, example.box)
-        except DataError as error:
-            raise DataError(f"{example.image}: {error}") from error
-
-    def _read_all(self) -> ImageCache:
-        short_side = scaled_side(self.resolutions[-1], self.augment)
-        loads = [partial(self._load, example) for example in self.split.examples]
-        return ImageCache(loads, short_side)
+        if example.box is not None:
+            try:
+                image = cub_crop(image, example.box)
+            except DataError as error:
+                raise DataError(f"{example.image}: {error}") from error
+        return np.asarray(resize_short_side(image, scaled_side(self.resolution, self.augment)))
 
 
 def collate(items: Sequence[Item]) -> TrainingBatch:
     """Stacks items into a batch."""
     return TrainingBatch(
-        images=tuple(torch.from_numpy(np.stack(level)) for level in zip(*(item.images for item in items), strict=True)),
+        images=torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2),
+        mirrored=torch.tensor([item.mirrored for item in items]),
         tokens=torch.from_numpy(np.stack([item.tokens for item in items])),
         lengths=torch.tensor([item.length for item in items]),
         class_ids=torch.tensor([item.example.class_id for item in items]),

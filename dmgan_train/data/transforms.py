@@ -1,24 +1,24 @@
-"""Pictures from files to the pyramids that the networks are trained on, by Pillow and numpy alone.
+"""Pictures from files to the squares that the networks are trained on, by Pillow and numpy alone.
 
 Sizes and roundings are those of the published code and of the torchvision transforms that it uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dmgan_runtime.errors import DataError, shortened
 from dmgan_train.data.examples import Box
 from dmgan_train.data.files import refuse_pointer
 
 Augment = Literal["crop_flip", "flip", "none"]
+Pixels = npt.NDArray[np.uint8]
 
 _WHITE = (255, 255, 255, 255)
 _UPRIGHT = {
@@ -139,50 +139,34 @@ def _cut_to_longest(image: Image.Image) -> Image.Image:
 
 
 def scaled_side(resolution: int, augment: Augment) -> int:
-    """The shorter side to which a picture is scaled before a square of `resolution` pixels is cut out of it."""
+    """The shorter side to which a picture is scaled before a square of `resolution` pixels is cut out of it.
+
+    76/64 of it for `crop_flip`, and the resolution itself otherwise.
+    """
     return resolution * 76 // 64 if augment == "crop_flip" else resolution
 
 
-def to_square(image: Image.Image, resolution: int, augment: Augment, rng: np.random.Generator | None) -> Image.Image:
-    """Scales and cuts a picture to a square, at random while training.
+def cut_square(
+    pixels: Pixels, resolution: int, augment: Augment, rng: np.random.Generator | None
+) -> tuple[Pixels, bool]:
+    """Cuts a square out of a scaled picture and chooses whether it is mirrored, at random while training.
 
-    `crop_flip` scales the shorter side to 76/64 of the resolution, and then cuts and mirrors at random: the
-    published code's augmentation. `flip` and `none` scale it to the resolution itself, so that at least one side
-    is seen whole, and cut from the middle; `flip` also mirrors at random.
+    `crop_flip` cuts and mirrors at random, which with 76/64 of the resolution as the shorter side is the published
+    code's augmentation. `flip` and `none` cut from the middle, so that of a picture whose shorter side is the
+    resolution at least one side is seen whole; `flip` also mirrors at random.
 
     Args:
-        image: A picture, mode RGB.
+        pixels: [height, width, 3], neither side under `resolution`.
         resolution: Side of the result in pixels.
         augment: What to vary.
-        rng: Draws the variations; None for evaluation: the same scale, the middle, and not mirrored.
+        rng: Draws the variations; None for evaluation: the middle, and not mirrored.
 
     Returns:
-        [resolution, resolution], mode RGB.
+        [resolution, resolution, 3], a view of the picture, and whether it shall be mirrored.
     """
-    scaled = resize_short_side(image, scaled_side(resolution, augment))
-    spare_x, spare_y = scaled.width - resolution, scaled.height - resolution
+    spare_y, spare_x = pixels.shape[0] - resolution, pixels.shape[1] - resolution
     left, top = round(spare_x / 2), round(spare_y / 2)
     if rng is not None and augment == "crop_flip":
         left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
-    square = scaled.crop((left, top, left + resolution, top + resolution))
-    mirrored = rng is not None and augment != "none" and rng.random() < 0.5
-    return ImageOps.mirror(square) if mirrored else square
-
-
-def pyramid(image: Image.Image, resolutions: Sequence[int]) -> tuple[npt.NDArray[np.float32], ...]:
-    """The picture at every resolution, each scaled down from the final square itself.
-
-    Args:
-        image: A square of the last resolution, mode RGB.
-        resolutions: Sides in pixels, smallest first.
-
-    Returns:
-        For each resolution R a float32 array [3, R, R] in [-1, 1].
-    """
-    levels = [image.resize((side, side), Image.Resampling.BILINEAR) for side in resolutions[:-1]]
-    return tuple(_to_array(level) for level in (*levels, image))
-
-
-def _to_array(image: Image.Image) -> npt.NDArray[np.float32]:
-    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / np.float32(127.5) - np.float32(1.0))
+    mirrored = rng is not None and augment != "none" and bool(rng.random() < 0.5)
+    return pixels[top : top + resolution, left : left + resolution], mirrored

@@ -17,9 +17,9 @@ from dmgan_runtime.errors import BundleError, SettingsError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.results import Generation
+from dmgan_train.data.pyramid import to_levels
 from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundle
 from dmgan_train.run_folder import RunFolder
-from dmgan_train.sampling import to_levels
 from dmgan_train.settings import DataSettings
 
 _DATA_SETTINGS = frozenset(DataSettings.__struct_fields__)

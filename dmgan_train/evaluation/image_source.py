@@ -14,9 +14,10 @@ from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint, load_model
 from dmgan_train.data import Split, SplitName, keep_known, load_split
+from dmgan_train.data.pyramid import to_levels
 from dmgan_train.models import GeneratorOutput
 from dmgan_train.run_folder import RunFolder
-from dmgan_train.sampling import generate, to_levels
+from dmgan_train.sampling import generate
 from dmgan_train.settings import DataSettings
 
 

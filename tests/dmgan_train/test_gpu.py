@@ -13,14 +13,17 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from dmgan_train.damsm import DamsmPhase
+from dmgan_train.data.pyramid import pyramid, to_levels
 from dmgan_train.devices import choose_device, decide_arithmetic
 from dmgan_train.gan import GanPhase
 from dmgan_train.run_folder import RunFolder
@@ -187,3 +190,12 @@ def test_fit_runs_as_a_process(images, device, tmp_path) -> None:
     _, generator, trained = load_model(run)
     assert trained == 2
     assert all(value.isfinite().all() for value in generator.state_dict().values())
+
+
+def test_the_pyramid_is_that_of_pillow_to_the_last_level(device) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device)
+    for level in pyramid(batch, torch.tensor([False], device=device), (8, 16, 32, 64, 128, 256)):
+        side = level.shape[-1]
+        resized = np.array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+        assert torch.equal(to_levels(level)[0].cpu(), torch.from_numpy(resized).permute(2, 0, 1))

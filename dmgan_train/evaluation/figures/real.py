@@ -8,11 +8,11 @@ from PIL import Image
 from dmgan_runtime.errors import DataError
 from dmgan_runtime.results import to_pil
 from dmgan_train.data import Split
+from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.figures.seeds import paint_row
 from dmgan_train.evaluation.figures.sheet import legible, sheet
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.evaluation.metrics.orders import photographed
-from dmgan_train.sampling import from_levels
 
 
 def draw_real(source: ImageSource, split: Split, count: int, seed: int, images: int) -> Image.Image:

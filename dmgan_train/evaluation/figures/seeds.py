@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from PIL import Image
 
 from dmgan_runtime.results import to_pil
+from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.figures.sheet import legible, sheet
 from dmgan_train.evaluation.image_source import ImageSource
-from dmgan_train.sampling import from_levels
 
 
 def draw_seeds(source: ImageSource, captions: Sequence[str], seed: int, count: int) -> Image.Image:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmgan_runtime.errors import CheckpointError
+from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.metrics.fid_inception import fid_inception_trunk
 from dmgan_train.models.inception import InceptionTrunk
 from dmgan_train.models.trunks import INCEPTION_ADDRESS
-from dmgan_train.sampling import from_levels
 
 FeatureName = Literal["inception_v3", "inception_v3_fid", "efficientnet_lite0", "efficientnet_lite2"]
 

@@ -7,14 +7,12 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.data import BrokenFiles, CaptionedImages, Split
+from dmgan_train.data import BrokenFiles, CaptionedImages, Split, collate
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.logging import Progress
-from dmgan_train.sampling import to_levels
 
 
 class Order(NamedTuple):
@@ -89,7 +87,7 @@ def photographed(
     reader = CaptionedImages(
         split,
         Tokenizer.from_captions(split.captions()),
-        resolutions=(source.resolution,),
+        resolution=source.resolution,
         max_words=1,
         augment=source.data.augment,
         evaluation=True,
@@ -102,6 +100,5 @@ def photographed(
             broken.add(reason for item in items for reason in item.broken)
             kept = [(index, item) for index, item in zip(indices, items, strict=True) if item.position == index]
             if kept:
-                images = torch.stack([torch.from_numpy(item.images[0]) for _, item in kept])
-                yield [index for index, _ in kept], to_levels(images)
+                yield [index for index, _ in kept], collate([item for _, item in kept]).images
             bar.update(len(items))

@@ -15,11 +15,11 @@ from dmgan_runtime.errors import DataError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.checkpoint import fingerprint, load_encoders
 from dmgan_train.data import Split
+from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.metrics.orders import Order
 from dmgan_train.evaluation.metrics.protocol import MetricResult
 from dmgan_train.models import ImageEncoder, TextEncoder
 from dmgan_train.run_folder import RunFolder
-from dmgan_train.sampling import from_levels
 
 MISMATCHED = 99
 FOLDS = 10

@@ -23,7 +23,7 @@ def split(tmp_path_factory):
 
 def dataset(split: Split, **options) -> CaptionedImages:
     tokenizer = options.pop("tokenizer", None) or Tokenizer.from_captions(split.captions())
-    return CaptionedImages(split, tokenizer, **{"resolutions": (4, 8, 16), "max_words": 5} | options)
+    return CaptionedImages(split, tokenizer, **{"resolution": 16, "max_words": 5} | options)
 
 
 def with_captions(split: Split, *captions: str) -> Split:
@@ -35,16 +35,17 @@ def same(first, second) -> bool:
     return (
         first.keys == second.keys
         and torch.equal(first.tokens, second.tokens)
-        and all(torch.equal(one, other) for one, other in zip(first.images, second.images, strict=True))
+        and torch.equal(first.images, second.images)
+        and torch.equal(first.mirrored, second.mirrored)
     )
 
 
 def test_a_batch_is_what_it_says(split):
     data = dataset(split)
     batch = collate([data[0, index] for index in (3, 1)])
-    assert [image.shape for image in batch.images] == [(2, 3, 4, 4), (2, 3, 8, 8), (2, 3, 16, 16)]
-    assert {image.dtype for image in batch.images} == {torch.float32}
-    assert all(image.min() >= -1 and image.max() <= 1 and image.std() > 0.01 for image in batch.images)
+    assert (batch.images.shape, batch.images.dtype) == ((2, 3, 16, 16), torch.uint8)
+    assert (batch.mirrored.shape, batch.mirrored.dtype) == ((2,), torch.bool)
+    assert batch.images.float().std() > 10
     assert batch.tokens.shape == (2, 5)
     assert {tensor.dtype for tensor in (batch.tokens, batch.lengths, batch.class_ids, batch.indices)} == {torch.int64}
     assert batch.keys == ("3", "1")
@@ -81,7 +82,7 @@ def test_evaluation_takes_the_first_words_and_the_middle(split):
     data = dataset(with_captions(split, LONG), evaluation=True)
     items = [data[epoch, 0] for epoch in range(5)]
     assert {tuple(item.tokens) for item in items} == {(1, 2, 3, 4, 5)}
-    assert all(np.array_equal(item.images[-1], items[0].images[-1]) for item in items)
+    assert all(np.array_equal(item.image, items[0].image) and not item.mirrored for item in items)
 
 
 def test_captions_without_a_known_word_are_passed_over(split):
@@ -91,8 +92,8 @@ def test_captions_without_a_known_word_are_passed_over(split):
 
 def test_without_resolutions_no_picture_is_opened(split):
     example = Example("gone", split.root / "gone.png", ("a bird",), 0)
-    item = dataset(Split("train", split.root, (example,)), resolutions=())[0, 0]
-    assert item.images == ()
+    item = dataset(Split("train", split.root, (example,)), resolution=None)[0, 0]
+    assert item.image.size == 0
     assert item.broken == ()
 
 
@@ -102,7 +103,7 @@ def test_birds_are_cropped_to_their_box(tmp_path):
     split = load_split("cub", write_cub(tmp_path), "train")
     item = dataset(split, augment="none")[0, 0]
     whole = Split("train", tmp_path, (Example("whole", split.examples[0].image, ("a bird",), 0),))
-    assert not np.array_equal(item.images[-1], dataset(whole, augment="none")[0, 0].images[-1])
+    assert not np.array_equal(item.image, dataset(whole, augment="none")[0, 0].image)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_broken_example_is_replaced_and_named(damaged):
         assert damaged.examples[item.position] is item.example
         assert str(damaged.examples[index].image) in item.broken[0]
         assert reason in item.broken[0]
-        assert item.images[-1].std() > 0.1
+        assert item.image.std() > 10
         assert same(collate([item]), collate([dataset(damaged, tokenizer=tokenizer)[0, index]]))
 
 

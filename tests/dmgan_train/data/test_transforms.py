@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data.transforms import cub_crop, load_image, pyramid, resize_short_side, to_square
+from dmgan_train.data.transforms import cub_crop, cut_square, load_image, resize_short_side, scaled_side
 from tests.dmgan_train.data.drawing import write_picture
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -221,47 +221,33 @@ def test_the_middle_of_very_long_pictures_is_taken_before_they_are_scaled(width,
 
 
 def test_random_crops_reach_every_corner_and_both_mirrorings():
-    image = ramp(76, 76)  # is resized to itself for a resolution of 64
-    rng = np.random.default_rng(0)
-    corners, mirrored = set(), set()
-    for _ in range(400):
-        crop = np.asarray(to_square(image, 64, "crop_flip", rng)).astype(int)
-        step = crop[0, 1, 0] - crop[0, 0, 0]
-        mirrored.add(step)
-        corners.add((crop[..., 0].min(), crop[..., 1].min()))
-    assert mirrored == {1, -1}
-    assert {left for left, _ in corners} == {top for _, top in corners} == set(range(13))
+    pixels, rng = np.asarray(ramp(76, 76)), np.random.default_rng(0)
+    crops = [cut_square(pixels, 64, "crop_flip", rng) for _ in range(400)]
+    assert {mirrored for _, mirrored in crops} == {True, False}
+    for axis in (0, 1):
+        assert {square[0, 0, axis] for square, _ in crops} == set(range(13))
 
 
 def test_evaluation_takes_the_middle_at_the_same_scale():
-    crop = to_square(ramp(76, 96), 64, "crop_flip", None)
-    assert crop.size == (64, 64)
-    assert crop.getpixel((0, 0)) == (6, 16, 0)
+    assert scaled_side(64, "crop_flip") == 76
+    square, mirrored = cut_square(np.asarray(ramp(76, 96)), 64, "crop_flip", None)
+    assert square.shape == (64, 64, 3)
+    assert square[0, 0].tolist() == [6, 16, 0]
+    assert not mirrored
 
 
 def test_flip_alone_keeps_the_whole_picture():
-    image = ramp(64, 64)
-    seen = {to_square(image, 64, "flip", np.random.default_rng(seed)).tobytes() for seed in range(20)}
-    assert seen == {image.tobytes(), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()}
-    assert to_square(image, 64, "none", np.random.default_rng(0)).tobytes() == image.tobytes()
+    assert scaled_side(64, "flip") == scaled_side(64, "none") == 64
+    pixels = np.asarray(ramp(64, 64))
+    for augment, expected in (("flip", {True, False}), ("none", {False})):
+        cut = [cut_square(pixels, 64, augment, np.random.default_rng(seed)) for seed in range(20)]
+        assert {mirrored for _, mirrored in cut} == expected
+        assert all(np.array_equal(square, pixels) for square, _ in cut)
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90), seed=st.integers(0, 99))
 def test_any_picture_becomes_a_square(width, height, seed):
     for augment in ("crop_flip", "flip", "none"):
-        square = to_square(Image.new("RGB", (width, height)), 16, augment, np.random.default_rng(seed))
-        assert square.size == (16, 16)
-
-
-def test_the_pyramid_is_scaled_down_from_the_final_picture():
-    image = ramp(64, 64)
-    small, middle, large = pyramid(image, (16, 32, 64))
-    assert [level.shape for level in (small, middle, large)] == [(3, 16, 16), (3, 32, 32), (3, 64, 64)]
-    assert {level.dtype for level in (small, middle, large)} == {np.dtype(np.float32)}
-    np.testing.assert_allclose(large, np.asarray(image).transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
-    resized = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    np.testing.assert_allclose(small, resized / 127.5 - 1, atol=1e-6)
-
-
-def test_black_is_minus_one_and_white_is_one():
-    assert {pyramid(Image.new("RGB", (4, 4), color), (2, 4))[0].mean() for color in ("black", "white")} == {-1, 1}
+        scaled = resize_short_side(Image.new("RGB", (width, height)), scaled_side(16, augment))
+        square, _ = cut_square(np.asarray(scaled), 16, augment, np.random.default_rng(seed))
+        assert square.shape == (16, 16, 3)

@@ -9,9 +9,9 @@ from PIL import Image
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import load_split
+from dmgan_train.data.pyramid import to_levels
 from dmgan_train.evaluation.metrics.gallery import Gallery, Target, shares
 from dmgan_train.evaluation.metrics.retrieval import LAB, Retrieval, degrade, wrong_targets
-from dmgan_train.sampling import to_levels
 from dmgan_train.settings import DataSettings
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 
