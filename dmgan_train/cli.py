@@ -69,7 +69,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--workers",
             type=click.IntRange(0, 64),
-            help="Processes that read pictures ahead.  [default: one a spare core, at most 4]",
+            help="Processes that read pictures ahead.  [default: one a spare CPU, at most 16; 0 with data.cache]",
         ),
         click.option("--dry-run", is_flag=True, help="Read the data, print the plan and the settings, train nothing."),
     ]
@@ -110,7 +110,7 @@ def _run(
             if distributed.is_main():
                 begin(settings, read, run)
             distributed.wait()
-            work(settings, read, run, chosen, default_workers() if workers is None else workers)
+            work(settings, read, run, chosen, default_workers(settings) if workers is None else workers)
         if distributed.is_main():
             click.echo(f"Trained. Next: {next_step}")
 

@@ -15,13 +15,14 @@ from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch,
 from dmgan_train.data.pyramid import pyramid
 from dmgan_train.devices import autocast_type, place
 from dmgan_train.distributed import synchronise_batch_norms
-from dmgan_train.logging import Journal, Progress
+from dmgan_train.logging import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
 from dmgan_train.models import ImageFeatures
 from dmgan_train.models.encoders import build_encoders
 from dmgan_train.models.trunks import load_trunk_weights
 from dmgan_train.optimizer import load_optimizer
+from dmgan_train.progress import Progress
 from dmgan_train.settings import Settings
 
 

@@ -113,6 +113,11 @@ def resolve_precision(settings: Settings, device: torch.device) -> Settings:
     )
 
 
-def default_workers() -> int:
-    """Processes that read pictures ahead: one for each core but one, at most four; `torchrun`'s share the cores."""
-    return min(4, max(0, usable_cpus() // distributed.local_count() - 1))
+def default_workers(settings: Settings) -> int:
+    """Processes that read pictures ahead: one for each CPU but one, which `torchrun`'s processes share.
+
+    None where the pictures are kept in memory, and at most 16, which is what an H100 may ask for (docs/training.md).
+    """
+    if settings.data.cache:
+        return 0
+    return min(16, max(0, usable_cpus() // distributed.local_count() - 1))

@@ -19,7 +19,8 @@ from dmgan_runtime.errors import CheckpointError, TrainingError, shortened
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import TrainingBatch
-from dmgan_train.logging import Journal, Progress
+from dmgan_train.logging import Journal
+from dmgan_train.progress import Progress
 from dmgan_train.run_folder import RunFolder
 
 LOG_EVERY = 20

@@ -44,7 +44,7 @@ class DataSettings(_Section, frozen=True):
         broken_limit: Pictures and captions that cannot be used and are put up with before the run stops; None is 1% of
             the pictures, at least 10.
         held_out: Of data without a test split, the share of the pictures that is held out; see `hold_out`.
-        cache: Keep the training images in memory, scaled (3 bytes a pixel: CUB takes 2.5 GB).
+        cache: Keep the training images in memory, scaled (3 bytes a pixel: CUB takes 2.5 GB); no processes read ahead.
     """
 
     captions_per_image: PositiveInt | None = None

@@ -58,10 +58,10 @@ def train_variant(
     with run.locked():
         begin(settings, seen, run)
         if run.root == first.root:
-            pretrain(settings, data, run, device, default_workers())
+            pretrain(settings, data, run, device, default_workers(settings))
         else:
             share_encoders(first, run)
-        fit(settings, seen, run, device, default_workers())
+        fit(settings, seen, run, device, default_workers(settings))
     return run
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import atexit
+import signal
+import weakref
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from dmgan_runtime.errors import DataError
 from dmgan_runtime.tokenizer import Tokenizer
@@ -188,8 +191,8 @@ class CaptionedImages(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> TrainingBatch:
-    """Stacks items into a batch."""
-    return TrainingBatch(
+    """Stacks items into a batch; in a process that reads ahead, in memory that is shared with the one that trains."""
+    batch = TrainingBatch(
         images=torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2),
         mirrored=torch.tensor([item.mirrored for item in items]),
         tokens=torch.from_numpy(np.stack([item.tokens for item in items])),
@@ -200,6 +203,13 @@ def collate(items: Sequence[Item]) -> TrainingBatch:
         intervals=torch.tensor([item.interval for item in items], dtype=torch.float64),
         broken=tuple(reason for item in items for reason in item.broken),
     )
+    if get_worker_info():
+        # Else a thread would move them there, and where there is no room its error would be lost and the batch awaited
+        # for ever.
+        for part in batch:
+            if isinstance(part, Tensor):
+                part.share_memory_()
+    return batch
 
 
 def steps_per_epoch(length: int, batch_size: int, setting: str = "batch_size") -> int:
@@ -282,7 +292,7 @@ def make_loader(
     share: range | None = None,
     by_class: bool = False,
     pin: bool = False,
-) -> Iterator[TrainingBatch]:
+) -> Generator[TrainingBatch]:
     """Endless batches, from any step on exactly as an uninterrupted run would have them.
 
     Args:
@@ -297,10 +307,11 @@ def make_loader(
         pin: Keep batches in memory that a GPU can copy from while it works.
 
     Returns:
-        An iterator that never ends. Close or drop it to stop its workers.
+        An iterator that never ends. Close it to stop its workers.
 
     Raises:
-        DataError: if the data set cannot fill one batch; later, by the iterator, once too many files are broken.
+        DataError: if the data set cannot fill one batch; later, by the iterator, once too many files are broken, or
+            if the machine has too little shared memory for the workers.
     """
     class_ids = [example.class_id for example in dataset.split.examples] if by_class else None
     sampler = EpochSampler(len(dataset), batch_size, seed, start_step, share, class_ids)
@@ -310,13 +321,29 @@ def make_loader(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=_outlive_signals,
         # Without a generator of its own a loader draws from the global one, and so changes what comes after.
         generator=torch.Generator(),
     )
-    return _watched(loader, broken or BrokenFiles(dataset.split))
+    batches = _watched(loader, broken or BrokenFiles(dataset.split))
+    if workers:
+        atexit.register(_close, weakref.ref(batches))
+    return batches
 
 
-def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Iterator[TrainingBatch]:
+def _outlive_signals(_: int) -> None:
+    """What stops a whole group of processes (Ctrl-C, `timeout`, a scheduler) is for the one that trains to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _close(batches: weakref.ref[Generator[TrainingBatch]]) -> None:
+    """Ends a loader that is still open when Python ends: its processes do not hear Python's own request."""
+    if (loader := batches()) is not None:
+        loader.close()
+
+
+def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Generator[TrainingBatch]:
     batch: TrainingBatch
     try:
         for batch in loader:
@@ -327,3 +354,11 @@ def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Iterator[Training
         # would keep the workers alive; without its own traceback the cycle is cut and they end now.
         error.__traceback__ = None
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        error.__traceback__ = None
+        raise DataError(
+            "there is too little shared memory (/dev/shm) for the processes that read pictures; give the container"
+            " more (docker run --shm-size 1g), or read in this process: --workers 0"
+        ) from None

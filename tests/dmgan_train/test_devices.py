@@ -109,8 +109,11 @@ def test_on_a_gpu_fp32_is_fp32_and_cudnn_takes_its_fastest_algorithm() -> None:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
-@pytest.mark.parametrize(("cores", "count", "workers"), [(1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 8, 1), (4, 4, 0)])
+@pytest.mark.parametrize(
+    ("cores", "count", "workers"), [(1, 1, 0), (2, 1, 1), (16, 1, 15), (64, 1, 16), (16, 8, 1), (4, 4, 0)]
+)
 def test_processes_share_the_cores_for_their_workers(cores, count, workers, monkeypatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
-    assert default_workers() == workers
+    assert default_workers(small_settings()) == workers
+    assert default_workers(small_settings("data.cache=true")) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dmgan_runtime.cli.common import DmganGroup
-from dmgan_train.logging import Progress
+from dmgan_train.progress import Progress
 
 
 @click.group(cls=DmganGroup)

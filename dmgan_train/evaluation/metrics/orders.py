@@ -12,7 +12,7 @@ from torch import Tensor
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, collate
 from dmgan_train.evaluation.image_source import ImageSource
-from dmgan_train.logging import Progress
+from dmgan_train.progress import Progress
 
 
 class Order(NamedTuple):

@@ -1,4 +1,9 @@
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from collections import Counter
 from itertools import groupby, islice
 
@@ -197,6 +202,43 @@ def test_workers_change_nothing(split):
     shared = make_loader(data, 4, seed=3, start_step=3, workers=2)
     assert all(same(one, other) for one, other in zip(alone[3:], islice(shared, 3), strict=True))
     shared.close()
+
+
+def test_too_little_shared_memory_names_the_remedies(split, monkeypatch):
+    def fail(_):  # what PyTorch says where /dev/shm is full
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    with pytest.raises(DataError, match=r"too little shared memory .*--shm-size 1g.*--workers 0$"):
+        next(make_loader(dataset(split), 2, workers=1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_for_the_whole_group_leave_the_workers_alone(split, number):
+    loader = make_loader(dataset(split), 2, workers=2)
+    next(loader)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, number)
+    assert len(list(islice(loader, 8))) == 8  # more than was read ahead
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_reading_alone_needs_no_tensorboard_and_ends_though_nobody_closes_the_loader(split):
+    script = """
+import sys
+from pathlib import Path
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data import CaptionedImages, Example, Split, make_loader
+split = Split("train", Path("."), (Example("0", Path(sys.argv[1]), ("a bird",), 0),) * 4)
+dataset = CaptionedImages(split, Tokenizer.from_captions(["a bird"]), resolution=8, max_words=2, cache=True)
+loader = make_loader(dataset, 2, workers=1)
+next(loader)
+assert "tensorboard" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script, split.examples[0].image], check=True, timeout=60)
 
 
 def test_a_loader_leaves_the_global_random_state_alone(split):

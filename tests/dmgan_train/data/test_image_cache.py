@@ -1,11 +1,16 @@
 """Pictures from memory are the pictures from disk."""
 
+import multiprocessing
+from itertools import islice
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
+import torch
 
 from dmgan_runtime.errors import DataError
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train.data import CaptionedImages, load_split
+from dmgan_train.data import CaptionedImages, load_split, make_loader
 from tests.training import write_images
 
 
@@ -50,3 +55,24 @@ def test_nothing_but_broken_files_is_an_error(split) -> None:
         example.image.write_bytes(b"")
     with pytest.raises(DataError, match="can be used"):
         dataset(split, "none", cache=True)[0, 0]
+
+
+def test_processes_share_the_pixels(split) -> None:
+    fresh, cached = (dataset(split, "none", cache=cache) for cache in (False, True))
+    pixels = len(split) * 32 * 32 * 3
+    assert len(ForkingPickler.dumps(cached)) < len(ForkingPickler.dumps(fresh)) + pixels / 10
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_started_in_any_way_processes_read_the_same(split, method) -> None:
+    before = multiprocessing.get_start_method(allow_none=True)
+    data = dataset(split, "crop_flip", cache=True)
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        read = make_loader(data, 4, workers=1)
+        for ours, theirs in zip(islice(read, 3), make_loader(data, 4), strict=False):
+            assert torch.equal(ours.images, theirs.images)
+            assert torch.equal(ours.tokens, theirs.tokens)
+        read.close()
+    finally:
+        multiprocessing.set_start_method(before, force=True)
