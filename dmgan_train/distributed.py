@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from dmgan_runtime.errors import SettingsError
 from dmgan_train.data import TrainingBatch
 
 _Norm = nn.modules.batchnorm._BatchNorm
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 class CaptionBatch(NamedTuple):
@@ -145,6 +147,24 @@ def total(value: Tensor) -> Tensor:
 def mean_of(values: Tensor) -> Tensor:
     """The mean over all processes, without a gradient."""
     return total(values.detach()) / count()
+
+
+def in_turns(parts: Sequence[Part], work: Callable[[Part], Result]) -> Iterator[Result]:
+    """Works on parts, the processes taking turns; every process gets every result, in the order of the parts.
+
+    Args:
+        parts: The same in every process.
+        work: What is done with a part, in one process. What it returns is pickled if there are several, so tensors
+            should be on the CPU.
+    """
+    for first in range(0, len(parts), count()):
+        turn = parts[first : first + count()]
+        result = work(turn[rank()]) if rank() < len(turn) else None
+        results = [result]
+        if count() > 1:
+            results = [None] * count()
+            dist.all_gather_object(results, result)
+        yield from cast("list[Result]", results[: len(turn)])
 
 
 def any_process(flag: bool) -> bool:

@@ -123,7 +123,7 @@ class HeldOut:
             orders = self._orders[start : start + _AT_ONCE]
             tokens = own.tokenizer.encode_batch([order.caption for order in orders], own.max_words)
             output = generate(generator, own.text, tokens, [order.seed for order in orders])
-            metric.add(to_levels(output.images[-1]), orders)
+            metric.add(metric.image_features(to_levels(output.images[-1])), orders)
         return metric.result().value
 
     def _r_precision(self) -> RPrecision:

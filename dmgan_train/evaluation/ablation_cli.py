@@ -93,7 +93,7 @@ def ablate(
         network = load_features(cast("FeatureName", features), chosen, feature_weights)
     chosen_metrics = cast("tuple[MetricName, ...]", metrics)
     plan = Plan(chosen_metrics, data, read.source, cast("SplitName", split), images)
-    count = default_workers() if workers is None else workers
+    count = default_workers(settings) if workers is None else workers
     evaluations = run_ablation(settings, read, out, network, plan, chosen, count, click.echo)
     click.echo(to_markdown(evaluations))
     click.echo(f"{out / 'ablation.md'} and ablation.json: written")

@@ -11,12 +11,15 @@ import click
 
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import BackendError
+from dmgan_train import distributed
 from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
 from dmgan_train.evaluation.image_source import is_bundle
 from dmgan_train.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+
     from dmgan_train.evaluation.metrics.evaluate import Plan
     from dmgan_train.evaluation.metrics.features import FeatureNetwork
     from dmgan_train.evaluation.metrics.protocol import Evaluation
@@ -96,32 +99,33 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     type=click.Path(dir_okay=False, path_type=Path),
     help="The JSON to write.  [default: in RUN/metrics, or beside the bundle]",
 )
-def evaluate(model: Path, **options: Any) -> None:
+def evaluate(model: Path, device: str, **options: Any) -> None:
     """Measure a RUN's averaged generator, or a BUNDLE through the runtime.
 
     Every number is written with its protocol: images, split, seed, feature network and the digest of its weights,
-    preprocessing, versions.
+    preprocessing, versions. Under torchrun the processes share the images; the numbers stay the same.
     """
-    with needs_extra():
+    chosen = choose_device(device)
+    with distributed.joined(chosen), needs_extra():
         from dmgan_train.evaluation.metrics.protocol import table
 
-        written, evaluation = measure(model, **options)
-    for line in table(evaluation.results.values()):
-        click.echo(line)
-    click.echo(f"{written}: written, with the protocol")
+        written, evaluation = measure(model, device=chosen, **options)
+        if distributed.is_main():
+            for line in table(evaluation.results.values()):
+                click.echo(line)
+            click.echo(f"{written}: written, with the protocol")
 
 
 def measure(
-    model: Path, *, output: Path | None, device: str, encoders: Path | None, step: int | None, **options: Any
+    model: Path, *, output: Path | None, device: torch.device, encoders: Path | None, step: int | None, **options: Any
 ) -> tuple[Path, Evaluation]:
-    """Runs the metrics and writes the JSON; returns its path and the evaluation."""
+    """Runs the metrics and writes the JSON, in the main process; returns its path and the evaluation."""
     from dmgan_train.evaluation.bundle_source import open_source
     from dmgan_train.evaluation.metrics.evaluate import Plan
     from dmgan_train.evaluation.metrics.evaluate import evaluate as run_metrics
     from dmgan_train.evaluation.metrics.features import load_features
     from dmgan_train.evaluation.metrics.r_precision import read_encoders
 
-    chosen = choose_device(device)
     plan = Plan(
         metrics=options["metrics"],
         data=options["data"],
@@ -132,9 +136,9 @@ def measure(
         batch_size=options["batch_size"],
     )
     judge = encoders or (None if is_bundle(model) else model)
-    with open_source(model, chosen, options["truncation"], step) as source:
-        network = load_features(options["features"], chosen, options["feature_weights"])
-        judges = read_encoders(RunFolder(judge), chosen) if judge and "r_precision" in plan.metrics else None
+    with open_source(model, device, options["truncation"], step) as source:
+        network = load_features(options["features"], device, options["feature_weights"])
+        judges = read_encoders(RunFolder(judge), device) if judge and "r_precision" in plan.metrics else None
         evaluation = run_metrics(source, network, judges, plan)
         steps = source.steps
     folder = model.with_name(f"{model.stem}-metrics") if is_bundle(model) else model / "metrics"
@@ -147,7 +151,8 @@ def measure(
         *_elsewhere(plan, evaluation, network if options["feature_weights"] else None),
     ]
     path = output or folder / ("-".join(parts) + ".json")
-    evaluation.write(path)
+    if distributed.is_main():
+        evaluation.write(path)
     return path, evaluation
 
 

@@ -4,13 +4,19 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
 import torch
 
 from dmgan_train import distributed
 from dmgan_train.checkpoint import fingerprint
 from dmgan_train.damsm import DamsmPhase
+from dmgan_train.evaluation.image_source import RunSource
+from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
+from dmgan_train.evaluation.metrics.protocol import METRICS
+from dmgan_train.evaluation.metrics.r_precision import read_encoders
 from dmgan_train.fit import read_data
 from dmgan_train.run_folder import RunFolder
+from tests.dmgan_train.evaluation.metrics.network import flat_network
 from tests.training import phase_of, small_settings
 
 EVERYTHING = ("gan.augmentation=true", "gan.r1_weight=1", "gan.reconstruction_weight=2", "gan.perceptual_weight=1")
@@ -33,6 +39,14 @@ def measure(run: RunFolder, images: Path) -> dict[str, dict[str, float]]:
     return measured
 
 
+def evaluated(run: RunFolder, images: Path) -> dict[str, object]:
+    """What `evaluate` finds, by every metric; batches of three leave a process without one at the end."""
+    cpu = torch.device("cpu")
+    plan = Plan(METRICS, images, split="train", images=25, batch_size=3)
+    found = evaluate(RunSource(run, cpu), flat_network(), read_encoders(run, cpu), plan)
+    return {name: msgspec.to_builtins(result) for name, result in found.results.items()}
+
+
 def _step(phase) -> dict[str, object]:
     batches = phase.batches(0)
     torch.manual_seed(5)
@@ -51,11 +65,12 @@ def _fingerprints(*modules: torch.nn.Module) -> list[str]:
 
 
 def main() -> None:
-    run, images, out = map(Path, sys.argv[1:])
+    run, images, captioned, out = map(Path, sys.argv[1:])
     with distributed.joined(torch.device("cpu")):
         if distributed.rank() == 1:
             _begin_with_other_weights()
         measured = measure(RunFolder(run), images)
+        measured["evaluate"] = evaluated(RunFolder(run), captioned)
         measured["stop"] = distributed.any_process(distributed.rank() == 1)
         (out / f"{distributed.rank()}.json").write_text(json.dumps(measured))
 

@@ -1,6 +1,8 @@
 """Two processes with half a batch each do what one does with the whole."""
 
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +35,24 @@ def fit_arguments(images: Path, run: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def two(run, images, tmp_path_factory) -> list[dict[str, dict[str, float]]]:
+def captioned(images, tmp_path_factory) -> Path:
+    """The images with captions enough for R-precision, and one that is broken."""
+    folder = shutil.copytree(images, tmp_path_factory.mktemp("captioned") / "squares")
+    texts = map(" ".join, itertools.permutations(("a", "red", "green", "blue", "square", "white"), 3))
+    entries = [
+        {"file_name": f"{index}.png", "captions": list(itertools.islice(texts, 9)), "class": index}
+        for index in range(12)
+    ]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    (folder / "4.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(run, images, captioned, tmp_path_factory) -> list[dict[str, dict[str, float]]]:
     """What each of two processes has measured."""
     out = tmp_path_factory.mktemp("two")
-    torchrun("-m", "--", one_of_two.__name__, run.root, images, out)
+    torchrun("-m", "--", one_of_two.__name__, run.root, images, captioned, out)
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -56,6 +72,21 @@ def test_losses_and_gradients_are_those_of_one_process(two, alone, case) -> None
 @pytest.mark.parametrize("case", [*one_of_two.CASES, "damsm"])
 def test_both_hold_the_same_weights_and_buffers(two, case) -> None:
     assert two[0][case]["state"] == two[1][case]["state"]
+
+
+def test_evaluation_finds_what_one_process_finds(two, run, captioned) -> None:
+    alone = one_of_two.evaluated(run, captioned)
+    assert set(alone) == {"fid", "is", "r_precision", "diversity", "retrieval"}
+    assert two[0]["evaluate"] == two[1]["evaluate"]
+    for name, expected in alone.items():
+        found = two[0]["evaluate"][name]
+        assert found["value"] == pytest.approx(expected["value"], rel=1e-5)
+        assert found["references"] == pytest.approx(expected["references"], rel=1e-5)
+        assert found["protocol"] == expected["protocol"]
+
+
+def test_parts_are_worked_on_in_order() -> None:
+    assert list(distributed.in_turns(range(3), lambda part: part * part)) == [0, 1, 4]
 
 
 def test_a_wish_to_stop_reaches_every_process(two) -> None:

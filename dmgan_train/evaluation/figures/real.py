@@ -32,8 +32,8 @@ def draw_real(source: ImageSource, split: Split, count: int, seed: int, images: 
     part = Split(split.name, split.root, tuple(split.examples[index] for index in chosen))
     seeds = range(seed, seed + images)
     rows, headings = [], []
-    for indices, pictures in photographed(part, source, len(part), "pictures"):
-        for index, picture in zip(indices, from_levels(pictures).numpy(), strict=True):
+    for indices, pictures in photographed(part, source, len(part), "pictures", from_levels):
+        for index, picture in zip(indices, pictures.numpy(), strict=True):
             caption = part.examples[index].captions[0]
             rows.append([legible(to_pil(picture)), *paint_row(source, [caption] * images, list(seeds))])
             headings.append(caption)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,37 +120,41 @@ class _Work:
         return results
 
     def _look_at_real(self) -> None:
-        for indices, images in self._real():
-            if self._wanted & {"fid", "diversity"}:
-                features = self._network.see(images).features
-                self._spread.add(features)
+        look = partial(self._look, seen=bool(self._wanted & {"fid", "diversity"}))
+        pictures = photographed(self._split, self._source, self._plan.batch_size, "real pictures", look)
+        for indices, (seen, judged) in pictures:
+            if seen:
+                self._spread.add(seen.features)
                 if "fid" in self._wanted:
-                    self._distance = self._distance or FrechetDistance(features.shape[1])
-                    self._distance.add(features, real=True)
-            if self._r_precision:
-                self._r_precision.add(images, self._own_captions(indices), real=True)
+                    self._distance = self._distance or FrechetDistance(seen.features.shape[1])
+                    self._distance.add(seen.features, real=True)
+            if self._r_precision and judged is not None:
+                self._r_precision.add(judged, self._own_captions(indices), real=True)
 
     def _look_at_painted(self) -> None:
         plan = self._plan
         orders = random_orders(self._split, plan.images, plan.seed)
-        for batch, images in painted(self._source, orders, plan.batch_size, "painting"):
-            if self._wanted & {"fid", "is"}:
-                seen: Seen = self._network.see(images)
-                if "is" in self._wanted:
-                    self._score.add(seen.logits)
-                if self._distance:
-                    self._distance.add(seen.features, real=False)
-            if self._r_precision:
-                self._r_precision.add(images, batch)
+        look = partial(self._look, seen=bool(self._wanted & {"fid", "is"}))
+        for batch, (seen, judged) in painted(self._source, orders, plan.batch_size, "painting", look):
+            if seen and "is" in self._wanted:
+                self._score.add(seen.logits)
+            if seen and self._distance:
+                self._distance.add(seen.features, real=False)
+            if self._r_precision and judged is not None:
+                self._r_precision.add(judged, batch)
+
+    def _look(self, images: Tensor, *, seen: bool) -> tuple[Seen | None, Tensor | None]:
+        """What the feature network and the judge of R-precision see of images, where they are asked."""
+        judged = self._r_precision.image_features(images) if self._r_precision else None
+        return self._see(images) if seen else None, judged
+
+    def _see(self, images: Tensor) -> Seen:
+        return Seen(*(values.cpu() for values in self._network.see(images)))
 
     def _diversity(self) -> MetricResult:
         orders = diversity_orders(self._split, self._plan.images, self._plan.seed)
-        batches = painted(self._source, orders, self._plan.batch_size, "one caption, many seeds")
-        features = (self._network.see(images).features for _, images in batches)
-        return measure_diversity(features, self._spread, self._network)
-
-    def _real(self) -> Iterator[tuple[list[int], Tensor]]:
-        return photographed(self._split, self._source, self._plan.batch_size, "real pictures")
+        batches = painted(self._source, orders, self._plan.batch_size, "one caption, many seeds", self._see)
+        return measure_diversity((seen.features for _, seen in batches), self._spread, self._network)
 
     def _own_captions(self, indices: list[int]) -> list[Order]:
         """Real pictures are judged by their first captions."""

@@ -25,7 +25,8 @@ class FrechetDistance:
         """Args:
         dimensions: Of a feature.
         """
-        self._metric = FrechetInceptionDistance(feature=_Given(dimensions))
+        # Every process is told of all features, so there is nothing to add up over them.
+        self._metric = FrechetInceptionDistance(feature=_Given(dimensions), sync_on_compute=False)
         self._dimensions = dimensions
 
     def add(self, features: Tensor, *, real: bool) -> None:

@@ -25,7 +25,7 @@ class ClassScore:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that the logits are kept, which is said above
-            self._metric = InceptionScore(feature=nn.Identity(), splits=SPLITS)
+            self._metric = InceptionScore(feature=nn.Identity(), splits=SPLITS, sync_on_compute=False)
         self._seed = seed
         self._count = self._classes = 0
 

@@ -19,7 +19,7 @@ class NearestCaption:
         split: Whose captions are searched.
         """
         documents = [
-            (index, set(split_words(caption)))
+            (index, sorted(set(split_words(caption))))  # so that sums are rounded alike in every process
             for index, example in enumerate(split.examples)
             for caption in example.captions
         ]
@@ -41,7 +41,7 @@ class NearestCaption:
             leave_out: An example that does not count.
         """
         scores = np.zeros(len(self._examples))
-        for word in set(split_words(caption)) & self._rows.keys():
+        for word in sorted(set(split_words(caption)) & self._rows.keys()):
             scores[self._rows[word]] += self._weights[word] ** 2
         scores /= self._norms
         if leave_out is not None:

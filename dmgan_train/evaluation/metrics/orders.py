@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train import distributed
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, collate
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.progress import Progress
+
+Look = TypeVar("Look")
 
 
 class Order(NamedTuple):
@@ -64,22 +67,36 @@ def every_caption(split: Split, limit: int, seed: int) -> list[Order]:
 
 
 def painted(
-    source: ImageSource, orders: Sequence[Order], batch_size: int, description: str
-) -> Iterator[tuple[list[Order], Tensor]]:
-    """Paints orders batch by batch, with a progress bar: [n, 3, R, R] uint8 each."""
-    with Progress(len(orders), description, "image") as bar:
-        for start in range(0, len(orders), batch_size):
-            part = list(orders[start : start + batch_size])
-            yield part, source.paint([order.caption for order in part], [order.seed for order in part])
-            bar.update(len(part))
+    source: ImageSource, orders: Sequence[Order], batch_size: int, description: str, look: Callable[[Tensor], Look]
+) -> Iterator[tuple[list[Order], Look]]:
+    """Paints orders batch by batch, looks at the images, [n, 3, R, R] uint8 each, and yields what was seen of each.
+
+    Of several processes each paints and looks at batches in its turn, and all are told what was seen of all.
+
+    Args:
+        source: Paints.
+        orders: What.
+        batch_size: Images at once.
+        description: What a progress bar says.
+        look: What the metrics need of a batch; tensors on the CPU.
+    """
+    batches = [list(orders[start : start + batch_size]) for start in range(0, len(orders), batch_size)]
+
+    def work(batch: list[Order]) -> Look:
+        return look(source.paint([order.caption for order in batch], [order.seed for order in batch]))
+
+    with Progress(len(orders), description, "image", quiet=not distributed.is_main()) as bar:
+        for batch, seen in zip(batches, distributed.in_turns(batches, work), strict=True):
+            bar.update(len(batch))
+            yield batch, seen
 
 
 def photographed(
-    split: Split, source: ImageSource, batch_size: int, description: str
-) -> Iterator[tuple[list[int], Tensor]]:
-    """The real pictures of a split as the model's training saw them, cut from the middle: [n, 3, R, R] uint8.
+    split: Split, source: ImageSource, batch_size: int, description: str, look: Callable[[Tensor], Look]
+) -> Iterator[tuple[list[int], Look]]:
+    """Looks at the real pictures of a split as the model's training saw them, cut from the middle, as `painted` does.
 
-    Yields the indices of the examples with their pictures; broken ones are logged and left out.
+    Yields the indices of the examples with what was seen; broken ones are logged and left out.
 
     Raises:
         DataError: if too many pictures are broken.
@@ -93,12 +110,18 @@ def photographed(
         evaluation=True,
     )
     broken = BrokenFiles(split, source.data.broken_limit)
-    with Progress(len(split), description, "image") as bar:
-        for start in range(0, len(split), batch_size):
-            indices = range(start, min(start + batch_size, len(split)))
-            items = [reader[0, index] for index in indices]
-            broken.add(reason for item in items for reason in item.broken)
-            kept = [(index, item) for index, item in zip(indices, items, strict=True) if item.position == index]
-            if kept:
-                yield [index for index, _ in kept], collate([item for _, item in kept]).images
-            bar.update(len(items))
+    batches = [range(start, min(start + batch_size, len(split))) for start in range(0, len(split), batch_size)]
+
+    def work(indices: range) -> tuple[list[str], list[int], Look | None]:
+        items = [reader[0, index] for index in indices]
+        reasons = [reason for item in items for reason in item.broken]
+        kept = [(index, item) for index, item in zip(indices, items, strict=True) if item.position == index]
+        seen = look(collate([item for _, item in kept]).images) if kept else None
+        return reasons, [index for index, _ in kept], seen
+
+    with Progress(len(split), description, "image", quiet=not distributed.is_main()) as bar:
+        for indices, (reasons, kept, seen) in zip(batches, distributed.in_turns(batches, work), strict=True):
+            broken.add(reasons)
+            if seen is not None:
+                yield kept, seen
+            bar.update(len(indices))

@@ -75,9 +75,8 @@ class RPrecision:
         self._sentences = F.normalize(self._encode(*map(torch.from_numpy, tokens)))
         self._right: dict[bool, list[bool]] = {True: [], False: []}
 
-    def add(self, images: Tensor, orders: Sequence[Order], *, real: bool = False) -> None:
-        """Judges images [N, 3, R, R] uint8 against the captions that they were painted for."""
-        features = self.image_features(images)
+    def add(self, features: Tensor, orders: Sequence[Order], *, real: bool = False) -> None:
+        """Judges images, by their `image_features`, against the captions that they were painted for."""
         for feature, order in zip(features, orders, strict=True):
             candidates = self.draw(len(self._right[real]), order)
             scores = self._sentences[candidates] @ feature
@@ -108,7 +107,7 @@ class RPrecision:
 
     @torch.inference_mode()
     def image_features(self, images: Tensor) -> Tensor:
-        """Global features [N, D] of length 1, on the CPU."""
+        """Global features of images [N, 3, R, R] uint8: [N, D] of length 1, on the CPU."""
         device = next(self._encoders.image.parameters()).device
         return F.normalize(self._encoders.image(from_levels(images.to(device))).image).cpu()
 

@@ -46,19 +46,19 @@ class Retrieval:
         whole: list[Vectors] = []
         degraded: list[Vectors] = []
         for name, split in splits.items():
-            pictures = photographed(split, source, batch_size, f"drawings ({name})")
-            for indices, images in pictures:
+            pictures = photographed(split, source, batch_size, f"drawings ({name})", self._whole_and_degraded)
+            for indices, (own, worse) in pictures:
                 for index in indices:
                     places[name, index] = len(places)
-                whole.append(self._vectors(images))
-                degraded.append(self._vectors(degrade(images)))
+                whole.append(own)
+                degraded.append(worse)
         self._targets = _targets(splits, places)
         class_ids = torch.tensor([target.class_id for target in self._targets.values()])
         for name in splits:
-            own = {target.class_id for (split, _), target in self._targets.items() if split == name}
-            if len(own) < 2:
+            known = {target.class_id for (split, _), target in self._targets.items() if split == name}
+            if len(known) < 2:
                 raise DataError(
-                    f"retrieval needs drawings of at least two classes in each split, and {name!r} has {len(own)};"
+                    f"retrieval needs drawings of at least two classes in each split, and {name!r} has {len(known)};"
                     " leave it out of --metrics"
                 )
         self._gallery, self._degraded = Gallery(_join(whole), class_ids), _join(degraded)
@@ -88,12 +88,8 @@ class Retrieval:
             order for order in every_caption(self._splits[name], limit, seed) if (name, order.example) in self._targets
         ]
         targets = [self._targets[name, order.example] for order in orders]
-        vectors = _join(
-            [
-                self._vectors(images)
-                for _, images in painted(self._source, orders, self._batch_size, f"retrieval ({name})")
-            ]
-        )
+        looked = painted(self._source, orders, self._batch_size, f"retrieval ({name})", self._vectors)
+        vectors = _join([seen for _, seen in looked])
         own = [target for (split, _), target in self._targets.items() if split == name]
         answers = {
             _GENERATED: self._gallery.look_up(vectors, targets),
@@ -118,6 +114,9 @@ class Retrieval:
                 places.append(self._targets["train", found].drawing)
                 sought.append(target)
         return _take(self._gallery.vectors, places), sought
+
+    def _whole_and_degraded(self, images: Tensor) -> tuple[Vectors, Vectors]:
+        return self._vectors(images), self._vectors(degrade(images))
 
     def _vectors(self, images: Tensor) -> Vectors:
         features = F.normalize(self._network.see(images).features)

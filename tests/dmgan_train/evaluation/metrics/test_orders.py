@@ -47,7 +47,7 @@ def test_every_caption_comes_once_or_evenly_spread(tmp_path) -> None:
 
 def test_real_pictures_are_those_of_the_files(images) -> None:
     split = load_split("image_folder", images, "train")
-    batches = list(photographed(split, View(36), 3, "pictures"))
+    batches = list(photographed(split, View(36), 3, "pictures", lambda images: images))
     assert [index for indices, _ in batches for index in indices] == list(range(8))
     pictures = torch.cat([batch for _, batch in batches])
     for index, picture in enumerate(pictures):
@@ -62,6 +62,6 @@ def test_a_broken_picture_is_left_out_with_its_index(tmp_path) -> None:
     lines = [{"file_name": f"{index}.png", "caption": f"picture {index}"} for index in range(4)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     split = load_split("image_folder", tmp_path, "train")
-    ((indices, pictures),) = photographed(split, View(8), 4, "pictures")
+    ((indices, pictures),) = photographed(split, View(8), 4, "pictures", lambda images: images)
     assert indices == [0, 2, 3]
     assert [int(picture[0, 0, 0]) for picture in pictures] == [0, 120, 180]

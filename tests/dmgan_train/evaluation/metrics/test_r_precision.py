@@ -44,7 +44,7 @@ def test_it_equals_brute_force(encoders, split) -> None:
     judge = RPrecision(encoders, split, seed=5, mismatched=MISMATCHED)
     orders, pictures = random_orders(split, 40, 5), noise(40)
     for start in range(0, 40, 16):
-        judge.add(pictures[start : start + 16], orders[start : start + 16])
+        judge.add(judge.image_features(pictures[start : start + 16]), orders[start : start + 16])
     captions = list(split.captions())
     right = [is_right(encoders, judge, pictures[k], k, order, captions) for k, order in enumerate(orders)]
     assert 0 < sum(right) < 40
@@ -68,8 +68,8 @@ def test_the_drawn_captions_are_of_other_classes_and_other_words(encoders, split
 def test_real_pictures_are_a_reference(encoders, split) -> None:
     judge = RPrecision(encoders, split, seed=0, mismatched=MISMATCHED)
     orders = random_orders(split, 10, 0)
-    judge.add(noise(10), orders)
-    judge.add(noise(10), orders, real=True)
+    judge.add(judge.image_features(noise(10)), orders)
+    judge.add(judge.image_features(noise(10)), orders, real=True)
     assert judge.result().references["real images"] == pytest.approx(judge.result().value)
 
 
