@@ -74,5 +74,17 @@ class TrainingError(DmganError):
     """Training cannot go on, for example because a loss is no longer a number."""
 
 
+class StoppedError(TrainingError):
+    """Training was asked to stop, and did.
+
+    Attributes:
+        number: The signal that asked; a command then exits with 128 and this number, as shells count.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class ExportError(DmganError):
     """An export failed, or its graphs do not compute what the model computes."""

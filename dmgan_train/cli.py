@@ -21,6 +21,7 @@ from dmgan_train.evaluation.figures.cli import figure
 from dmgan_train.fit import TrainingData, begin, describe_plan, read_data, with_vocabulary
 from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
+from dmgan_train.interruption import stops_at_once
 from dmgan_train.official import OfficialFiles, adopt
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import PRESETS, RECIPES, resolve_settings
@@ -94,7 +95,7 @@ def _run(
 ) -> None:
     chosen = choose_device(device)
     decide_arithmetic(chosen)
-    with distributed.joined(chosen):
+    with stops_at_once(), distributed.joined(chosen):
         settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
         settings = resolve_precision(settings, chosen)
         run = RunFolder(run_folder)

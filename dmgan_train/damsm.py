@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,7 @@ class DamsmPhase:
         self.steps = phase_steps(own.epochs, own.steps, self.steps_per_epoch)
         self.checkpoint_every = own.checkpoint_every
 
-    def batches(self, start_step: int) -> Iterator[TrainingBatch]:
+    def batches(self, start_step: int) -> Generator[TrainingBatch]:
         """Batches from a step on; without pictures where the trunk's features are cached.
 
         Raises:

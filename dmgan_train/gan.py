@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -122,7 +122,7 @@ class GanPhase:
         for network in (self.generator, self.generator_ema.module):
             network.load_state_dict(generator)
 
-    def batches(self, start_step: int) -> Iterator[TrainingBatch]:
+    def batches(self, start_step: int) -> Generator[TrainingBatch]:
         """See `Phase.batches`."""
         dataset = CaptionedImages(
             self._captions.split,

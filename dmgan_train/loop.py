@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from dmgan_runtime.errors import CheckpointError, TrainingError, shortened
+from dmgan_runtime.errors import CheckpointError, StoppedError, TrainingError, shortened
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import TrainingBatch
+from dmgan_train.interruption import Interruption
 from dmgan_train.logging import Journal
 from dmgan_train.progress import Progress
 from dmgan_train.run_folder import RunFolder
@@ -45,7 +44,7 @@ class Phase(Protocol):
     checkpoint_every: int
     headlines: tuple[str, ...]
 
-    def batches(self, start_step: int) -> Iterator[TrainingBatch]:
+    def batches(self, start_step: int) -> Generator[TrainingBatch]:
         """This process's share of the batches from a step on."""
 
     def step(self, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
@@ -70,29 +69,6 @@ class Phase(Protocol):
         """Takes back what `state` returned."""
 
 
-class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one acts as usual.
-
-    Under `torchrun` it does not: a process may get the same signal from several sides, and torchrun kills what has not
-    ended in time.
-    """
-
-    requested = False
-
-    def __enter__(self) -> Interruption:
-        self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.requested = True
-        if not dist.is_torchelastic_launched():
-            signal.signal(number, self._old[signal.Signals(number)])
-
-
 def phase_steps(epochs: int, steps: int | None, steps_per_epoch: int) -> int:
     """Steps of a phase: its epochs, or fewer if `steps` says so."""
     whole = epochs * steps_per_epoch
@@ -106,7 +82,8 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
     was not come to the same weights.
 
     Raises:
-        TrainingError: if a loss is not a number, or if the run was asked to stop (after saving).
+        TrainingError: if a loss is not a number.
+        StoppedError: if the run was asked to stop, after saving; at a second Ctrl-C without.
     """
     path = run.checkpoint(phase.name)
     start = _resume(phase, path)
@@ -116,39 +93,51 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
     missed = distributed.any_process(main and start > 0 and phase.looks_after(start) and not phase.has_looked(start))
     if start >= phase.steps and not missed:
         return
-    batches = phase.batches(start)
+    saved = done = start
     with (
+        closing(phase.batches(start)) as batches,
         Interruption() as interruption,
         Journal(run, phase.name, start) if main else nullcontext() as journal,
         Progress(phase.steps, phase.name, "step", initial=start, quiet=not main) as bar,
     ):
-        if missed and journal:
-            phase.look(start, journal)
-        meter = _Meter(phase)
-        for step in range(start, phase.steps):
-            torch.manual_seed(seed * 1_000_003 + step)
-            meter.add(step, _step(phase, meter.wait_for(batches), step))
-            done = step + 1
-            bar.update()
-            stop = distributed.any_process(interruption.requested)
-            if done % LOG_EVERY == 0 or done == phase.steps:
-                means = meter.means()
-                bar.show({name: means[name] for name in (*phase.headlines, "images_per_second") if name in means})
-                if journal:
-                    journal.record(done, means, epoch=step // phase.steps_per_epoch)
-            if stop or done % phase.checkpoint_every == 0 or done == phase.steps:
-                meter.check()
-                with meter.paused():
-                    if main:
-                        save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
-            if phase.looks_after(done):
-                meter.check()
-                with meter.paused():
+        try:
+            if missed and journal:
+                phase.look(start, journal)
+            meter = _Meter(phase)
+            for step in range(start, phase.steps):
+                torch.manual_seed(seed * 1_000_003 + step)
+                meter.add(step, _step(phase, meter.wait_for(batches), step))
+                done = step + 1
+                bar.update()
+                stop = distributed.any_process(interruption.number is not None)
+                if done % LOG_EVERY == 0 or done == phase.steps:
+                    means = meter.means()
+                    bar.show({name: means[name] for name in (*phase.headlines, "images_per_second") if name in means})
                     if journal:
-                        phase.look(done, journal)
-            if stop:
-                distributed.wait()  # torchrun ends the others as soon as one has left
-                raise TrainingError(f"stopped after step {done:,} of {phase.name} and saved; the same command goes on")
+                        journal.record(done, means, epoch=step // phase.steps_per_epoch)
+                if stop or done % phase.checkpoint_every == 0 or done == phase.steps:
+                    meter.check()
+                    with meter.paused():
+                        if main:
+                            save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
+                    saved = done
+                if phase.looks_after(done):
+                    meter.check()
+                    with meter.paused():
+                        if journal:
+                            phase.look(done, journal)
+                if stop:
+                    distributed.wait()  # torchrun ends the others as soon as one has left
+                    raise StoppedError(
+                        f"stopped after step {done:,} of {phase.name} and saved; the same command goes on",
+                        interruption.number or signal.SIGTERM,
+                    )
+        except KeyboardInterrupt:
+            raise StoppedError(
+                f"stopped at once, without saving; the same command goes on after step {saved:,} of {phase.name}"
+                f" (step {done:,} was reached)",
+                signal.SIGINT,
+            ) from None
     distributed.wait()  # until the last checkpoint is there for all to read
 
 

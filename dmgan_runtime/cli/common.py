@@ -18,6 +18,7 @@ from dmgan_runtime.errors import (
     DataError,
     DmganError,
     SettingsError,
+    StoppedError,
 )
 
 _USER_MISTAKES = (BundleError, CaptionError, BackendError, SettingsError, DataError, CheckpointError)
@@ -30,7 +31,8 @@ class _UserMistake(click.ClickException):
 class DmganCommand(click.Command):
     """A command that prints an error's message and exits: 2 for a user's mistake, 1 for other trouble.
 
-    An error of the system, such as a full disk, is other trouble. Anything else is a defect and keeps its
+    An error of the system, such as a full disk, is other trouble. A training that was asked to stop exits with 128 and
+    the number of the signal (130 for Ctrl-C, 143 for SIGTERM). Anything else is a defect and keeps its
     traceback.
     """
 
@@ -43,6 +45,9 @@ class DmganCommand(click.Command):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends in silence when the reader of a pipe, such as `head`, has left
+        except StoppedError as stop:
+            click.echo(str(stop), err=True)
+            raise click.exceptions.Exit(128 + stop.number) from stop
         except (DmganError, OSError) as error:
             failure = _UserMistake if isinstance(error, _USER_MISTAKES) else click.ClickException
             raise failure(str(error)) from error

@@ -197,11 +197,15 @@ def test_a_finished_run_does_nothing_more(images, run) -> None:
     assert run.checkpoint("gan").stat().st_mtime_ns == before
 
 
-def start(images: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(images: Path, run: Path, *overrides: str, workers: int = 0) -> subprocess.Popen[str]:
     flags = [flag for override in (*SMALL, *overrides) for flag in ("--set", override)]
     command = [sys.executable, "-m", "dmgan_train", "fit", "--preset", "tiny", "--data", images, "--run", run]
     return subprocess.Popen(
-        [*map(str, command), "--workers", "0", *flags], text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [*map(str, command), "--workers", str(workers), *flags],
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -228,13 +232,17 @@ def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(images, tmp_
     assert steps == sorted(set(steps))
 
 
-def test_interrupted_it_saves_and_says_so(images, tmp_path) -> None:
-    process = start(images, tmp_path / "run", "gan.steps=100000", "gan.epochs=100000", "gan.checkpoint_every=3")
+@pytest.mark.parametrize(("number", "workers", "status"), [(signal.SIGINT, 0, 130), (signal.SIGTERM, 2, 143)])
+def test_interrupted_it_saves_and_says_so(images, tmp_path, number, workers, status) -> None:
+    """The whole group is told, and then the process once more: what `timeout` does, the other way round."""
+    long = ("gan.steps=100000", "gan.epochs=100000", "gan.checkpoint_every=3")
+    process = start(images, tmp_path / "run", *long, workers=workers)
     run = RunFolder(tmp_path / "run")
     wait_for(run.checkpoint("gan"), process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == status
     step = load_checkpoint(run.checkpoint("gan"), "gan")["step"]
     assert f"stopped after step {step:,} of gan and saved" in errors
     assert "Traceback" not in errors

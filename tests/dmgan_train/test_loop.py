@@ -1,13 +1,14 @@
 """The loop that both phases share, with a phase that does nothing."""
 
 import json
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dmgan_runtime.errors import CheckpointError, TrainingError
-from dmgan_train import loop
+from dmgan_runtime.errors import CheckpointError, StoppedError, TrainingError
+from dmgan_train import interruption, loop
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.run_folder import RunFolder
 
@@ -78,7 +79,7 @@ def test_what_a_killed_run_did_not_look_at_is_looked_at_first(phase, tmp_path, e
 
     phase.look = die
     run = RunFolder(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedError):
         loop.train(phase, run, seed=0)
     assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == ended
     phase.look = look
@@ -107,6 +108,47 @@ def test_nothing_is_looked_at_or_saved_after_a_loss_that_is_no_number(phase, tmp
         loop.train(phase, run, seed=0)
     assert phase.looked == [7]
     assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 10
+
+
+def test_a_wish_to_stop_is_granted_after_the_step(phase, tmp_path, monkeypatch) -> None:
+    step = phase.step
+
+    def asked(batch, number):
+        if number == 12:
+            for _ in range(2):  # the second comes at once
+                signal.raise_signal(signal.SIGTERM)
+        return step(batch, number)
+
+    monkeypatch.setattr(phase, "step", asked)
+    with pytest.raises(StoppedError, match="stopped after step 13 of gan and saved; the same command goes on") as told:
+        loop.train(phase, RunFolder(tmp_path), seed=0)
+    assert told.value.number == signal.SIGTERM
+    assert load_checkpoint(RunFolder(tmp_path).checkpoint("gan"), "gan")["step"] == 13
+
+
+def test_a_second_ctrl_c_stops_at_once_and_says_what_was_saved(phase, tmp_path, monkeypatch) -> None:
+    now, step = iter([10.0, 12.0]), phase.step
+    monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: next(now)))
+
+    def asked(batch, number):
+        if number == 12:
+            for _ in range(2):  # two seconds apart
+                signal.raise_signal(signal.SIGINT)
+        return step(batch, number)
+
+    monkeypatch.setattr(phase, "step", asked)
+    with pytest.raises(StoppedError, match=r"without saving; .* goes on after step 10 of gan \(step 12 was reached\)"):
+        loop.train(phase, RunFolder(tmp_path), seed=0)
+    assert load_checkpoint(RunFolder(tmp_path).checkpoint("gan"), "gan")["step"] == 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_between_steps_a_signal_stops_at_once(number) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError, match="between steps, so nothing is lost") as told, interruption.stops_at_once():
+        signal.raise_signal(number)
+    assert told.value.number == number
+    assert signal.getsignal(number) is before
 
 
 def test_a_checkpoint_that_lacks_something_is_refused(phase, tmp_path) -> None:
