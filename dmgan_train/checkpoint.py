@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from dmgan_runtime.atomic import replacing
-from dmgan_runtime.errors import CheckpointError, shortened
+from dmgan_runtime.errors import CheckpointError, TrainingError, shortened
 from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.encoders import build_encoders
 from dmgan_train.run_folder import RunFolder
@@ -23,9 +24,28 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Args:
         path: Where to; its folder is made.
         state: What `load_checkpoint` shall return.
+
+    Raises:
+        TrainingError: if the disk does not take it, naming what is kept.
     """
-    with replacing(path, durable=True, locked=True) as scratch:
-        torch.save(state, scratch)
+    try:
+        # Through Python's own file: PyTorch's writer says of a full disk no more than at which byte it stood.
+        with replacing(path, durable=True, locked=True) as scratch, scratch.open("wb") as stream:
+            torch.save(state, stream)
+    except (OSError, RuntimeError) as error:
+        trouble = error if isinstance(error, OSError) else error.__context__  # PyTorch may fail again on its way out
+        if not isinstance(trouble, OSError):
+            raise
+        kept = f"the one of step {_step_of(path):,} is kept" if path.is_file() else "there was none before it"
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise TrainingError(
+            f"{path}: the checkpoint could not be saved ({trouble.strerror or trouble}; {free:,.0f} MB are free on that"
+            f" disk); {kept}. Make room, and the same command goes on"
+        ) from error
+
+
+def _step_of(path: Path) -> int:
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
 
 
 def load_checkpoint(path: Path, phase: str) -> dict[str, Any]:

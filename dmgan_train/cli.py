@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dmgan_runtime.cli.common import DmganGroup
+from dmgan_runtime.errors import DataError
 from dmgan_train import __version__, distributed
 from dmgan_train.data import SOURCES
 from dmgan_train.data.prepare.cli import prepare
@@ -24,7 +25,7 @@ from dmgan_train.fit import pretrain as pretrain_run
 from dmgan_train.interruption import stops_at_once
 from dmgan_train.official import OfficialFiles, adopt
 from dmgan_train.run_folder import RunFolder
-from dmgan_train.settings import PRESETS, RECIPES, resolve_settings
+from dmgan_train.settings import PRESETS, RECIPES, override_settings, resolve_settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -48,15 +49,22 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     path = click.Path(path_type=Path)
     folder = click.Path(exists=True, file_okay=False, path_type=Path)
     options = [
-        click.option("--preset", type=click.Choice(PRESETS), default="birds", help="Settings to start from."),
+        click.option(
+            "--preset",
+            type=click.Choice(PRESETS),
+            help="Settings to start from.  [default: birds; of a run that has begun, its own]",
+        ),
         click.option(
             "--recipe",
             type=click.Choice(RECIPES),
-            default="preset",
-            help="What is laid over the preset; preset is nothing.",
+            help="What is laid over the preset.  [default: preset, which is nothing; of a run, its own]",
         ),
-        click.option("--data", type=folder, required=True, help="The data set's folder."),
-        click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]"),
+        click.option("--data", type=folder, help="The data set's folder.  [default: of a run, where it was]"),
+        click.option(
+            "--source",
+            type=click.Choice(list(SOURCES)),
+            help="Its kind.  [default: told from its layout; of a run, its own]",
+        ),
         click.option("--run", "run_folder", type=path, required=True, help="The run's folder; made if it is new."),
         click.option("--config", type=path, help="A YAML file of settings that override the preset's."),
         click.option(
@@ -82,9 +90,9 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _run(
     work: Callable[..., None],
     next_step: str,
-    preset: str,
-    recipe: str,
-    data: Path,
+    preset: str | None,
+    recipe: str | None,
+    data: Path | None,
     source: str | None,
     run_folder: Path,
     config: Path | None,
@@ -96,9 +104,14 @@ def _run(
     chosen = choose_device(device)
     decide_arithmetic(chosen)
     with stops_at_once(), distributed.joined(chosen):
-        settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
-        settings = resolve_precision(settings, chosen)
         run = RunFolder(run_folder)
+        if run.begun and not (preset or recipe):
+            settings = override_settings(run.settings(), file=config, overrides=overrides)
+        else:
+            settings = resolve_settings(preset or "birds", recipe=recipe or "preset", file=config, overrides=overrides)
+        settings = resolve_precision(settings, chosen)
+        before, data = run.data_folder(), data or _recorded(run)
+        source = source or run.provenance().get("data", {}).get("source")
         read: TrainingData = with_vocabulary(read_data(data, source, settings), run, settings)
         if distributed.is_main():
             click.echo(describe_plan(settings, read, chosen))
@@ -110,10 +123,26 @@ def _run(
         with run.locked() if distributed.is_main() else nullcontext():
             if distributed.is_main():
                 begin(settings, read, run)
+                if before and before != data.resolve():
+                    click.echo(f"data   the same as in {before}, where this run's data were; it goes on with them here")
             distributed.wait()
             work(settings, read, run, chosen, default_workers(settings) if workers is None else workers)
         if distributed.is_main():
             click.echo(f"Trained. Next: {next_step}")
+
+
+def _recorded(run: RunFolder) -> Path:
+    """The data set's folder as a run knows it.
+
+    Raises:
+        DataError: if it does not know it, or the folder is not there any more.
+    """
+    folder = run.data_folder()
+    if folder is None:
+        raise DataError(f"{run.root}: does not say where its data are; name their folder with --data")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: the data of {run.root} are not there any more; name their folder with --data")
+    return folder
 
 
 @main.command()
@@ -121,7 +150,8 @@ def _run(
 def fit(**options: Any) -> None:
     """Train the whole model: DAMSM first, then the GAN.
 
-    The same command goes on from the last checkpoint, however it ended.
+    The same command goes on from the last checkpoint, however it ended; so does `fit --run RUN` alone, with the run's
+    own data and settings.
     """
     _run(fit_run, f"dmgan-export {options['run_folder']} -o BUNDLE", **options)
 

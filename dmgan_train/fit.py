@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,11 +96,20 @@ def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
         "images": len(data.train),
         "captions": sum(1 for _ in data.train.captions()),
         "words": len(data.tokenizer) - 1,
+        "sha256": _digest(data.train),
     }
     versions = {"dmgan": dmgan_train.__version__, "torch": str(torch.__version__)}
     chosen = np.linspace(0, len(data.train) - 1, min(KEPT_CAPTIONS, len(data.train))).astype(int)
     captions = [data.train.examples[index].captions[0] for index in chosen]
-    run.settle(settings, data.tokenizer, {**versions, "data": description}, captions)
+    run.settle(settings, data.tokenizer, {**versions, "data": description}, captions, data.train.root)
+
+
+def _digest(split: Split) -> str:
+    """SHA-256 of what a split's examples are, without their folder and their pixels."""
+    digest = hashlib.sha256()
+    for example in split.examples:
+        digest.update(repr((example.key, example.captions, example.class_id, example.box)).encode())
+    return digest.hexdigest()
 
 
 def with_vocabulary(data: TrainingData, run: RunFolder, settings: Settings) -> TrainingData:
@@ -168,6 +178,8 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         if own is settings.gan:
             check_schedule(steps, settings.gan)
         lines.append(f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most)")
+        if own.steps and steps < own.steps:
+            lines.append(f"       not {own.steps:,} ({name}.steps): {name}.epochs ends it sooner; raise that too")
     return "\n".join(lines)
 
 

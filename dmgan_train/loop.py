@@ -86,7 +86,7 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         StoppedError: if the run was asked to stop, after saving; at a second Ctrl-C without.
     """
     path = run.checkpoint(phase.name)
-    start = _resume(phase, path)
+    start, window = _resume(phase, path)
     main = distributed.is_main()
     # A run may end between a checkpoint and what was to be looked at then. The main process alone can tell, and the
     # others must not leave before it.
@@ -103,13 +103,19 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         try:
             if missed and journal:
                 phase.look(start, journal)
-            meter = _Meter(phase)
+            meter = _Meter(phase, window)
             for step in range(start, phase.steps):
                 torch.manual_seed(seed * 1_000_003 + step)
                 meter.add(step, _step(phase, meter.wait_for(batches), step))
                 done = step + 1
                 bar.update()
                 stop = distributed.any_process(interruption.number is not None)
+                if main and not run.in_place():
+                    raise TrainingError(
+                        f"{run.root}: the run's folder was moved or removed while it trained; stopped after step"
+                        f" {done:,} of {phase.name}, and nothing was written to the old place. With --run and the new"
+                        f" one, the same command goes on after step {saved:,}"
+                    )
                 if done % LOG_EVERY == 0 or done == phase.steps:
                     means = meter.means()
                     bar.show({name: means[name] for name in (*phase.headlines, "images_per_second") if name in means})
@@ -119,7 +125,8 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
                     meter.check()
                     with meter.paused():
                         if main:
-                            save_checkpoint(path, {"phase": phase.name, "step": done, **phase.state()})
+                            own = {"phase": phase.name, "step": done, "window": meter.window()}
+                            save_checkpoint(path, {**own, **phase.state()})
                     saved = done
                 if phase.looks_after(done):
                     meter.check()
@@ -141,18 +148,18 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
     distributed.wait()  # until the last checkpoint is there for all to read
 
 
-def _resume(phase: Phase, path: Path) -> int:
-    """Loads the checkpoint if there is one; returns the steps that are done.
+def _resume(phase: Phase, path: Path) -> tuple[int, dict[str, list[float]]]:
+    """Loads the checkpoint if there is one; returns the steps that are done, and what they measured since the last log.
 
     Raises:
         CheckpointError: if it is damaged or of another phase, run or version.
         TrainingError: if the processes do not see the same checkpoint.
     """
-    start = 0
+    start, window = 0, {}
     if path.exists():
         state = load_checkpoint(path, phase.name)
         if state.get("finished"):  # weights that were adopted have no steps of ours
-            return phase.steps
+            return phase.steps, {}
         try:
             phase.load_state(state)
             start = state["step"]
@@ -166,12 +173,13 @@ def _resume(phase: Phase, path: Path) -> int:
                 f"{path}: is not a state of this run ({type(error).__name__}: {shortened(error)}); restore it from a"
                 " copy, or remove it and run the same command to train this phase again"
             ) from error
+        window = state.get("window", {})
     if distributed.any_process(float(distributed.mean_of(torch.tensor(float(start)))) != start):
         raise TrainingError(
             f"{path}: the processes see different checkpoints (here: step {start:,}); put --run on a folder that all"
             " machines share"
         )
-    return start
+    return start, window
 
 
 class _Meter:
@@ -180,10 +188,19 @@ class _Meter:
     The device runs ahead: its numbers are read only when they are asked for, of many steps at once.
     """
 
-    def __init__(self, phase: Phase) -> None:
+    def __init__(self, phase: Phase, window: dict[str, list[float]]) -> None:
+        """Args:
+        phase: Whose steps they are.
+        window: What `window` of an earlier process returned; its seconds do not count.
+        """
         self._phase = phase
         self._unread: list[tuple[int, Mapping[str, Tensor]]] = []
         self._clear()
+        self._read.update(window)
+
+    def window(self) -> dict[str, list[float]]:
+        """What the steps since the last means have measured, for who goes on after them."""
+        return self._read
 
     def _clear(self) -> None:
         self._read: dict[str, list[float]] = {}

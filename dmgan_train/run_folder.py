@@ -52,6 +52,7 @@ class RunFolder:
         settings_file: The resolved settings.
         vocabulary_file: The words, as a bundle holds them.
         provenance_file: What the run was trained on.
+        data_file: The data set's folder when the run was last started, on that machine.
         captions_file: Some captions of the training set, one a line; int8 is calibrated on them.
         initial_generator: The weights that the second phase begins with, if they are not random.
         log_file: One JSON object a line.
@@ -64,11 +65,13 @@ class RunFolder:
         self.settings_file = root / "settings.yaml"
         self.vocabulary_file = root / "vocab.json"
         self.provenance_file = root / "provenance.json"
+        self.data_file = root / "data_folder.txt"
         self.captions_file = root / "captions.txt"
         self.initial_generator = root / "gan" / "initial.pt"
         self.log_file = root / "log.jsonl"
         self.samples = root / "samples"
         self.tensorboard = root / "tensorboard"
+        self._place: tuple[int, int] | None = None
 
     def checkpoint(self, phase: str) -> Path:
         """The newest checkpoint of a phase, `damsm` or `gan`."""
@@ -97,13 +100,30 @@ class RunFolder:
             raise SettingsError(
                 f"{self.root}: another process trains here; wait for it or choose another --run"
             ) from error
+        self._place = self._find_place()
         try:
             yield
         finally:
             lock.release()
 
+    def in_place(self) -> bool:
+        """Whether the folder that was locked is still there: it may be moved or removed while a training runs."""
+        return self._place is None or self._find_place() == self._place
+
+    def _find_place(self) -> tuple[int, int] | None:
+        try:
+            found = self.root.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def settle(
-        self, settings: Settings, tokenizer: Tokenizer, provenance: Mapping[str, Any], captions: Sequence[str]
+        self,
+        settings: Settings,
+        tokenizer: Tokenizer,
+        provenance: Mapping[str, Any],
+        captions: Sequence[str],
+        data_folder: Path,
     ) -> None:
         """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
 
@@ -115,6 +135,7 @@ class RunFolder:
             tokenizer: With the data set's vocabulary.
             provenance: Versions, and under "data" what the data set is.
             captions: Some of the training set's.
+            data_folder: Where the data set is; it may have been moved or renamed since the run began.
 
         Raises:
             SettingsError: naming each setting that differs, or that the data set does.
@@ -125,7 +146,7 @@ class RunFolder:
                 f"{self.root}: the data set has other words than when this run began; choose another --run"
             )
         before = self.provenance()
-        if before.get("data", provenance["data"]) != provenance["data"]:
+        if not self._same_data(before.get("data", {}), provenance["data"], captions):
             raise SettingsError(
                 f"{self.root}: the data set was {before['data']} when this run began, and is now {provenance['data']};"
                 " choose another --run"
@@ -133,7 +154,15 @@ class RunFolder:
         write_whole(self.settings_file, settings.to_yaml().encode())
         write_whole(self.vocabulary_file, tokenizer.to_json())
         write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
-        write_whole(self.captions_file, "".join(f"{' '.join(text.split())}\n" for text in captions).encode())
+        write_whole(self.captions_file, "".join(f"{text}\n" for text in _lines(captions)).encode())
+        write_whole(self.data_file, str(data_folder.resolve()).encode())
+
+    def _same_data(self, before: Mapping[str, Any], now: Mapping[str, Any], captions: Sequence[str]) -> bool:
+        """Whether the data are those that the run began with, whatever their folder is called."""
+        differ = {key for key in before if before[key] != now.get(key)} - {"name"}
+        if differ or not before or "sha256" in before:
+            return not differ
+        return not self.captions() or self.captions() == _lines(captions)  # a run that is older than the digest
 
     def check_settings(self, settings: Settings) -> None:
         """Whether this run, if it has begun, can go on with these settings.
@@ -153,7 +182,10 @@ class RunFolder:
         }
         if changed:
             listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
-            raise SettingsError(f"{self.root}: this run has other settings ({listed}); choose another --run")
+            raise SettingsError(
+                f"{self.root}: this run has other settings ({listed}); leave out --preset, --recipe and --set to go on"
+                " with its own, or choose another --run"
+            )
 
     def settings(self) -> Settings:
         """The resolved settings.
@@ -181,6 +213,15 @@ class RunFolder:
     def adopted(self) -> bool:
         """Whether it began with the authors' encoders, whose vocabulary stays."""
         return "adopted" in self.provenance()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run already."""
+        return self.settings_file.is_file()
+
+    def data_folder(self) -> Path | None:
+        """Where the data set was when the run was last started; None if it does not say."""
+        return Path(self.data_file.read_text(encoding="utf-8")) if self.data_file.exists() else None
 
     def captions(self) -> tuple[str, ...]:
         """Some captions of the training set; none if the run was begun by a version that kept none."""
@@ -240,7 +281,12 @@ def _continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, A
     later = list(began.get("went_on_with", []))
     if versions(now) != (later[-1] if later else versions(began)):
         later.append(versions(now))
-    return {**began, **({"went_on_with": later} if later else {})}
+    data = {"data": now["data"]} if "data" in now else {}  # by its present name
+    return {**began, **data, **({"went_on_with": later} if later else {})}
+
+
+def _lines(captions: Sequence[str]) -> tuple[str, ...]:
+    return tuple(" ".join(text.split()) for text in captions)
 
 
 def share_encoders(encoders: RunFolder, run: RunFolder) -> None:

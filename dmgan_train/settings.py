@@ -261,15 +261,23 @@ def resolve_settings(
             raise SettingsError(f"there is no {kind} {name!r}; {_nearest(name, known)}")
         text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
         _merge(values, _parse_yaml(text), f"the {kind} {name}")
-    if file is not None:
-        _merge(values, _read_yaml(file), str(file))
-    for override in overrides:
-        _merge(values, _parse_override(override), f"--set {shortened(override)}")
+    _merge_all(values, file, overrides)
     for kind, name in (("preset", preset), ("recipe", recipe)):
         if values[kind] != name:
             raise SettingsError(
                 f"the {kind} is {name!r}, and the settings say {values[kind]!r}; choose it with --{kind}"
             )
+    return _convert(values, "the settings")
+
+
+def override_settings(settings: Settings, *, file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Settings overridden by a YAML file and `section.key=value` strings, see `resolve_settings`.
+
+    Raises:
+        SettingsError: for an unknown key (naming the nearest), a wrong type or a value out of range.
+    """
+    values = msgspec.to_builtins(settings)
+    _merge_all(values, file, overrides)
     return _convert(values, "the settings")
 
 
@@ -350,6 +358,13 @@ def _parse_override(text: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed
+
+
+def _merge_all(base: dict[str, Any], file: Path | None, overrides: Iterable[str]) -> None:
+    if file is not None:
+        _merge(base, _read_yaml(file), str(file))
+    for override in overrides:
+        _merge(base, _parse_override(override), f"--set {shortened(override)}")
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:

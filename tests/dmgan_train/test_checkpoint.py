@@ -1,10 +1,11 @@
 import os
+import resource
 import shutil
 
 import pytest
 import torch
 
-from dmgan_runtime.errors import CheckpointError
+from dmgan_runtime.errors import CheckpointError, TrainingError
 from dmgan_train.checkpoint import load_checkpoint, load_encoders, load_model, save_checkpoint
 from dmgan_train.run_folder import RunFolder
 
@@ -18,16 +19,23 @@ def test_what_was_saved_is_loaded(tmp_path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before_it(tmp_path, before) -> None:
+    """A file that may not grow is refused by the system in the middle of writing, as on a full disk."""
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"phase": "gan", "step": 1})
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, {"phase": "gan", "step": 2})
+    if before:
+        save_checkpoint(path, {"phase": "gan", "step": 1})
+    kept = "the one of step 1 is kept" if before else "there was none before it"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=rf"could not be saved \(.* MB are free .*\); {kept}\. Make room"):
+            save_checkpoint(path, {"phase": "gan", "step": 2, "weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    if not before:
+        assert list(tmp_path.iterdir()) == []
+        return
     assert load_checkpoint(path, "gan")["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 

@@ -1,7 +1,12 @@
+import json
+import shutil
+
 import pytest
 from click.testing import CliRunner
 
+from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
+from dmgan_train.run_folder import RunFolder
 from tests.training import SMALL
 
 
@@ -22,7 +27,7 @@ def test_every_command_explains_itself(command) -> None:
 def test_help_shows_defaults_and_choices() -> None:
     result = invoke("fit", "--help")
     assert "[birds|coco|emoji|tiny]" in result.output
-    assert "[default: birds]" in result.output
+    assert "[default: birds; of a run that has begun, its own]" in " ".join(result.output.split())
 
 
 def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
@@ -51,6 +56,73 @@ def test_the_whole_command_trains(images, tmp_path) -> None:
     assert result.exit_code == 0, result.output
     assert "2 captions, seed 3, generator of step 4" in result.output
     assert picture.stat().st_size > 100
+
+
+@pytest.fixture
+def begun(run, images, tmp_path) -> RunFolder:
+    """A copy of a run, whose data lie in a folder of another name."""
+    shutil.copytree(images, tmp_path / "elsewhere")
+    return RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+
+
+def test_a_run_goes_on_with_its_own_settings_and_data(begun) -> None:
+    result = invoke("fit", "--run", begun.root, "--workers", 0, "--set", "gan.steps=5")
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(begun.checkpoint("gan"), "gan")["step"] == 5
+    assert begun.settings().gan.steps == 5
+    assert "the same as in" not in result.output
+    sizes = ("--set", "damsm.batch_size=6", "--set", "gan.batch_size=4")
+    result = invoke("fit", "--run", begun.root, "--preset", "tiny", *sizes)
+    assert result.exit_code == 2
+    assert "leave out --preset, --recipe and --set to go on with its own" in result.output
+
+
+def test_data_that_were_moved_are_the_same_and_others_are_not(begun, tmp_path) -> None:
+    moved = tmp_path / "elsewhere"
+    result = invoke("fit", "--run", begun.root, "--data", moved, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if "the same as in" in line]
+    assert str(moved) not in line
+    assert begun.provenance()["data"]["name"] == "elsewhere"
+    before, _, after = (moved / "metadata.jsonl").read_text().rpartition("a red square on white")
+    (moved / "metadata.jsonl").write_text(f"{before}a square on white red{after}")
+    result = invoke("fit", "--run", begun.root, "--workers", 0)
+    assert result.exit_code == 2
+    assert "the data set was" in result.output
+    shutil.rmtree(moved)
+    result = invoke("fit", "--run", begun.root)
+    assert result.exit_code == 2
+    assert "not there any more; name their folder with --data" in result.output
+
+
+@pytest.mark.parametrize(("replaced", "status"), [("a red square on white", 0), ("a square on white", 2)])
+def test_a_run_that_is_older_than_the_digest_knows_its_data_by_what_it_kept(begun, tmp_path, replaced, status) -> None:
+    began = begun.provenance()
+    del began["data"]["sha256"]
+    begun.provenance_file.write_text(json.dumps(began))
+    begun.data_file.unlink()
+    kept = begun.captions_file.read_text()
+    begun.captions_file.write_text(kept.replace("a red square on white", replaced))
+    result = invoke("fit", "--run", begun.root, "--data", tmp_path / "elsewhere", "--workers", 0)
+    assert result.exit_code == status, result.output
+    result = invoke("fit", "--run", begun.root)
+    assert ("does not say where its data are" in result.output) == (status == 2)
+
+
+def test_steps_that_the_epochs_do_not_allow_are_said(images, tmp_path) -> None:
+    flags = [flag for override in SMALL for flag in ("--set", override)]
+    capped = ("--set", "gan.steps=120", "--set", "gan.epochs=10")
+    result = invoke(
+        "fit", "--preset", "tiny", "--data", images, "--run", tmp_path / "run", "--dry-run", *flags, *capped
+    )
+    assert "gan    20 steps of 4 images (10 epochs at most)" in result.output
+    assert "not 120 (gan.steps): gan.epochs ends it sooner; raise that too" in result.output
+
+
+def test_a_new_run_needs_data(tmp_path) -> None:
+    result = invoke("fit", "--run", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "name their folder with --data" in result.output
 
 
 @pytest.mark.parametrize(

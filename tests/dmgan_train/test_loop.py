@@ -1,6 +1,7 @@
 """The loop that both phases share, with a phase that does nothing."""
 
 import json
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -108,6 +109,49 @@ def test_nothing_is_looked_at_or_saved_after_a_loss_that_is_no_number(phase, tmp
         loop.train(phase, run, seed=0)
     assert phase.looked == [7]
     assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 10
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_folder_that_is_moved_or_removed_stops_the_training_and_is_not_made_again(phase, tmp_path, removed) -> None:
+    run, step = RunFolder(tmp_path / "run"), phase.step
+
+    def taken_away(batch, number):
+        if number == 12:
+            shutil.rmtree(run.root) if removed else run.root.rename(tmp_path / "elsewhere")
+        return step(batch, number)
+
+    phase.step = taken_away
+    with (
+        run.locked(),
+        pytest.raises(TrainingError, match=r"moved or removed .* step 13 .* goes on after step 10"),
+    ):
+        loop.train(phase, run, seed=0)
+    assert not run.root.exists()
+    if not removed:
+        assert load_checkpoint(RunFolder(tmp_path / "elsewhere").checkpoint("gan"), "gan")["step"] == 10
+
+
+def test_the_first_means_after_a_stop_are_those_of_a_run_that_did_not_stop(phase, tmp_path) -> None:
+    def logged(name: str) -> list[float]:
+        return [json.loads(line)["loss"] for line in RunFolder(tmp_path / name).log_file.read_text().splitlines()]
+
+    stops: set[int] = set()
+
+    def step(batch, number):
+        if number in stops:
+            signal.raise_signal(signal.SIGTERM)
+        return {"loss": torch.tensor(float(number))}
+
+    phase.step = step
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    loop.train(phase, RunFolder(tmp_path / "whole"), seed=0)
+    stops.update((12, 26))
+    for _ in range(2):
+        with pytest.raises(StoppedError):
+            loop.train(phase, RunFolder(tmp_path / "cut"), seed=0)
+    loop.train(phase, RunFolder(tmp_path / "cut"), seed=0)
+    assert logged("cut") == logged("whole") == [sum(range(20)) / 20, sum(range(20, 40)) / 20]
 
 
 def test_a_wish_to_stop_is_granted_after_the_step(phase, tmp_path, monkeypatch) -> None:
