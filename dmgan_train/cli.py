@@ -105,11 +105,12 @@ def _run(
     decide_arithmetic(chosen)
     with stops_at_once(), distributed.joined(chosen):
         run = RunFolder(run_folder)
-        if run.begun and not (preset or recipe):
-            settings = override_settings(run.settings(), file=config, overrides=overrides)
+        begun = run.begun()
+        if begun and not (preset or recipe):
+            settings = override_settings(begun, file=config, overrides=overrides)
         else:
             settings = resolve_settings(preset or "birds", recipe=recipe or "preset", file=config, overrides=overrides)
-        settings = resolve_precision(settings, chosen)
+        settings = resolve_precision(settings, chosen, begun)
         before, data = run.data_folder(), data or _recorded(run)
         source = source or run.provenance().get("data", {}).get("source")
         read: TrainingData = with_vocabulary(read_data(data, source, settings), run, settings)
@@ -126,7 +127,8 @@ def _run(
                 if before and before != data.resolve():
                     click.echo(f"data   the same as in {before}, where this run's data were; it goes on with them here")
             distributed.wait()
-            work(settings, read, run, chosen, default_workers(settings) if workers is None else workers)
+            # As they were written: machines that train together may differ in what `auto` comes to.
+            work(run.settings(), read, run, chosen, default_workers(settings) if workers is None else workers)
         if distributed.is_main():
             click.echo(f"Trained. Next: {next_step}")
 

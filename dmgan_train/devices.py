@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -10,6 +12,9 @@ from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
 from dmgan_train.settings import Settings, TrainingPrecision
+
+# What PyTorch's convolutions and products use, as `torch.cpu` names it: on x86 the first two, on ARM the last.
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,11 +91,7 @@ def autocast_type(
         if device.type != "cuda":
             raise BackendError(f"{name} is fp16, which is for GPUs; use auto or fp32")
         return torch.float16
-    # Without these instructions PyTorch falls back to convolutions that are some twenty times slower.
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    able = _has_bf16(device)
     if precision == "bf16" and not able:
         raise BackendError(
             f"{name} is bf16, and the {device.type} here has no bf16 instructions; use"
@@ -99,17 +100,44 @@ def autocast_type(
     return torch.bfloat16 if able else None
 
 
-def resolve_precision(settings: Settings, device: torch.device) -> Settings:
-    """The settings with `auto` precision replaced by what the device can do, so that a run keeps to it.
+def _has_bf16(device: torch.device) -> bool:
+    """Whether there are instructions for bf16; without them it is slower than fp32, on some CPUs twenty times."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without oneDNN (mkldnn), PyTorch has no convolutions that use them.
+    flags = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and any(flags.get(name, False) for name in _BF16_INSTRUCTIONS)
+
+
+def resolve_precision(settings: Settings, device: torch.device, begun: Settings | None = None) -> Settings:
+    """The settings with `auto` precision replaced, so that a run keeps to it on whatever machine it goes on.
+
+    Args:
+        settings: As they were asked for.
+        device: Where the run trains now; a new run takes what it can do.
+        begun: What the run began with; it goes on with the same.
 
     Raises:
-        BackendError: if bf16 or fp16 was asked for and cannot be had.
+        BackendError: if bf16 or fp16 was asked for, or begun with, and cannot be had.
     """
     names: dict[torch.dtype | None, TrainingPrecision] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    damsm = names[autocast_type(settings.damsm.precision, device, "damsm.precision")]
-    gan = names[autocast_type(settings.gan.precision, device)]
+
+    def resolve(phase: Literal["damsm", "gan"]) -> TrainingPrecision:
+        asked: TrainingPrecision = getattr(settings, phase).precision
+        if begun is None or asked != "auto":
+            return names[autocast_type(asked, device, f"{phase}.precision")]
+        kept: TrainingPrecision = getattr(begun, phase).precision
+        try:
+            return names[autocast_type(kept, device)]
+        except BackendError as error:
+            raise BackendError(
+                f"this run began with {phase}.precision={kept}, for which the {device.type} here has no instructions;"
+                " go on with it where there are some, or choose another --run"
+            ) from error
+
     return settings.__replace__(
-        damsm=settings.damsm.__replace__(precision=damsm), gan=settings.gan.__replace__(precision=gan)
+        damsm=settings.damsm.__replace__(precision=resolve("damsm")),
+        gan=settings.gan.__replace__(precision=resolve("gan")),
     )
 
 

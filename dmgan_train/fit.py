@@ -177,7 +177,9 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         steps = phase_steps(own.epochs, own.steps, an_epoch)
         if own is settings.gan:
             check_schedule(steps, settings.gan)
-        lines.append(f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most)")
+        lines.append(
+            f"{name:6} {steps:,} steps of {own.batch_size} images ({own.epochs} epochs at most) in {own.precision}"
+        )
         if own.steps and steps < own.steps:
             lines.append(f"       not {own.steps:,} ({name}.steps): {name}.epochs ends it sooner; raise that too")
     return "\n".join(lines)

@@ -170,12 +170,13 @@ class RunFolder:
         Raises:
             SettingsError: naming each setting that may not change.
         """
-        if not self.settings_file.exists():
+        begun = self.begun()
+        if begun is None:
             return
         fixed = self.checkpoint("gan").exists()
         changed = {
             key: values
-            for key, values in differences(read_settings(self.settings_file), settings).items()
+            for key, values in differences(begun, settings).items()
             if key not in _MAY_CHANGE
             or (fixed and key.startswith("damsm."))
             or (settings.gan.decay_steps and key in ("gan.epochs", "gan.steps"))  # the decay ends with the last step
@@ -187,17 +188,22 @@ class RunFolder:
                 " with its own, or choose another --run"
             )
 
+    def begun(self) -> Settings | None:
+        """The resolved settings, or None if no run has begun here."""
+        return read_settings(self.settings_file) if self.settings_file.is_file() else None
+
     def settings(self) -> Settings:
         """The resolved settings.
 
         Raises:
             CheckpointError: if this is no run folder.
         """
-        if not self.settings_file.is_file():
+        settings = self.begun()
+        if settings is None:
             raise CheckpointError(
                 f"{self.root}: is not a run folder (it has no settings.yaml); pass a folder that `fit` wrote"
             )
-        return read_settings(self.settings_file)
+        return settings
 
     def vocabulary(self) -> Tokenizer:
         """The run's vocabulary.
@@ -213,11 +219,6 @@ class RunFolder:
     def adopted(self) -> bool:
         """Whether it began with the authors' encoders, whose vocabulary stays."""
         return "adopted" in self.provenance()
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a run already."""
-        return self.settings_file.is_file()
 
     def data_folder(self) -> Path | None:
         """Where the data set was when the run was last started; None if it does not say."""

@@ -151,7 +151,8 @@ class GanSettings(_Section, frozen=True):
         r1_every: Steps between two R1 penalties, each then so many times as heavy (lazy regularisation, Karras et al.,
             StyleGAN2, CVPR 2020).
         precision: `bf16` runs the networks under autocast; losses and weights stay fp32. `auto` does so where
-            the processor has instructions for it. `fp16` is for GPUs that have none: autocast, with losses scaled.
+            the processor has instructions for it, else fp32; a run keeps to what it began with. `fp16` is for
+            GPUs without them: autocast, with losses scaled.
         compile: Compile the networks with `torch.compile`: same function, other rounding, a slow start.
         sample_every: Steps between pictures of fixed captions, and between measurements on held-out ones.
         checkpoint_every: Steps between checkpoints.

@@ -12,6 +12,7 @@ from dmgan_train.data import SOURCES, SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.evaluation.cli import FEATURE_NAMES, FOLDER, METRIC_NAMES, needs_extra, parse_metrics
 from dmgan_train.fit import describe_plan, read_data
+from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import PRESETS, RECIPES, resolve_settings
 
 if TYPE_CHECKING:
@@ -78,12 +79,13 @@ def ablate(
     OUT/ablation.json.
     """
     with needs_extra():
-        from dmgan_train.evaluation.ablation import ROWS, row_settings, to_markdown
+        from dmgan_train.evaluation.ablation import ENCODERS, ROWS, row_settings, to_markdown
         from dmgan_train.evaluation.ablation import ablate as run_ablation
         from dmgan_train.evaluation.metrics.evaluate import Plan
         from dmgan_train.evaluation.metrics.features import load_features
     chosen = choose_device(device)
-    settings = resolve_precision(resolve_settings(preset, recipe=recipe, file=config, overrides=overrides), chosen)
+    settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
+    settings = resolve_precision(settings, chosen, RunFolder(out / ENCODERS).begun())
     read = read_data(data, source, settings)
     click.echo(describe_plan(row_settings(settings, ROWS[-1]), read, chosen))
     click.echo(f"rows   {', '.join(row.name for row in ROWS)}")

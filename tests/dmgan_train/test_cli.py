@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dmgan_train.checkpoint import load_checkpoint
@@ -40,17 +41,39 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_goes_on_in_the_precision_that_it_began_with(run, images, tmp_path, monkeypatch) -> None:
+    """It began on another machine, in fp32: `auto`, the preset's, comes to bf16 here for a new run alone."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    old = RunFolder(shutil.copytree(run.root, tmp_path / "old"))
+    auto = (*SMALL, "damsm.precision=auto", "gan.precision=auto")
+    command = ["fit", "--preset", "tiny", "--data", images, "--workers", 0]
+    command += [flag for override in auto for flag in ("--set", override)]
+    result = invoke(*command, "--run", old.root)
+    assert result.exit_code == 0, result.output
+    assert old.settings() == run.settings()
+    assert result.output.count("in fp32") == 2
+    result = invoke(*command, "--run", tmp_path / "new", "--dry-run")
+    assert result.output.count("precision: bf16") == result.output.count("in bf16") == 2
+    old.settings_file.write_text(old.settings_file.read_text().replace("precision: fp32", "precision: bf16"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    result = invoke(*command, "--run", old.root)
+    assert result.exit_code == 2
+    assert "this run began with damsm.precision=bf16, for which the cpu here has no instructions" in result.output
+
+
 def test_the_papers_plan_has_the_papers_numbers(images, tmp_path) -> None:
     small = ("--set", "damsm.batch_size=8", "--set", "gan.batch_size=8")
     result = invoke("fit", "--data", images, "--run", tmp_path / "run", "--dry-run", *small)
     assert "64/128/256 pixels, generator 21.4 M parameters" in result.output
 
 
-def test_the_whole_command_trains(images, tmp_path) -> None:
-    flags = [flag for override in SMALL for flag in ("--set", override)]
+def test_the_whole_command_trains(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    flags = [flag for override in (*SMALL, "gan.precision=auto") for flag in ("--set", override)]
     result = invoke("fit", "--preset", "tiny", "--data", images, "--run", tmp_path / "r", "--workers", 0, *flags)
     assert result.exit_code == 0, result.output
     assert f"dmgan-export {tmp_path / 'r'}" in result.output
+    assert RunFolder(tmp_path / "r").settings().gan.precision == "fp32"  # what `auto` came to
     picture = tmp_path / "sample.png"
     result = invoke("sample", tmp_path / "r", "a red square", "a blue square", "-o", picture, "--seed", 3)
     assert result.exit_code == 0, result.output

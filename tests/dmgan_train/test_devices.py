@@ -6,14 +6,19 @@ import torch
 from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
 from dmgan_train.devices import autocast_type, choose_device, decide_arithmetic, default_workers, resolve_precision
+from dmgan_train.settings import resolve_settings
 from tests.training import small_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
-@pytest.fixture(params=[True, False])
+BF16 = pytest.mark.parametrize("has_bf16", [True, False], indirect=True)
+
+
+@pytest.fixture
 def has_bf16(request, monkeypatch) -> bool:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: request.param)
+    """A machine whose CPU and GPU have bf16 instructions, or not."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": request.param})
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: request.param)
     return request.param
 
@@ -30,6 +35,7 @@ def test_pytorch_takes_no_more_threads_than_there_are_cpus(monkeypatch) -> None:
         torch.set_num_threads(before)
 
 
+@BF16
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_auto_takes_bf16_where_there_are_instructions(device, has_bf16) -> None:
     assert autocast_type("fp32", device) is None
@@ -41,21 +47,68 @@ def test_auto_takes_bf16_where_there_are_instructions(device, has_bf16) -> None:
             autocast_type("bf16", device)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_vnni": True, "avx512_bf16": False}, None),
+        ({"architecture": "arm64", "bf16": True}, torch.bfloat16),
+        ({"architecture": "arm64", "neon": True, "bf16": False}, None),
+        ({"architecture": "ppc64le"}, None),
+    ],
+)
+def test_instructions_are_those_of_the_processor(flags, expected, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert autocast_type("auto", CPU) == expected
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert autocast_type("auto", CPU) is None
+
+
+def test_this_processor_is_asked_by_names_that_pytorch_knows() -> None:
+    """On x86 the stand-ins' names are PyTorch's; on ARM likewise."""
+    known = torch.cpu.get_capabilities()
+    assert {"avx512_bf16", "amx_bf16"} <= known.keys() or "bf16" in known
+
+
 def test_fp16_is_for_gpus() -> None:
     assert autocast_type("fp16", CUDA) == torch.float16
     with pytest.raises(BackendError, match="for GPUs; use auto or fp32"):
         autocast_type("fp16", CPU)
 
 
-def test_a_run_keeps_to_what_auto_came_to(has_bf16) -> None:
-    settings = resolve_precision(small_settings("gan.precision=auto"), CPU)
-    assert settings.gan.precision == ("bf16" if has_bf16 else "fp32")
+@BF16
+@pytest.mark.parametrize("preset", ["tiny", "emoji"])
+def test_a_small_preset_takes_what_the_machine_has(preset, has_bf16) -> None:
+    settings = resolve_precision(resolve_settings(preset), CPU)
+    expected = "bf16" if has_bf16 else "fp32"
+    assert (settings.damsm.precision, settings.gan.precision) == (expected, expected)
+
+
+@BF16
+@pytest.mark.parametrize("preset", ["birds", "coco"])
+def test_the_papers_presets_are_fp32(preset, has_bf16) -> None:
+    assert resolve_precision(resolve_settings(preset), CPU) == resolve_settings(preset)
+
+
+def test_what_was_asked_for_is_not_resolved() -> None:
     assert resolve_precision(small_settings("gan.precision=fp16"), CUDA).gan.precision == "fp16"
-    own = ("damsm.precision=auto", "damsm.trunk=efficientnet_lite0", "damsm.freeze_trunk=true")
-    assert resolve_precision(small_settings(*own), CPU).damsm.precision == ("bf16" if has_bf16 else "fp32")
-    if not has_bf16:
-        with pytest.raises(BackendError, match=r"^damsm.precision is bf16, and the cpu here"):
-            resolve_precision(small_settings("damsm.precision=bf16"), CPU)
+    with pytest.raises(BackendError, match="fp16, which is for GPUs"):
+        resolve_precision(small_settings("gan.precision=fp16"), CPU)
+
+
+@BF16
+def test_a_run_keeps_to_what_it_began_with(has_bf16) -> None:
+    """In each phase, whatever machine it goes on; where that cannot be, it says so."""
+    asked = small_settings("gan.precision=auto", "damsm.precision=auto")
+    for damsm, gan in (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32")):
+        begun = small_settings(f"damsm.precision={damsm}", f"gan.precision={gan}")
+        if has_bf16 or "bf16" not in (damsm, gan):
+            assert resolve_precision(asked, CPU, begun) == begun
+        else:
+            phase = "damsm" if damsm == "bf16" else "gan"
+            with pytest.raises(BackendError, match=rf"began with {phase}\.precision=bf16, for which the cpu here .* another --run"):
+                resolve_precision(asked, CPU, begun)
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("gpu9", "use auto, cpu or cuda"), ("meta", "only the CPU and CUDA")])

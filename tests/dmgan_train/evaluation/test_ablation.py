@@ -120,6 +120,16 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_it_goes_on_in_the_precision_that_it_began_with(out, images, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    flags = [flag for override in (*SMALL, "gan.precision=auto") for flag in ("--set", override)]
+    arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--dry-run", *flags]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(out)])
+    assert result.output.count("in fp32") == 2, result.output
+    result = CliRunner().invoke(main, [*arguments, "--out", str(out / "new")])
+    assert result.output.count("in bf16") == 1, result.output
+
+
 def test_a_model_without_refinement_has_no_rows(images, tmp_path) -> None:
     flags = [flag for override in (*SMALL, "model.stages=1") for flag in ("--set", override)]
     arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--out", str(tmp_path / "out"), "--dry-run"]
