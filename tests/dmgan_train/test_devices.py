@@ -107,7 +107,9 @@ def test_a_run_keeps_to_what_it_began_with(has_bf16) -> None:
             assert resolve_precision(asked, CPU, begun) == begun
         else:
             phase = "damsm" if damsm == "bf16" else "gan"
-            with pytest.raises(BackendError, match=rf"began with {phase}\.precision=bf16, for which the cpu here .* another --run"):
+            with pytest.raises(
+                BackendError, match=rf"began with {phase}\.precision=bf16, for which the cpu here .* another --run"
+            ):
                 resolve_precision(asked, CPU, begun)
 
 
