@@ -105,7 +105,6 @@ class ExecutionSlot:
         """Frees all. No thread may be using it."""
         # After a failure the GPU may still be at work in memory that others get next.
         self._cuda.wait_for(self._stream)
-        self._current = None
         self._forget(keep=0)
         self._memory.free()
         self._uploads.free()

@@ -7,7 +7,6 @@ ONNX Runtime on the CPU goes through all of it too, which shows that the tests t
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from dmgan_runtime import BackendError, EngineError, Generator
+from dmgan_runtime import BackendError, Generator
 from dmgan_runtime.backends.gpus import find_gpu
 from dmgan_runtime.backends.registry import ENGINES, Engine
 from dmgan_runtime.bundle import packaged_bundle
 from dmgan_runtime.manifest import Precision
 from dmgan_runtime.self_test import run_self_test
+from tests.dmgan_runtime.backends.closing import close_under_users
 from tests.dmgan_runtime.backends.half_precision import add_half_precision
 
 
@@ -179,23 +179,7 @@ def test_interpolation_is_that_of_the_cpu(setup: Setup, served: Generator, refer
 def test_it_may_be_closed_under_load_and_opened_again(setup: Setup) -> None:
     for _ in range(2):
         generator = setup.open()
-        expected = images(generator, 2)
         unfinished = generator.stream(CAPTIONS[0])
         next(unfinished)
-        begun = threading.Barrier(4)
-
-        def serve(
-            generator: Generator = generator, expected: np.ndarray = expected, begun: threading.Barrier = begun
-        ) -> None:
-            begun.wait()
-            while True:
-                np.testing.assert_array_equal(images(generator, 2), expected)
-
-        with ThreadPoolExecutor(3) as pool:
-            users = [pool.submit(serve) for _ in range(3)]
-            begun.wait()
-            generator.close()
-            for user in users:
-                with pytest.raises(EngineError, match="closed"):
-                    user.result()
+        close_under_users(generator, lambda generator: images(generator, 2))
         del unfinished

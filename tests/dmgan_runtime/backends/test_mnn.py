@@ -126,8 +126,8 @@ def test_the_number_of_threads_changes_a_level_at_most(emoji: Path, generator: G
 def test_threads_get_what_one_gets(generator: Generator) -> None:
     expected = images(generator)
     with ThreadPoolExecutor(4) as pool:
-        for painted in pool.map(lambda _: images(generator), range(8)):
-            np.testing.assert_array_equal(painted, expected)
+        for made in pool.map(lambda _: images(generator), range(8)):
+            np.testing.assert_array_equal(made, expected)
 
 
 def test_a_zip_is_served_too(emoji: Path, tmp_path: Path, generator: Generator) -> None:

@@ -17,6 +17,7 @@ from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import ort_cuda
 from dmgan_runtime.graphs import graph_interfaces
 from tests.bundles import MAX_WORDS, SPEC, write_manifest
+from tests.dmgan_runtime.backends.closing import close_under_users
 from tests.dmgan_runtime.backends.fake_cuda import frames_of_ours
 from tests.dmgan_runtime.backends.fake_onnxruntime import FakeOnnxRuntime
 from tests.dmgan_runtime.backends.fakes import GPU
@@ -128,21 +129,7 @@ class TestManyAtOnce:
 
     def test_closing_waits_for_batches_and_refuses_later_ones(self, fake_ort: FakeOnnxRuntime, bundle: Path) -> None:
         generator = Generator.open(bundle, backend="onnxruntime", device="cuda")
-        expected = images(generator, 2)
-        begun = threading.Barrier(4)
-
-        def serve() -> None:
-            begun.wait()
-            while True:
-                np.testing.assert_array_equal(images(generator, 2), expected)
-
-        with ThreadPoolExecutor(3) as pool:
-            users = [pool.submit(serve) for _ in range(3)]
-            begun.wait()
-            generator.close()
-            for user in users:
-                with pytest.raises(EngineError, match="closed"):
-                    user.result()
+        close_under_users(generator, lambda generator: images(generator, 2))
 
 
 class TestWhatIsGivenBack:

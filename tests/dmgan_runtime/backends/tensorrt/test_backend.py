@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ import pytest
 from dmgan_runtime import EngineError, Generator
 from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.built_engines import BatchProfile
+from dmgan_runtime.backends.tensorrt import backend as tensorrt_backend
 from dmgan_runtime.backends.tensorrt.backend import TensorRtBackend
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.graphs import IMAGE
 from dmgan_runtime.tokenizer import Tokens
 from tests.bundles import zip_bundle
+from tests.dmgan_runtime.backends.closing import close_under_users
 from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
 from tests.dmgan_runtime.backends.fakes import add_engine
 from tests.dmgan_runtime.backends.tensorrt.batches import CAPTIONS, GENERATORS, batch_of, images
@@ -125,6 +127,20 @@ class TestGraphs:
             assert len(left) == 1
             np.testing.assert_array_equal(images(served), images(generator))
 
+    def test_the_sizes_that_were_used_last_are_kept(self, cuda: FakeCuda, own_bundle: Path) -> None:
+        add_engine(own_bundle, profile=BatchProfile(min=1, opt=1, max=9))
+        with Generator.open(own_bundle) as served:
+            # A slot keeps eight: the ninth takes the place of 2, as 1 was used again.
+            for size in (1, 2, 3, 4, 5, 6, 7, 8, 1, 9):
+                served.generate(["round"] * size, batch_size=size, resolution=8)
+            mallocs = []
+            for size in (1, 9, 3, 2):
+                before = cuda.calls["cudaMalloc"]
+                served.generate(["round"] * size, batch_size=size, resolution=8)
+                mallocs.append(cuda.calls["cudaMalloc"] - before)
+        assert mallocs[:3] == [0, 0, 0]
+        assert mallocs[3] > 0
+
     def test_warming_up_says_once_that_nothing_can_be_captured(
         self, cuda: FakeCuda, engine_bundle: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -187,21 +203,7 @@ class TestManyAtOnce:
 
     def test_closing_waits_for_batches_and_refuses_later_ones(self, cuda: FakeCuda, engine_bundle: Path) -> None:
         served = Generator.open(engine_bundle)
-        expected = images(served)
-        begun = threading.Barrier(4)
-
-        def serve() -> None:
-            begun.wait()
-            while True:
-                np.testing.assert_array_equal(images(served), expected)
-
-        with ThreadPoolExecutor(3) as pool:
-            users = [pool.submit(serve) for _ in range(3)]
-            begun.wait()
-            served.close()
-            for user in users:
-                with pytest.raises(EngineError, match="closed"):
-                    user.result()
+        close_under_users(served, images)
         assert not cuda.device
 
 
@@ -220,30 +222,42 @@ def test_more_images_than_the_engine_takes_are_refused(cuda: FakeCuda, engine_bu
     backend.close()
 
 
-def test_an_error_is_told_with_what_tensorrt_said_of_it_and_nothing_older(
+@pytest.fixture
+def said_by_tensorrt(
     cuda: FakeCuda, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logs: list[Any] = []
+) -> Iterator[tuple[TensorRtBackend, Callable[[str], None]]]:
+    """A backend, and what logs an error as TensorRT does."""
+    module = tensorrt_backend.import_module("tensorrt")  # the stand-in
+    make, logs = module.Runtime, []
+
+    def keep_log(log: object) -> object:
+        logs.append(log)
+        return make(log)
+
+    monkeypatch.setattr(module, "Runtime", keep_log)
     with Bundle(engine_bundle) as bundle:
-        module = cuda_module()
-        monkeypatch.setattr(module, "Runtime", _kept(module.Runtime, logs))
         backend = TensorRtBackend(bundle, EngineSettings())
-    logs[0].log(module.ILogger.Severity.ERROR, "of yesterday")
+    yield backend, lambda text: logs[0].log(module.ILogger.Severity.ERROR, text)
+    backend.close()
+
+
+def test_an_error_is_told_with_what_tensorrt_said_of_it_and_nothing_older(
+    cuda: FakeCuda, said_by_tensorrt: tuple[TensorRtBackend, Callable[[str], None]]
+) -> None:
+    backend, say = said_by_tensorrt
+    say("of yesterday")
     cuda.memory_left = 100
     with pytest.raises(EngineError, match="out of memory") as caught:
         next(backend.generate(batch_of(1), 1, IMAGE))
     assert "yesterday" not in str(caught.value)
-    backend.close()
 
 
 def test_two_batches_that_fail_at_once_are_told_each_with_its_own(
-    cuda: FakeCuda, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    cuda: FakeCuda,
+    said_by_tensorrt: tuple[TensorRtBackend, Callable[[str], None]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    logs: list[Any] = []
-    with Bundle(engine_bundle) as bundle:
-        module = cuda_module()
-        monkeypatch.setattr(module, "Runtime", _kept(module.Runtime, logs))
-        backend = TensorRtBackend(bundle, EngineSettings())
+    backend, say = said_by_tensorrt
     first = threading.get_ident()
 
     def fail() -> str:
@@ -253,7 +267,7 @@ def test_two_batches_that_fail_at_once_are_told_each_with_its_own(
 
     def malloc(_: int) -> tuple[int, None]:
         is_first = threading.get_ident() == first
-        logs[0].log(module.ILogger.Severity.ERROR, "of the first" if is_first else "of the second")
+        say("of the first" if is_first else "of the second")
         if is_first and not said:
             said.append(pool.submit(fail).result())
         return 2, None
@@ -262,23 +276,6 @@ def test_two_batches_that_fail_at_once_are_told_each_with_its_own(
     monkeypatch.setattr(cuda, "cudaMalloc", malloc)
     with ThreadPoolExecutor(1) as pool:
         said.append(fail())
-    backend.close()
     assert ["of the first" in message for message in said] == [False, True]
     assert ["of the second" in message for message in said] == [True, False]
     assert [message.count("try fewer images at once") for message in said] == [1, 1]
-
-
-def cuda_module() -> Any:
-    from dmgan_runtime.backends.tensorrt import backend
-
-    return backend.import_module("tensorrt")
-
-
-def _kept(runtime: Any, logs: list[Any]) -> Any:
-    """A runtime that keeps the log that it is made with."""
-
-    def make(log: Any) -> Any:
-        logs.append(log)
-        return runtime(log)
-
-    return make

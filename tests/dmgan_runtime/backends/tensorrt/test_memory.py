@@ -88,6 +88,24 @@ def test_other_batch_sizes_are_given_up_before_memory_is_said_to_be_full(cuda: F
         np.testing.assert_array_equal(images(served, 2, CAPTIONS[:2]), expected[:2])
 
 
+def test_the_only_other_size_is_given_up_too(cuda: FakeCuda, engine_bundle: Path) -> None:
+    with Generator.open(engine_bundle) as served:
+        expected = images(served, 3)
+        cuda.memory_left = 0
+        np.testing.assert_array_equal(images(served, 2, CAPTIONS[:2]), expected[:2])
+
+
+def test_a_batch_under_way_keeps_what_it_has_while_others_make_room(cuda: FakeCuda, engine_bundle: Path) -> None:
+    """The fake refuses to free what the GPU is at work in."""
+    with Generator.open(engine_bundle) as served:
+        images(served, 3)
+        served.generate(CAPTIONS[:2], seed=3, batch_size=2, resolution=8)
+        cuda.memory_left = 0  # for the larger stages, which the size 2 does not have yet
+        got = images(served, 2, CAPTIONS[:2])
+    with Generator.open(engine_bundle) as served:
+        np.testing.assert_array_equal(got, images(served, 2, CAPTIONS[:2]))
+
+
 def test_idle_slots_are_given_up_before_memory_is_said_to_be_full(cuda: FakeCuda, engine_bundle: Path) -> None:
     with Bundle(engine_bundle) as bundle:
         backend = TensorRtBackend(bundle, EngineSettings())
