@@ -8,7 +8,7 @@ DEMO := demo
 
 .PHONY: demo test lint setup clean
 
-## demo: set up, paint with the packaged model, then paint birds, train the tiny preset, export, generate, show both
+## demo: set up, generate with the packaged model, then paint birds, train the tiny preset, export, generate, show both
 demo: $(VENV)/ready
 	mkdir -p $(DEMO)
 	$(BIN)/dmgan-generate --overwrite --grid --seed 1 -o $(DEMO)/emoji.png \

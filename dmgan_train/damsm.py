@@ -99,7 +99,6 @@ class DamsmPhase:
         )
 
     def step(self, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
-        """See `Phase.step`."""
         own = self.settings.damsm
         self.text_encoder.train()
         self.image_encoder.train()
@@ -128,14 +127,12 @@ class DamsmPhase:
         return False
 
     def look(self, done: int, journal: Journal) -> None:
-        """See `Phase.look`."""
+        """Nothing: `looks_after` is never true."""
 
     def has_looked(self, done: int) -> bool:
-        """See `Phase.has_looked`."""
         return True
 
     def state(self) -> dict[str, Any]:
-        """See `Phase.state`."""
         return {
             "text_encoder": self.text_encoder.state_dict(),
             "image_encoder": self.image_encoder.state_dict(),
@@ -143,7 +140,6 @@ class DamsmPhase:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """See `Phase.load_state`."""
         self.text_encoder.load_state_dict(state["text_encoder"])
         self.image_encoder.load_state_dict(state["image_encoder"])
         load_optimizer(self._optimizer, state["optimizer"])

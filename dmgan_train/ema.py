@@ -45,7 +45,7 @@ def settle_average(
 
     Args:
         generator: The average; it is left in evaluation mode.
-        captions: What it paints for this.
+        captions: What it generates images from for this.
         settings: The run's.
         autocast: As in training.
         stages: How many stages are trained by now; those after them would only cost time.

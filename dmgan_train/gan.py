@@ -123,7 +123,6 @@ class GanPhase:
             network.load_state_dict(generator)
 
     def batches(self, start_step: int) -> Generator[TrainingBatch]:
-        """See `Phase.batches`."""
         dataset = CaptionedImages(
             self._captions.split,
             self._captions.tokenizer,
@@ -147,7 +146,6 @@ class GanPhase:
         )
 
     def step(self, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
-        """See `Phase.step`."""
         self.generator.train()
         self.discriminators.train()
         self._set_learning_rates(step)
@@ -174,7 +172,6 @@ class GanPhase:
         return losses | gate_means(fakes.memories, distributed.share(lengths))
 
     def looks_after(self, done: int) -> bool:
-        """See `Phase.looks_after`."""
         return self._samples_after(done) or self._keeps_after(done)
 
     def look(self, done: int, journal: Journal) -> None:
@@ -185,7 +182,6 @@ class GanPhase:
             self._monitor.sample_and_evaluate(self._settle_average(), self.text_encoder, done, journal)
 
     def has_looked(self, done: int) -> bool:
-        """See `Phase.has_looked`."""
         kept = not self._keeps_after(done) or self._monitor.has_snapshot(done)
         return kept and (not self._samples_after(done) or self._monitor.has_sampled(done))
 
@@ -197,7 +193,6 @@ class GanPhase:
         return every is not None and done % every == 0
 
     def state(self) -> dict[str, Any]:
-        """See `Phase.state`."""
         self._settle_average()
         networks = {name: network.state_dict() for name, network in self._networks().items()}
         optimizers = {
@@ -213,7 +208,7 @@ class GanPhase:
         return generator
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """See `Phase.load_state`.
+        """Takes back what `state` returned.
 
         Raises:
             CheckpointError: if the generator was trained with another text encoder.

@@ -34,7 +34,7 @@ _SEED = 0
 
 
 def gate_means(memories: Iterable[MemoryOutput], lengths: Tensor) -> dict[str, Tensor]:
-    """The mean openness of each memory's gates, named after the resolution that its stage paints.
+    """The mean openness of each memory's gates, named after the resolution that its stage generates.
 
     Args:
         memories: Of the refinement stages that ran.

@@ -1,6 +1,6 @@
 """What the noise says of a picture, for data in which a caption fits several: which of them, and in what pose.
 
-Trained by reconstruction with noise that is drawn blindly, a generator would paint the mean of the pictures that a
+Trained by reconstruction with noise that is drawn blindly, a generator would make the mean of the pictures that a
 caption fits. So here the noise z belongs to the picture. z0 lies in the part of the normal distribution that is the
 picture's among those of its caption, and the next components tilt, shrink and recolour the picture. Over the training
 set z stays N(0, 1), which is what is drawn when images are served.

@@ -40,7 +40,7 @@ _PATH = click.Path(path_type=Path)
     help=f"Of {', '.join(METRIC_NAMES)}.",
 )
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", help="Whose captions and pictures.")
-@click.option("--images", type=click.IntRange(20, 10_000_000), default=30_000, help="Images to paint of each row.")
+@click.option("--images", type=click.IntRange(20, 10_000_000), default=30_000, help="Images to generate for each row.")
 @click.option(
     "--features", type=click.Choice(FEATURE_NAMES), default="efficientnet_lite2", help="The network that sees them."
 )

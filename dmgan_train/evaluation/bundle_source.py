@@ -38,7 +38,7 @@ class _Provenance(msgspec.Struct, frozen=True):
 
 
 class BundleSource:
-    """A bundle, painted by the runtime as it is for a user."""
+    """A bundle, whose images the runtime generates as it does for a user."""
 
     def __init__(self, path: Path, truncation: float = 1.0) -> None:
         """Args:
@@ -71,11 +71,9 @@ class BundleSource:
         self._generator.close()
 
     def takes(self, caption: str) -> bool:
-        """See `ImageSource.takes`."""
         return self._tokenizer.takes(caption)
 
-    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """See `ImageSource.paint`."""
+    def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
         tokens = self._tokenizer.encode_batch(captions, max_words)
         noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self.truncation)
@@ -83,14 +81,12 @@ class BundleSource:
         return to_levels(torch.from_numpy(synthesis.images[self.resolution]))
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
-        """See `ImageSource.explain`."""
         return [
             self._generator.generate(caption, seed=seed, attention=True, truncation=self.truncation)[0]
             for caption, seed in zip(captions, seeds, strict=True)
         ]
 
     def describe(self) -> dict[str, Any]:
-        """See `ImageSource.describe`."""
         active = self._generator.active
         return {
             "kind": "bundle",

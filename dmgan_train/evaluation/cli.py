@@ -73,7 +73,7 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     "--images",
     type=click.IntRange(20, 10_000_000),
     default=30_000,
-    help="Images to paint for FID, IS and R-precision; at most so many for the others.",
+    help="Images to generate for FID, IS and R-precision; at most so many for the others.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Draws captions; image k has SEED + k.")
 @click.option(

@@ -22,7 +22,7 @@ from dmgan_train.settings import DataSettings
 
 
 class ImageSource(Protocol):
-    """A trained model that paints captions. One seed is one image, as in the runtime.
+    """A trained model that generates images from captions. One seed is one image, as in the runtime.
 
     Attributes:
         resolution: Side of its largest images in pixels.
@@ -37,9 +37,9 @@ class ImageSource(Protocol):
     truncation: float
 
     def takes(self, caption: str) -> bool:
-        """Whether it knows a word of a caption, and so can paint it."""
+        """Whether it knows a word of a caption, and so can generate from it."""
 
-    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The largest images, [N, 3, R, R] uint8 on the CPU.
 
         Raises:
@@ -83,15 +83,12 @@ class RunSource:
         self.data = settings.data
 
     def takes(self, caption: str) -> bool:
-        """See `ImageSource.takes`."""
         return self._tokenizer.takes(caption)
 
-    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """See `ImageSource.paint`."""
+    def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         return to_levels(self._generate(captions, seeds).images[-1]).cpu()
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
-        """See `ImageSource.explain`."""
         requests = [
             ImageRequest(caption, self._tokenizer.encode(caption, self._max_words), seed)
             for caption, seed in zip(captions, seeds, strict=True)
@@ -100,7 +97,6 @@ class RunSource:
         return [Generation.of(request, outputs, row, attention=True) for row, request in enumerate(requests)]
 
     def describe(self) -> dict[str, Any]:
-        """See `ImageSource.describe`."""
         return {
             "kind": "run",
             "name": self._run.root.resolve().name,
@@ -117,7 +113,7 @@ class RunSource:
 
 
 def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> Split:
-    """A split as the model's training read it, without the captions that the model cannot paint.
+    """A split as the model's training read it, without the captions that the model cannot read.
 
     Args:
         source: The model.
@@ -126,7 +122,7 @@ def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> S
         name: Which split.
 
     Raises:
-        DataError: if it cannot be read, or the model can paint none of its captions.
+        DataError: if it cannot be read, or the model can read none of its captions.
     """
     split = load_split(kind, root, name, source.data.captions_per_image, source.data.held_out)
     return keep_known(split, source.takes, "the model")

@@ -35,13 +35,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:
-        paint(arguments.bundle, arguments.captions, arguments.folder, arguments.seed)
+        generate(arguments.bundle, arguments.captions, arguments.folder, arguments.seed)
     except (DmganError, OSError, UnicodeDecodeError) as error:
         raise SystemExit(f"cannot go on: {error}") from error
 
 
-def paint(bundle: str, text: Path, folder: Path, seed: int) -> None:
-    """Paints what has not been painted yet."""
+def generate(bundle: str, text: Path, folder: Path, seed: int) -> None:
+    """Generates what is not there yet."""
     with ExitStack() as stack:
         generator = stack.enter_context(Generator.open(bundle))
         file = stack.enter_context(text.open(encoding="utf-8"))
@@ -50,7 +50,7 @@ def paint(bundle: str, text: Path, folder: Path, seed: int) -> None:
         made = stack.enter_context((folder / "made.jsonl").open("a", encoding="utf-8"))
         lines = ((number, line.strip()) for number, line in enumerate(file, 1))
         missing = (line for line in lines if line[1] and not (folder / f"{line[0]:06}.png").exists())
-        numbers: list[int] = []  # of the captions that were read and not yet painted: a batch at most
+        numbers: list[int] = []  # of the captions that were read and not yet generated from: a batch at most
 
         def captions() -> Iterator[str]:
             for number, caption in readable(generator, missing):

@@ -289,7 +289,7 @@ class TestStreamBatch:
 
 
 class TestSynthesize:
-    def test_it_is_what_generate_paints(self, generator: Generator) -> None:
+    def test_it_is_what_generate_makes(self, generator: Generator) -> None:
         (generation,) = generator.generate("red heart", seed=9, attention=True)
         tokens = np.zeros((1, MAX_WORDS), np.int64)
         tokens[0, :2] = WORDS.index("red"), WORDS.index("heart")

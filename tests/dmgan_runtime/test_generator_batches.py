@@ -43,7 +43,7 @@ def fake(generator: Generator) -> tuple[Generator, StandInBackend]:
 
 
 class TestGenerateIter:
-    def test_it_paints_what_generate_paints(self, generator: Generator) -> None:
+    def test_it_makes_what_generate_makes(self, generator: Generator) -> None:
         captions = ["a heart", "a small red square", "blue and green"]
         expected = generator.generate(captions, seed=3, images_per_caption=2, attention=True)
         generations = list(generator.generate_iter(iter(captions), seed=3, images_per_caption=2, attention=True))

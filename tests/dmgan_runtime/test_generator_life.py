@@ -56,7 +56,7 @@ class TestOpen:
         with pytest.raises(dataclasses.FrozenInstanceError):
             active.device = "cuda"  # type: ignore[misc]
 
-    def test_a_zip_paints_what_its_folder_paints(self, bundle: Path, generator: Generator, tmp_path: Path) -> None:
+    def test_a_zip_generates_what_its_folder_does(self, bundle: Path, generator: Generator, tmp_path: Path) -> None:
         zipped = zip_bundle(bundle, tmp_path / "tiny.zip")
         with Generator.open(zipped, threads=1) as other:
             zipped.unlink()
@@ -306,7 +306,7 @@ class TestThreads:
     def test_closing_under_them_is_a_clean_error(self, bundle: Path) -> None:
         generator = Generator.open(bundle, threads=1)
 
-        def paint(_: int) -> str:
+        def generate(_: int) -> str:
             try:
                 while True:
                     generator.generate(CAPTION)
@@ -314,7 +314,7 @@ class TestThreads:
                 return str(error)
 
         with ThreadPoolExecutor(32) as pool:
-            messages = pool.map(paint, range(32))
+            messages = pool.map(generate, range(32))
             generator.generate(CAPTION)
             generator.close()
         assert all("this generator is closed" in message for message in messages)

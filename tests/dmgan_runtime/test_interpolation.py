@@ -99,7 +99,7 @@ class TestInterpolate:
         [("a red heart", (1, 2)), (("a red heart", "a small blue square"), 1), (("a heart", "red and blue"), (1, 2))],
     )
     @pytest.mark.parametrize("batch_size", [1, 2, 9])
-    def test_its_ends_are_what_generate_paints(
+    def test_its_ends_are_what_generate_makes(
         self, generator: Generator, captions: str | tuple[str, str], seeds: int | tuple[int, int], batch_size: int
     ) -> None:
         path = [

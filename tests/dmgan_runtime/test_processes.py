@@ -27,12 +27,12 @@ import hashlib, os, sys, threading
 from dmgan_runtime import Generator
 
 generator = Generator.open(sys.argv[1], threads=2)
-paint = lambda: hashlib.sha256(generator.generate("a small red heart", seed=1)[0].image.tobytes()).hexdigest()
+digest = lambda: hashlib.sha256(generator.generate("a small red heart", seed=1)[0].image.tobytes()).hexdigest()
 stop = threading.Event()
 
 def busy():
     while not stop.is_set():
-        paint()
+        digest()
 
 threads = [threading.Thread(target=busy) for _ in range(4)]
 for thread in threads:
@@ -41,15 +41,15 @@ codes = []
 for child in range(6):
     pid = os.fork()
     if not pid:
-        painted = paint() == sys.argv[2]
+        same = digest() == sys.argv[2]
         if child % 2:
             generator.close()
-        sys.exit(7 if painted else 1)  # the way that hangs if an inherited engine is freed
+        sys.exit(7 if same else 1)  # the way that hangs if an inherited engine is freed
     codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 stop.set()
 for thread in threads:
     thread.join()
-print(codes, paint() == sys.argv[2])
+print(codes, digest() == sys.argv[2])
 """
 
 FORK_WITH_STREAM = """
@@ -91,14 +91,14 @@ SPAWN = """
 import hashlib, multiprocessing, sys
 from dmgan_runtime import Generator
 
-def paint(generator):
+def digest(generator):
     return hashlib.sha256(generator.generate("a small red heart", seed=1)[0].image.tobytes()).hexdigest()
 
 if __name__ == "__main__":
     with Generator.open(sys.argv[1], threads=1) as generator:
         for method in ("spawn", "fork"):
             with multiprocessing.get_context(method).Pool(2) as pool:
-                print(pool.map(paint, [generator] * 3) == [sys.argv[2]] * 3)
+                print(pool.map(digest, [generator] * 3) == [sys.argv[2]] * 3)
 """
 
 GUNICORN = """
@@ -151,7 +151,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 
 
 @needs_fork
-def test_a_fork_paints_the_same_and_ends(bundle: Path, picture: str) -> None:
+def test_a_fork_generates_the_same_and_ends(bundle: Path, picture: str) -> None:
     assert python(FORK, bundle, picture) == f"{[7] * 6} True\n"
 
 
@@ -167,7 +167,7 @@ def test_a_fork_whose_bundle_is_gone_says_so(own_bundle: Path) -> None:
 
 
 @needs_fork
-def test_a_fork_never_paints_with_another_bundle(own_bundle: Path, tmp_path: Path) -> None:
+def test_a_fork_never_generates_with_another_bundle(own_bundle: Path, tmp_path: Path) -> None:
     other = build_bundle(tmp_path / "other", words=(*WORDS, "zebra"))
     assert "the bundle 'tiny' was replaced after it was opened" in python(FORK_WITHOUT_BUNDLE, own_bundle, other)
 

@@ -29,7 +29,7 @@ def tested(own_bundle: Path, entry: SelfTestEntry) -> Iterator[Generator]:
         yield generator
 
 
-def test_it_paints_the_first_words_in_every_resolution(entry: SelfTestEntry) -> None:
+def test_it_generates_the_first_words_in_every_resolution(entry: SelfTestEntry) -> None:
     assert (entry.caption, entry.seed) == ("a red blue green round heart square and", 0)
     assert {side: len(thumbnail) for side, thumbnail in entry.thumbnails.items()} == dict.fromkeys(
         SPEC.resolutions, 192
@@ -77,7 +77,7 @@ def test_another_model_fails(own_bundle: Path, entry: SelfTestEntry) -> None:
         run_self_test(generator)
 
 
-def test_a_bundle_without_one_is_painted_and_not_compared(generator: Generator) -> None:
+def test_a_bundle_without_one_is_tried_and_not_compared(generator: Generator) -> None:
     result = run_self_test(generator)
     assert (result.resolution, result.difference) == (32, None)
 

@@ -211,7 +211,7 @@ class TestVocabularies:
 class TestCaptions:
     @fuzz
     @given(ANY_TEXT | st.lists(st.sampled_from([*WORDS, EVIL, "\0", "\ud800"])).map("".join))
-    def test_any_text_is_painted_or_refused(self, generator: Generator, caption: str) -> None:
+    def test_any_text_makes_an_image_or_is_refused(self, generator: Generator, caption: str) -> None:
         try:
             (generation,) = generator.generate(caption, seed=1, resolution=8)
         except CaptionError as error:

@@ -107,12 +107,12 @@ def test_a_step_runs_with_augmentation_and_under_autocast(run, images, override,
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}
     monkeypatch.setattr("dmgan_train.gan.autocast_type", lambda precision, _: half.get(precision))
     phase = phase_of(run, images, override)
-    painted = []
-    phase.generator.register_forward_hook(lambda _, __, output: painted.append(output.images[0].dtype))
+    generated = []
+    phase.generator.register_forward_hook(lambda _, __, output: generated.append(output.images[0].dtype))
     torch.manual_seed(0)
     losses = phase.step(next(phase.batches(0)), 0)
     assert all(loss.isfinite() for loss in losses.values())
-    assert painted == [half.get(phase.settings.gan.precision, torch.float32)]
+    assert generated == [half.get(phase.settings.gan.precision, torch.float32)]
     if "precision" in override:
         plain = phase_of(run, images)
         torch.manual_seed(0)

@@ -57,7 +57,7 @@ def check_caption(golden, name, row, text, output) -> None:
         assert memory.attention[row, length:].abs().sum() == 0
 
 
-def paint(networks, golden, names):
+def generate(networks, golden, names):
     encoder, generator = networks
     columns = ("tokens", "length", "noise", "condition_noise")
     tokens, lengths, noise, condition_noise = (torch.cat([golden[f"{n}_{c}"] for n in names]) for c in columns)
@@ -68,11 +68,11 @@ def paint(networks, golden, names):
 
 @pytest.mark.parametrize("name", golden_data.CAPTIONS)
 def test_one_caption_equals_the_published_code(networks, golden, name) -> None:
-    check_caption(golden, name, 0, *paint(networks, golden, [name]))
+    check_caption(golden, name, 0, *generate(networks, golden, [name]))
 
 
 def test_a_batch_of_mixed_lengths_equals_the_captions_one_by_one(networks, golden) -> None:
-    text, output = paint(networks, golden, golden_data.CAPTIONS)
+    text, output = generate(networks, golden, golden_data.CAPTIONS)
     for row, name in enumerate(golden_data.CAPTIONS):
         check_caption(golden, name, row, text, output)
 

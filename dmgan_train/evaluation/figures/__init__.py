@@ -1,1 +1,1 @@
-"""The paper's figures, drawn from a run or a bundle, and real pictures against painted ones."""
+"""The paper's figures, drawn from a run or a bundle, and real pictures against generated ones."""

@@ -99,7 +99,7 @@ def words(model: Path, caption: str, seed: int, truncation: float, output: Path)
 @click.option("--source", type=click.Choice(list(SOURCES)), help="Its kind.  [default: told from its layout]")
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", help="Whose pictures and captions.")
 @click.option("--rows", type=click.IntRange(1, 64), default=6, help="Real pictures.")
-@click.option("--count", type=click.IntRange(1, 32), default=4, help="Images painted of each caption.")
+@click.option("--count", type=click.IntRange(1, 32), default=4, help="Images generated from each caption.")
 @_SEED
 @_TRUNCATION
 @_output("real.png")
@@ -114,13 +114,13 @@ def real(
     truncation: float,
     output: Path,
 ) -> None:
-    """Real pictures, and what the model paints from their captions."""
+    """Real pictures, and what the model generates from their captions."""
     from dmgan_train.evaluation.figures.real import draw_real
 
     kind = source or detect_source(data)
 
-    def draw(painter: ImageSource) -> Image.Image:
-        examples = read_split(painter, kind, data, "train" if split == "train" else "test")
-        return draw_real(painter, examples, rows, seed, count)
+    def draw(images: ImageSource) -> Image.Image:
+        examples = read_split(images, kind, data, "train" if split == "train" else "test")
+        return draw_real(images, examples, rows, seed, count)
 
     _draw(model, truncation, output, draw)

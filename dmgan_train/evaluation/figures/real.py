@@ -1,4 +1,4 @@
-"""Real pictures against what the model paints from their captions."""
+"""Real pictures against what the model generates from their captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dmgan_runtime.errors import DataError
 from dmgan_runtime.results import to_pil
 from dmgan_train.data import Split
 from dmgan_train.data.pyramid import from_levels
-from dmgan_train.evaluation.figures.seeds import paint_row
+from dmgan_train.evaluation.figures.seeds import generate_row
 from dmgan_train.evaluation.figures.sheet import legible, sheet
 from dmgan_train.evaluation.image_source import ImageSource
 from dmgan_train.evaluation.metrics.orders import photographed
@@ -19,11 +19,11 @@ def draw_real(source: ImageSource, split: Split, count: int, seed: int, images: 
     """A row for each of some examples: its picture as training sees it, and images of its first caption.
 
     Args:
-        source: Paints.
+        source: The model.
         split: The examples are drawn from it.
         count: How many examples.
         seed: Draws the examples; the images have the seeds `seed`, `seed + 1`, ...
-        images: Painted images of each.
+        images: Generated images of each.
 
     Raises:
         DataError: if none of the chosen pictures can be read.
@@ -35,7 +35,7 @@ def draw_real(source: ImageSource, split: Split, count: int, seed: int, images: 
     for indices, pictures in photographed(part, source, len(part), "pictures", from_levels):
         for index, picture in zip(indices, pictures.numpy(), strict=True):
             caption = part.examples[index].captions[0]
-            rows.append([legible(to_pil(picture)), *paint_row(source, [caption] * images, list(seeds))])
+            rows.append([legible(to_pil(picture)), *generate_row(source, [caption] * images, list(seeds))])
             headings.append(caption)
     if not rows:
         raise DataError(f"{split.root}: none of the {len(part)} pictures that were chosen can be read")

@@ -16,7 +16,7 @@ def draw_seeds(source: ImageSource, captions: Sequence[str], seed: int, count: i
     """A row for each caption, a column for each seed: `seed`, `seed + 1`, ...
 
     Args:
-        source: Paints.
+        source: The model.
         captions: At least one.
         seed: The first.
         count: Seeds of each caption.
@@ -25,10 +25,10 @@ def draw_seeds(source: ImageSource, captions: Sequence[str], seed: int, count: i
         CaptionError: if a caption has no known word.
     """
     seeds = range(seed, seed + count)
-    rows = [paint_row(source, [caption] * count, list(seeds)) for caption in captions]
+    rows = [generate_row(source, [caption] * count, list(seeds)) for caption in captions]
     return sheet(rows, captions, [f"seed {one}" for one in seeds])
 
 
-def paint_row(source: ImageSource, captions: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+def generate_row(source: ImageSource, captions: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
     """The largest images, at a legible size."""
-    return [legible(to_pil(image)) for image in from_levels(source.paint(captions, seeds)).numpy()]
+    return [legible(to_pil(image)) for image in from_levels(source.generate(captions, seeds)).numpy()]

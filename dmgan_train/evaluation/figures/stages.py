@@ -17,7 +17,7 @@ def draw_stages(source: ImageSource, captions: Sequence[str], seed: int) -> Imag
     """A column for each caption, a row for each stage; every image at the same size, so that pixels can be seen.
 
     Args:
-        source: Paints.
+        source: The model.
         captions: At least one.
         seed: The noise of every caption.
 

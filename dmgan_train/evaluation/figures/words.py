@@ -25,7 +25,7 @@ def draw_words(source: ImageSource, caption: str, seed: int) -> Image.Image:
     is the word. The last map is the response gate (eq. 9), from 0 (black: the image stays) to 1 (white: the memory).
 
     Args:
-        source: Paints.
+        source: The model.
         caption: What.
         seed: Its noise.
 

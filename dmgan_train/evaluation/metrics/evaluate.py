@@ -1,4 +1,4 @@
-"""Measures a model: one pass over the real pictures, one over the painted ones, in memory that does not grow."""
+"""Measures a model: one pass over the real pictures, one over the generated ones, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dmgan_train.evaluation.metrics.diversity import Spread, diversity_orders, m
 from dmgan_train.evaluation.metrics.features import FeatureNetwork, Seen
 from dmgan_train.evaluation.metrics.fid import FrechetDistance
 from dmgan_train.evaluation.metrics.inception_score import ClassScore
-from dmgan_train.evaluation.metrics.orders import Order, painted, photographed, random_orders
+from dmgan_train.evaluation.metrics.orders import Order, generated, photographed, random_orders
 from dmgan_train.evaluation.metrics.protocol import Evaluation, MetricName, MetricResult, versions
 from dmgan_train.evaluation.metrics.r_precision import Encoders, RPrecision
 from dmgan_train.evaluation.metrics.retrieval import Retrieval
@@ -31,8 +31,8 @@ class Plan:
         metrics: Which.
         data: The data set's folder.
         data_source: Its kind, see `dmgan_train.data.SOURCES`; None tells it from the layout.
-        split: Whose captions are painted and whose pictures are real; `retrieval` takes all splits.
-        images: How many are painted for FID, IS and R-precision; at most so many for the others.
+        split: Whose captions images are generated from, and whose pictures are real; `retrieval` takes all splits.
+        images: How many are generated for FID, IS and R-precision; at most so many for the others.
         seed: Draws captions; image k has the seed `seed + k`.
         batch_size: Images at once.
     """
@@ -47,10 +47,10 @@ class Plan:
 
 
 def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | None, plan: Plan) -> Evaluation:
-    """Runs the metrics of a plan. Captions that cannot be read are left out before anything is painted.
+    """Runs the metrics of a plan. Captions that cannot be read are left out before anything is generated.
 
     Args:
-        source: Paints.
+        source: The model.
         network: Sees, for every metric but R-precision.
         encoders: Judge R-precision; needed only for it.
         plan: What to measure.
@@ -83,7 +83,7 @@ def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[s
         "captions": "pass after pass over the split, each example with one of its captions at random",
         "captions_per_image": "all" if source.data.captions_per_image is None else source.data.captions_per_image,
         "images": plan.images,
-        "seed": f"{plan.seed}; image k is painted with the seed {plan.seed} + k, unless a metric says otherwise",
+        "seed": f"{plan.seed}; image k is generated with the seed {plan.seed} + k, unless a metric says otherwise",
         "truncation": source.truncation,
         "batch_size": plan.batch_size,
         "versions": versions(),
@@ -91,7 +91,7 @@ def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[s
 
 
 class _Work:
-    """The metrics of one split: each real picture and each painted one is looked at once, for all of them."""
+    """The metrics of one split: each real picture and each generated one is looked at once, for all of them."""
 
     def __init__(
         self, source: ImageSource, network: FeatureNetwork, plan: Plan, split: Split, encoders: Encoders | None
@@ -107,7 +107,7 @@ class _Work:
         if self._wanted & {"fid", "r_precision", "diversity"}:
             self._look_at_real()
         if self._wanted & {"fid", "is", "r_precision"}:
-            self._look_at_painted()
+            self._look_at_generated()
         results = {}
         if self._distance:
             results["fid"] = self._distance.result(self._network)
@@ -131,11 +131,11 @@ class _Work:
             if self._r_precision and judged is not None:
                 self._r_precision.add(judged, self._own_captions(indices), real=True)
 
-    def _look_at_painted(self) -> None:
+    def _look_at_generated(self) -> None:
         plan = self._plan
         orders = random_orders(self._split, plan.images, plan.seed)
         look = partial(self._look, seen=bool(self._wanted & {"fid", "is"}))
-        for batch, (seen, judged) in painted(self._source, orders, plan.batch_size, "painting", look):
+        for batch, (seen, judged) in generated(self._source, orders, plan.batch_size, "generating", look):
             if seen and "is" in self._wanted:
                 self._score.add(seen.logits)
             if seen and self._distance:
@@ -153,7 +153,7 @@ class _Work:
 
     def _diversity(self) -> MetricResult:
         orders = diversity_orders(self._split, self._plan.images, self._plan.seed)
-        batches = painted(self._source, orders, self._plan.batch_size, "one caption, many seeds", self._see)
+        batches = generated(self._source, orders, self._plan.batch_size, "one caption, many seeds", self._see)
         return measure_diversity((seen.features for _, seen in batches), self._spread, self._network)
 
     def _own_captions(self, indices: list[int]) -> list[Order]:
@@ -166,7 +166,7 @@ def _read_splits(kind: str, source: ImageSource, encoders: Encoders | None, plan
     """The plan's split, and for retrieval every other, with the captions that all who read them know.
 
     Raises:
-        DataError: if too many pictures are missing, or too many captions cannot be read: before anything is painted.
+        DataError: if too many pictures are missing, or too many captions cannot be read: before anything is generated.
     """
     wanted, limit, splits = set(plan.metrics), source.data.broken_limit, dict[str, Split]()
     names: tuple[SplitName, ...] = ("train", "test") if "retrieval" in wanted else (plan.split,)

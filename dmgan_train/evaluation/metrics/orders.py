@@ -19,7 +19,7 @@ Look = TypeVar("Look")
 
 
 class Order(NamedTuple):
-    """One image to paint.
+    """One image to generate.
 
     Attributes:
         caption: What.
@@ -40,7 +40,7 @@ def random_orders(split: Split, count: int, seed: int) -> list[Order]:
     Args:
         split: Whose captions.
         count: How many images.
-        seed: Draws order and captions; image k is painted with the seed `seed + k`.
+        seed: Draws order and captions; image k is generated with the seed `seed + k`.
     """
 
     def one_pass(number: int) -> Iterator[tuple[int, str]]:
@@ -66,15 +66,15 @@ def every_caption(split: Split, limit: int, seed: int) -> list[Order]:
     ]
 
 
-def painted(
+def generated(
     source: ImageSource, orders: Sequence[Order], batch_size: int, description: str, look: Callable[[Tensor], Look]
 ) -> Iterator[tuple[list[Order], Look]]:
-    """Paints orders batch by batch, looks at the images, [n, 3, R, R] uint8 each, and yields what was seen of each.
+    """Generates images batch by batch, looks at them, [n, 3, R, R] uint8 each, and yields what was seen of each.
 
-    Of several processes each paints and looks at batches in its turn, and all are told what was seen of all.
+    Of several processes each generates and looks at batches in its turn, and all are told what was seen of all.
 
     Args:
-        source: Paints.
+        source: Generates.
         orders: What.
         batch_size: Images at once.
         description: What a progress bar says.
@@ -83,7 +83,7 @@ def painted(
     batches = [list(orders[start : start + batch_size]) for start in range(0, len(orders), batch_size)]
 
     def work(batch: list[Order]) -> Look:
-        return look(source.paint([order.caption for order in batch], [order.seed for order in batch]))
+        return look(source.generate([order.caption for order in batch], [order.seed for order in batch]))
 
     with Progress(len(orders), description, "image", quiet=not distributed.is_main()) as bar:
         for batch, seen in zip(batches, distributed.in_turns(batches, work), strict=True):
@@ -94,7 +94,7 @@ def painted(
 def photographed(
     split: Split, source: ImageSource, batch_size: int, description: str, look: Callable[[Tensor], Look]
 ) -> Iterator[tuple[list[int], Look]]:
-    """Looks at the real pictures of a split as the model's training saw them, cut from the middle, as `painted` does.
+    """Looks at the real pictures of a split as the model's training saw them, cut from the middle, as `generated` does.
 
     Yields the indices of the examples with what was seen; broken ones are logged and left out.
 

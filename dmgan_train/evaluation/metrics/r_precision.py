@@ -76,7 +76,7 @@ class RPrecision:
         self._right: dict[bool, list[bool]] = {True: [], False: []}
 
     def add(self, features: Tensor, orders: Sequence[Order], *, real: bool = False) -> None:
-        """Judges images, by their `image_features`, against the captions that they were painted for."""
+        """Judges images, by their `image_features`, against the captions that they were generated for."""
         for feature, order in zip(features, orders, strict=True):
             candidates = self.draw(len(self._right[real]), order)
             scores = self._sentences[candidates] @ feature
@@ -90,7 +90,7 @@ class RPrecision:
         return np.concatenate([[own], rng.choice(others, self.mismatched, replace=False)])
 
     def _expect_enough(self, captions: Sequence[str]) -> None:
-        """Raises a DataError if any caption leaves too few to draw from; hours of painting may come before it."""
+        """Raises a DataError if any caption leaves too few to draw from; hours of generating may come before it."""
         pairs = np.stack([self._classes, self._texts], axis=1)
         same_class, same_text, both = (
             counts[places]

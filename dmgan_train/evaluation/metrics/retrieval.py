@@ -17,7 +17,7 @@ from dmgan_train.evaluation.metrics.colour_space import lab_pixels
 from dmgan_train.evaluation.metrics.features import FeatureNetwork
 from dmgan_train.evaluation.metrics.gallery import Answer, Gallery, Target, Vectors, shares
 from dmgan_train.evaluation.metrics.nearest_caption import NearestCaption
-from dmgan_train.evaluation.metrics.orders import Order, every_caption, painted, photographed
+from dmgan_train.evaluation.metrics.orders import Order, every_caption, generated, photographed
 from dmgan_train.evaluation.metrics.protocol import MetricResult
 
 LAB = "lab_16px"
@@ -35,7 +35,7 @@ class Retrieval:
         """Args:
         splits: `train`, and `test` if there is one.
         network: Sees the drawings; the pixels in Lab are looked up beside it.
-        source: Paints; the drawings are cut and scaled as it was trained on them.
+        source: The model; the drawings are cut and scaled as it was trained on them.
         batch_size: Images at once.
 
         Raises:
@@ -64,7 +64,7 @@ class Retrieval:
         self._gallery, self._degraded = Gallery(_join(whole), class_ids), _join(degraded)
 
     def measure(self, limit: int, seed: int) -> MetricResult:
-        """Paints every caption of every split once, and looks the images up.
+        """Generates an image of every caption of every split, and looks the images up.
 
         Args:
             limit: Images a split at most; fewer captions are then taken, evenly spread.
@@ -88,7 +88,7 @@ class Retrieval:
             order for order in every_caption(self._splits[name], limit, seed) if (name, order.example) in self._targets
         ]
         targets = [self._targets[name, order.example] for order in orders]
-        looked = painted(self._source, orders, self._batch_size, f"retrieval ({name})", self._vectors)
+        looked = generated(self._source, orders, self._batch_size, f"retrieval ({name})", self._vectors)
         vectors = _join([seen for _, seen in looked])
         own = [target for (split, _), target in self._targets.items() if split == name]
         answers = {
@@ -105,7 +105,7 @@ class Retrieval:
     def _neighbours(
         self, name: str, orders: Sequence[Order], targets: Sequence[Target]
     ) -> tuple[Vectors, list[Target]]:
-        """The training drawings of the nearest other captions, as if they had been painted."""
+        """The training drawings of the nearest other captions, as if they had been generated."""
         search = NearestCaption(self._splits["train"])
         places, sought = [], []
         for order, target in zip(orders, targets, strict=True):

@@ -53,7 +53,7 @@ def test_a_healthy_machine(bundle: Path) -> None:
     assert lines[-1] == "All is well."
 
 
-def test_a_bundle_without_a_self_test_is_painted(bundle: Path) -> None:
+def test_a_bundle_without_a_self_test_is_tried(bundle: Path) -> None:
     result = doctor(bundle)
     assert result.exit_code == 0
     assert f"Bundle {bundle}, tiny" in result.stdout
@@ -118,7 +118,7 @@ def test_two_damaged_files_are_two_faults(own_bundle: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_paints_as_it_is_told(own_bundle: Path, precision: Any) -> None:
+def test_it_generates_as_it_is_told(own_bundle: Path, precision: Any) -> None:
     for other in ("fp16", "int8"):
         add_precision(own_bundle, other)
     result = doctor(own_bundle, "--backend", "onnxruntime", "--device", "cpu", "--precision", precision, "--threads", 1)

@@ -178,7 +178,7 @@ def test_nothing_is_replaced_unasked(bundle: Path, out: Path) -> None:
     assert all(file.read_bytes() != content for file, content in before.items())
 
 
-def test_every_caption_is_read_before_the_first_is_painted(bundle: Path, tmp_path: Path, out: Path) -> None:
+def test_every_caption_is_read_before_the_first_image(bundle: Path, tmp_path: Path, out: Path) -> None:
     file = tmp_path / "captions.txt"
     file.write_text("a heart\n\nzebra\n!!\n")
     result = run("-b", bundle, "--file", file, "-o", out)

@@ -10,7 +10,7 @@ from dmgan_runtime import Gates, Generation, Generator, SettingsError
 from dmgan_runtime.viz.attention import draw_attention, draw_top_words, heat_map
 
 
-def painted(words: tuple[str, ...], attention: np.ndarray, writing: np.ndarray | None) -> Generation:
+def generation_of(words: tuple[str, ...], attention: np.ndarray, writing: np.ndarray | None) -> Generation:
     picture = Image.new("RGB", (16, 16), "grey")
     return Generation(
         caption=" ".join(words),
@@ -41,7 +41,8 @@ def test_pictures_of_a_real_generation(generator: Generator) -> None:
 
 def test_the_word_that_is_read_is_bright() -> None:
     sheets = [
-        np.asarray(draw_attention(painted(("red", "heart"), one_hot(2, chosen), None))).astype(int) for chosen in (0, 1)
+        np.asarray(draw_attention(generation_of(("red", "heart"), one_hot(2, chosen), None))).astype(int)
+        for chosen in (0, 1)
     ]
     bright = [np.argwhere((sheet[:, :, 0] > 220) & (sheet[:, :, 2] < 180)) for sheet in sheets]
     assert bright[0][:, 1].max() < bright[1][:, 1].min()
@@ -51,7 +52,7 @@ def test_top_words_are_ranked() -> None:
     """The longest bar is the top one, on either side."""
     words = ("a", "small", "red", "heart", "and", "square")
     writing = np.array([0.1, 0.2, 0.9, 0.3, 0.05, 0.4], np.float32)
-    chart = np.asarray(draw_top_words(painted(words, one_hot(6, 3), writing), count=2))
+    chart = np.asarray(draw_top_words(generation_of(words, one_hot(6, 3), writing), count=2))
     blue = (chart == (70, 130, 180)).all(axis=-1)
     left, right = blue[:, : chart.shape[1] * 2 // 3].sum(axis=1), blue[:, chart.shape[1] * 2 // 3 :].sum(axis=1)
     rows = np.flatnonzero(left)
@@ -61,8 +62,8 @@ def test_top_words_are_ranked() -> None:
 
 def test_without_a_writing_gate_there_is_one_chart_less() -> None:
     attention = one_hot(2, 0)
-    with_gate = draw_top_words(painted(("red", "heart"), attention, np.array([0.5, 0.5], np.float32)))
-    assert draw_top_words(painted(("red", "heart"), attention, None)).width < with_gate.width
+    with_gate = draw_top_words(generation_of(("red", "heart"), attention, np.array([0.5, 0.5], np.float32)))
+    assert draw_top_words(generation_of(("red", "heart"), attention, None)).width < with_gate.width
 
 
 def test_a_heat_map_tints_what_is_looked_at() -> None:
@@ -76,7 +77,7 @@ def test_a_heat_map_tints_what_is_looked_at() -> None:
 @given(st.lists(st.text("ab_\x1b\u202e\n", min_size=1, max_size=200), min_size=1, max_size=20))
 def test_any_words_can_be_drawn(words: list[str]) -> None:
     attention = np.full((len(words), 8, 8), 1 / len(words), np.float32)
-    generation = painted(tuple(words), attention, np.linspace(0, 1, len(words), dtype=np.float32))
+    generation = generation_of(tuple(words), attention, np.linspace(0, 1, len(words), dtype=np.float32))
     assert draw_attention(generation).width < 2000
     assert draw_top_words(generation).width < 2000
 

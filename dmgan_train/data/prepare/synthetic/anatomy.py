@@ -106,7 +106,7 @@ def cropped_points(bird: Bird, side: int, *, share: float = RANDOM_CROP) -> dict
     """Where `part_points` come to lie in a training image: CUB's crop, and of that the middle, not flipped.
 
     Args:
-        bird: Without a pose it stands in the middle of all poses: right for measuring what a generator paints.
+        bird: Without a pose it stands in the middle of all poses: right for measuring what a generator makes.
         side: The side of the training image in pixels, such as 64.
         share: How much of CUB's crop the training image shows; 1 where `data.augment` is `flip` or `none`.
 

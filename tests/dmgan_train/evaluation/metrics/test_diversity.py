@@ -35,7 +35,7 @@ def test_equal_images_of_a_caption_have_none() -> None:
     assert result.protocol["captions"] == 3
 
 
-def test_a_caption_is_painted_with_ten_seeds_in_a_row(images) -> None:
+def test_a_caption_is_generated_from_with_ten_seeds_in_a_row(images) -> None:
     orders = diversity_orders(load_split("image_folder", images, "train"), images=40, seed=7)
     assert len(orders) == 40
     for first in range(0, 40, IMAGES_A_CAPTION):

@@ -74,13 +74,13 @@ def test_a_bundle_is_measured_as_its_run_is(run, bundle, images, tmp_path, quick
         assert theirs.results[name].value == pytest.approx(ours.results[name].value, rel=0.01)
 
 
-def test_runs_and_bundles_paint_the_same_pictures_whatever_the_batch(run, bundle) -> None:
+def test_runs_and_bundles_generate_the_same_pictures_whatever_the_batch(run, bundle) -> None:
     captions, seeds = ["a red square", "this square is blue", "a green square on white"], [5, 2**40, 7]
     with open_source(bundle, CPU) as served:
-        there = served.paint(captions, seeds).int()
+        there = served.generate(captions, seeds).int()
     source = RunSource(run, CPU)
-    here = source.paint(captions, seeds).int()
-    alone = torch.cat([source.paint([one], [seed]) for one, seed in zip(captions, seeds, strict=True)]).int()
+    here = source.generate(captions, seeds).int()
+    alone = torch.cat([source.generate([one], [seed]) for one, seed in zip(captions, seeds, strict=True)]).int()
     assert here.shape == (3, 3, 32, 32)
     assert (here - there).abs().max() <= 1
     assert (here - alone).abs().max() <= 1
@@ -90,7 +90,7 @@ def test_runs_and_bundles_paint_the_same_pictures_whatever_the_batch(run, bundle
 def test_less_truncation_is_less_noise(run) -> None:
     spreads = []
     for truncation in (0.1, 1.0):
-        images = RunSource(run, CPU, truncation).paint(["a red square"] * 4, [1, 2, 3, 4]).float()
+        images = RunSource(run, CPU, truncation).generate(["a red square"] * 4, [1, 2, 3, 4]).float()
         spreads.append(float(images.std(dim=0).mean()))
     assert spreads[0] < spreads[1]
 
@@ -135,12 +135,12 @@ def test_other_data_and_named_weights_are_other_files(tmp_path) -> None:
     assert parts("cub", network) == ["on-cub", "weights-01234567"]
 
 
-def test_only_captions_that_training_used_are_painted(run, images) -> None:
+def test_only_captions_that_training_used_are_generated_from(run, images) -> None:
     """A run on the first captions of each picture is not asked for the others."""
     source, asked = RunSource(run, CPU), set()
     source.data = msgspec.structs.replace(source.data, captions_per_image=1)
-    paint = source.paint
-    source.paint = lambda captions, seeds: asked.update(captions) or paint(captions, seeds)
+    generate = source.generate
+    source.generate = lambda captions, seeds: asked.update(captions) or generate(captions, seeds)
     measured = evaluate(source, flat_network(), None, Plan(("is",), images, images=40))
     assert measured.protocol["captions_per_image"] == 1
     assert asked == {"a blue square on white"}

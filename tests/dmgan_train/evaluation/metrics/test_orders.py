@@ -27,7 +27,9 @@ def split_of(tmp_path, sizes: list[int]) -> Split:
 
 @settings(max_examples=20, deadline=None)
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), count=st.integers(1, 30), seed=st.integers(0, 99))
-def test_every_example_is_painted_equally_often_with_its_own_captions(tmp_path_factory, sizes, count, seed) -> None:
+def test_every_example_is_generated_from_equally_often_with_its_own_captions(
+    tmp_path_factory, sizes, count, seed
+) -> None:
     split = split_of(tmp_path_factory.getbasetemp(), sizes)
     orders = random_orders(split, count, seed)
     assert len(orders) == count

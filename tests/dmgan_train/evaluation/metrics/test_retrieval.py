@@ -40,7 +40,7 @@ def drawings(tmp_path_factory):
 
 
 class Copyist:
-    """Paints a caption by copying the real drawing of that caption, or always the same one."""
+    """Generates by copying the real drawing of that caption, or always the same one."""
 
     resolution, data, steps = 32, DataSettings(augment="none"), 1
 
@@ -48,7 +48,7 @@ class Copyist:
         self._files = {e.captions[0]: e.image for split in splits.values() for e in split.examples}
         self._always = always
 
-    def paint(self, captions: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         pictures = [np.asarray(Image.open(self._files[self._always or caption])) for caption in captions]
         levels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         return to_levels(levels.float() / 127.5 - 1)
@@ -119,8 +119,8 @@ def test_the_styles_of_a_drawing_share_its_captions(drawings) -> None:
     other = next(example for example in train.examples if example.key == "sea.png")
     flat = replace(other, key="flat.png", captions=(*foot.captions, "flat foot"), class_id=foot.class_id)
     styled = {"train": replace(train, examples=(*train.examples, flat)), "test": drawings["test"]}
-    painted = Retrieval(styled, NETWORK, Copyist(drawings, "blue sea"), batch_size=4).measure(limit=100, seed=0)
-    found = painted.details["train"]["generated"][LAB]
+    measured = Retrieval(styled, NETWORK, Copyist(drawings, "blue sea"), batch_size=4).measure(limit=100, seed=0)
+    found = measured.details["train"]["generated"][LAB]
     assert found["drawing_of_class"] > 0
 
 
