@@ -26,6 +26,7 @@ from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data.pyramid import pyramid, to_levels
 from dmgan_train.devices import choose_device, decide_arithmetic
 from dmgan_train.gan import GanPhase
+from dmgan_train.models.trunks import SmallTrunk
 from dmgan_train.run_folder import RunFolder
 from tests.training import CPU, SMALL, damsm_phase_of, phase_of
 
@@ -161,22 +162,32 @@ def test_it_goes_on_from_its_checkpoint(run, images, device, objective, precisio
         assert_near(measured, expected, AFTER_AN_UPDATE)
 
 
-def test_compiled_steps_are_near_those_that_are_not(run, images, device) -> None:
-    """With Inductor; on the CPU one stage, as a compiler of C++ takes seconds for each kernel."""
+def test_compiled_steps_are_near_those_that_are_not(run, images, device, tmp_path, monkeypatch) -> None:
+    """With Inductor, and gone on from a checkpoint.
+
+    On the CPU one stage, and not the trunk, as g++ takes a second for each kernel; test_gan.py captures the others.
+    """
     stages = 1 if device == CPU else 2
     if device == CPU and shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler: there is no g++")
     if device != CPU and find_spec("triton") is None:
         pytest.skip("needs triton, with which Inductor compiles for GPUs")
-    torch._dynamo.reset()
+    if device == CPU:
+        monkeypatch.setattr(SmallTrunk, "compile", lambda _: None)
+    torch.compiler.reset()
     overrides = (f"model.stages={stages}", "gan.augmentation=false")
-    expected, measured = (
-        take_steps(phase_of(run, images, *overrides, f"gan.compile={compiled}", device=device), 0, 1)
-        for compiled in ("false", "true")
+    plain, compiled, resumed = (
+        phase_of(run, images, *overrides, f"gan.compile={value}", device=device) for value in ("false", "true", "true")
     )
+    expected, measured = take_steps(plain, 0, 1, 2), take_steps(compiled, 0, 1)
     assert_near(measured[0], expected[0], LOSS)
     assert_near(measured[1], expected[1], AFTER_AN_UPDATE)
-    torch._dynamo.reset()
+    save_checkpoint(tmp_path / "checkpoint.pt", {"phase": "gan", **compiled.state()})
+    resumed.load_state(load_checkpoint(tmp_path / "checkpoint.pt", "gan"))
+    (gone_on,), (third,) = take_steps(resumed, 2), take_steps(compiled, 2)
+    assert_near(gone_on, third, LOSS)
+    assert_near(gone_on, expected[2], AFTER_AN_UPDATE)
+    torch.compiler.reset()
 
 
 def test_fit_runs_as_a_process(images, device, tmp_path) -> None:
