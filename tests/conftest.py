@@ -28,13 +28,19 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.fixture(scope="session")
-def bundle(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Graphs that were exported, for those who need the same ones."""
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="session")
+def bundle(run: RunFolder, exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of that run; do not change it."""
     from export.bundle import write_bundle  # here, since tests of training do without onnx
-    from export.onnx_file import quiet_exporter
     from export.sources import read_model
+    from tests.exporting import exported_once
 
-    quiet_exporter()
     path = tmp_path_factory.mktemp("bundles") / "squares"
-    write_bundle(read_model(run, "squares", "CC0-1.0"), path, lambda _: None)
+    with exported_once(exports):
+        write_bundle(read_model(run, "squares", "CC0-1.0"), path, lambda _: None)
     return path

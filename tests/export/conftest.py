@@ -1,5 +1,6 @@
 """Small stages to quantize."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ import torch
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import Graph, build_graphs
-from export.onnx_file import quiet_exporter, write_onnx
+from export.onnx_file import write_onnx
 from export.parity import Case, random_captions, reference_case, reference_graphs
 from export.quantize import Int8Stage, write_int8
 from export.reparameterize import reparameterize
+from tests.exporting import exported_once
 
 SPEC = ModelSpec(
     base_resolution=8,
@@ -26,6 +28,12 @@ SPEC = ModelSpec(
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _exported_once(exports: Path) -> Iterator[None]:
+    with exported_once(exports):
+        yield
+
+
 class Stages(NamedTuple):
     """All generators, their fp32 files with up blocks as convolutions, and what they should compute."""
 
@@ -36,7 +44,6 @@ class Stages(NamedTuple):
 
 @pytest.fixture(scope="session")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    quiet_exporter()
     torch.manual_seed(0)
     generator, encoder = GeneratorNetwork(SPEC).eval(), TextEncoder(9, SPEC).eval()
     graphs = list(build_graphs(encoder, reparameterize(generator, "phases"), 6).values())[1:]

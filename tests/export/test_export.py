@@ -29,16 +29,11 @@ from export.bundle import write_bundle
 from export.cli import main
 from export.graph_files import GraphFiles, Variant, rewritten_graphs
 from export.graphs import build_graphs
-from export.onnx_file import quiet_exporter, write_onnx
+from export.onnx_file import write_onnx
 from export.parity import measure_parity, random_captions, reference_case
 from export.sources import read_model
 from tests import golden_data
-from tests.export.models import small_model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> None:
-    quiet_exporter()
+from tests.export.models import compare_few, small_model
 
 
 def test_a_bundle_holds_every_graph_and_their_parity(bundle) -> None:
@@ -225,20 +220,21 @@ def export_official(output: Path, *more: str, **replaced: Path):
     return CliRunner().invoke(main, [*flags, "-o", str(output), "--max-words", "18", *more])
 
 
-def test_the_published_weights_serve_the_golden_images(tmp_path) -> None:
+def test_the_published_weights_serve_the_golden_images(tmp_path, monkeypatch) -> None:
+    compare_few(monkeypatch)
     result = export_official(tmp_path / "golden")
     assert result.exit_code == 0, result.output
     golden = golden_data.load("outputs.npz")
     columns = ("tokens", "length", "noise", "condition_noise")
-    for names in (*([name] for name in golden_data.CAPTIONS), golden_data.CAPTIONS):
-        inputs = [np.concatenate([golden[f"{name}_{column}"] for name in names]) for column in columns]
-        with dmgan_runtime.Generator.open(tmp_path / "golden") as generator:
+    with dmgan_runtime.Generator.open(tmp_path / "golden") as generator:
+        for names in (*([name] for name in golden_data.CAPTIONS), golden_data.CAPTIONS):
+            inputs = [np.concatenate([golden[f"{name}_{column}"] for name in names]) for column in columns]
             images = generator.synthesize(*inputs).images
-        for row, name in enumerate(names):
-            for side, image in images.items():
-                expected = golden[f"{name}_image_{side}"][0].numpy()
-                stride = side // expected.shape[-1]
-                np.testing.assert_allclose(image[row, :, ::stride, ::stride], expected, atol=1e-4, rtol=0)
+            for row, name in enumerate(names):
+                for side, image in images.items():
+                    expected = golden[f"{name}_image_{side}"][0].numpy()
+                    stride = side // expected.shape[-1]
+                    np.testing.assert_allclose(image[row, :, ::stride, ::stride], expected, atol=1e-4, rtol=0)
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path) -> None:

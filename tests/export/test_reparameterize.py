@@ -1,6 +1,7 @@
 """Every rewrite alone, and all together, is the same function."""
 
 import copy
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -22,7 +23,15 @@ from export.reparameterize import (
 
 WORDS = 5
 widths, sides, seeds = st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31)
-quick = settings(max_examples=15, deadline=None, derandomize=True)
+quick = settings(max_examples=10, deadline=None, derandomize=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _float64() -> Iterator[None]:
+    """In which rounding hides nothing."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def trained(module: nn.Module, seed: int) -> nn.Module:
@@ -40,7 +49,7 @@ def trained(module: nn.Module, seed: int) -> nn.Module:
 def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert actual.shape == expected.shape
     scale = max(1.0, float(expected.abs().max()))
-    assert float((actual - expected).abs().max()) <= 1e-5 * scale
+    assert float((actual - expected).abs().max()) <= 1e-10 * scale
 
 
 @pytest.mark.parametrize("form", [TransposedUpBlock, PhasedUpBlock])
@@ -65,7 +74,7 @@ def test_a_merged_residual_block_is_the_same(channels, side, seed) -> None:
 specs = st.builds(
     ModelSpec,
     stages=st.integers(1, 3),
-    base_resolution=st.sampled_from([8, 16]),
+    base_resolution=st.just(8),
     generator_channels=st.integers(1, 6),
     text_features=st.sampled_from([2, 6]),
     embedding_features=st.just(4),

@@ -15,6 +15,14 @@ from tests.dmgan_runtime.backends.fake_onnxruntime import FakeOnnxRuntime
 from tests.dmgan_runtime.backends.fakes import GPU, add_engine, fake_tensorrt
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Takes what was imported out of the collector's sight: it looks through it all in every test here otherwise."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """The fakes, in place; afterwards nothing of the GPU's is left."""

@@ -68,7 +68,7 @@ config.clear_flag.assert_called_with(real.BuilderFlag.TF32)
 profile.set_shape.assert_called_with("noise", (1, 100), (4, 100), (16, 100))
 builder.create_network.assert_called_with(0)
 
-log = plans._log
+log = module.Builder.call_args.args[0]
 log.log(real.ILogger.Severity.WARNING, "not kept")
 log.log(real.ILogger.Severity.ERROR, "kept")
 assert list(log.errors) == ["kept"]

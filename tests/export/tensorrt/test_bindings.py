@@ -107,6 +107,7 @@ def test_rtx_refuses_switches_that_it_would_ignore(rtx) -> None:
 
 
 def test_tensorrt_takes_every_switch() -> None:
+    """What is refused raises."""
     bindings = fake_tensorrt("11.4.0.106")
     changes = {"version_compatible": True, "hardware_compatibility": "ampere_plus"}
     bindings.check_switches(wanted(bindings, **changes), timing_cache=True)
