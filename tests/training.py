@@ -1,14 +1,19 @@
 """A data set and settings so small that a test can train them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from dmgan_runtime.errors import TrainingError
 from dmgan_train.checkpoint import load_encoders
 from dmgan_train.damsm import DamsmPhase
+from dmgan_train.data import TrainingBatch
 from dmgan_train.fit import TrainingData, begin, fit, read_data
 from dmgan_train.gan import GanPhase
 from dmgan_train.monitor import Monitor, SampleSheet
@@ -68,6 +73,21 @@ def train_small(data: Path, run: Path, *overrides: str) -> RunFolder:
         begin(settings, read, folder)
         fit(settings, read, folder, CPU, workers=0)
     return folder
+
+
+def train_until(step: int, data: Path, run: Path, *overrides: str) -> None:
+    """Trains, and is cut off at a step of the second phase."""
+    take_step = GanPhase.step
+
+    def cut(phase: GanPhase, batch: TrainingBatch, number: int) -> Mapping[str, Tensor]:
+        if number == step:
+            raise TrainingError("cut")
+        return take_step(phase, batch, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GanPhase, "step", cut)
+        with pytest.raises(TrainingError, match="cut"):
+            train_small(data, run, *overrides)
 
 
 def phase_of(run: RunFolder, images: Path, *overrides: str, device: torch.device = CPU) -> GanPhase:

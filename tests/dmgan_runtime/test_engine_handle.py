@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dmgan_runtime import EngineError
+from dmgan_runtime import EngineError, engine_handle
 from dmgan_runtime.backends.base import Backend
 from dmgan_runtime.engine_handle import EngineHandle
 from dmgan_runtime.graphs import IMAGE
 from dmgan_runtime.request import Batch
 from dmgan_runtime.tokenizer import Tokens
+from tests.dmgan_runtime.forks import in_fork, needs_fork
 from tests.dmgan_runtime.stand_ins import StandInBackend
 
 TIMEOUT = 20
@@ -116,29 +121,63 @@ def test_a_use_that_fails_ends() -> None:
     assert backend.closed == 1
 
 
-def test_a_use_whose_end_is_interrupted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a signal's handler that raises."""
-    backend = StandInBackend()
-    handle = EngineHandle(backend, never)  # type: ignore[arg-type]
-    with monkeypatch.context() as patched:
-        patched.setattr(handle._uses, "discard", lambda use: 1 / 0)
-        with pytest.raises(ZeroDivisionError), handle.use():
+def use_until(handle: EngineHandle, line: int) -> bool:
+    """Whether a use has so many lines; if so, an error comes before the last of them.
+
+    A line that comes again is the end of a `with`, where Python runs no handler.
+    """
+    seen: set[int] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != engine_handle.__file__:
+            return None
+        if event == "line" and frame.f_lineno not in seen:
+            seen.add(frame.f_lineno)
+            if len(seen) == line:
+                raise ZeroDivisionError
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with handle.use():
             pass
-    closer = in_thread(handle.close)
-    closer.join(TIMEOUT)
-    assert not closer.is_alive()
-    assert backend.closed == 1
+    except ZeroDivisionError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
+def test_a_use_that_is_interrupted_between_any_two_lines_keeps_nobody_waiting() -> None:
+    """As by a signal's handler that raises."""
+    for line in count(1):
+        backend = StandInBackend()
+        handle = EngineHandle(backend, never)  # type: ignore[arg-type]
+        interrupted = use_until(handle, line)
+        closer = in_thread(handle.close)
+        closer.join(TIMEOUT)
+        assert not closer.is_alive()
+        assert backend.closed == 1
+        if not interrupted:
+            break
+    assert line > 10
+
+
+@needs_fork
 def test_a_child_knows_whether_the_engine_was_at_work() -> None:
     told: list[bool] = []
     backend = StandInBackend()
     backend.active = replace(backend.active, backend="busy engine")
     handle = EngineHandle(backend, lambda busy: told.append(busy) or StandInBackend())  # type: ignore[arg-type,func-returns-value]
+
+    def use() -> None:
+        with handle.use():
+            assert told == [True]
+
     with handle.use():
-        handle._after_fork()
-    with handle.use():
-        assert told == [True]
+        in_fork(use)
+    assert told == []
 
 
 def test_32_threads_and_a_close_never_meet() -> None:
@@ -163,22 +202,41 @@ def test_32_threads_and_a_close_never_meet() -> None:
         assert backend.closed == 1
 
 
+@needs_fork
 def test_after_a_fork_the_inherited_engine_is_left_alone() -> None:
     inherited, fresh = StandInBackend(), StandInBackend()
     handle = EngineHandle(inherited, lambda busy: fresh)  # type: ignore[arg-type,return-value]
-    held = threading.Event()
-    in_thread(lambda: (handle._lock.acquire(), held.set()))  # and it stays locked in the fork
-    assert held.wait(TIMEOUT)
-    handle._after_fork()
+
+    def use() -> None:
+        with handle.use() as lent:
+            assert lent is fresh
+        handle.close()
+        assert (inherited.closed, fresh.closed) == (0, 1)
+
+    in_fork(use)
     with handle.use() as lent:
-        assert lent is fresh
-    handle.close()
-    assert (inherited.closed, fresh.closed) == (0, 1)
+        assert lent is inherited
 
 
-def test_after_a_fork_a_closed_engine_stays_closed() -> None:
-    handle = EngineHandle(StandInBackend(), never)  # type: ignore[arg-type]
-    handle.close()
-    handle._after_fork()
-    with pytest.raises(EngineError, match="closed"), handle.use():
-        pass
+@needs_fork
+def test_after_a_fork_a_closed_engine_stays_closed_whatever_its_parent_was_doing() -> None:
+    """A thread that was freeing the engine is not there in the fork, and does not go on."""
+
+    class SlowBackend(StandInBackend):
+        def close(self) -> None:
+            freeing.set()
+            assert go_on.wait(TIMEOUT)
+
+    freeing, go_on = threading.Event(), threading.Event()
+    handle = EngineHandle(SlowBackend(), never)  # type: ignore[arg-type]
+
+    def use() -> None:
+        with pytest.raises(EngineError, match="closed"), handle.use():
+            pass
+
+    closer = in_thread(handle.close)
+    assert freeing.wait(TIMEOUT)
+    in_fork(use)
+    go_on.set()
+    closer.join(TIMEOUT)
+    in_fork(use)

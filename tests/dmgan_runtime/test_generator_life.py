@@ -26,8 +26,8 @@ from dmgan_runtime import (
     Generator,
     ModelSpec,
     SettingsError,
-    engine_handle,
 )
+from dmgan_runtime.engine_handle import reopen
 from dmgan_runtime.noise import draw_noise
 from tests.bundles import MAX_WORDS, SPEC, WORDS, build_bundle, write_manifest, zip_bundle
 from tests.dmgan_runtime.stand_ins import StandInBackend, stand_in_generator
@@ -180,38 +180,35 @@ class TestEngineOptions:
 
 
 class TestFork:
-    """What a forked process does with a generator; test_processes.py has it in real processes."""
+    """Which engine a forked process opens again; test_processes.py has real processes."""
 
-    def test_a_gpu_is_refused_with_its_remedy(self, generator: Generator) -> None:
-        backend = StandInBackend(device="cuda:0")
-        backend.active = dataclasses.replace(backend.active, backend="onnxruntime")
-        forked = stand_in_generator(generator, backend)
-        forked._engine._after_fork()
+    def test_a_gpu_is_refused_with_its_remedy(self, bundle: Path, generator: Generator) -> None:
+        active = dataclasses.replace(generator.active, backend="onnxruntime", device="cuda:0")
         with pytest.raises(EngineError, match="onnxruntime cannot use a GPU in a forked process; start processes with"):
-            forked.generate(CAPTION)
+            reopen(bundle, {}, generator.manifest, active, busy=False)
 
-    def test_the_same_engine_is_opened_whatever_was_asked(self, bundle: Path, generator: Generator) -> None:
-        with Generator.open(bundle, threads=1) as forked:
-            expected = pixels(forked.generate(CAPTION, seed=1)[0])
-            forked._engine._after_fork()
-            np.testing.assert_array_equal(pixels(forked.generate(CAPTION, seed=1)[0]), expected)
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+    def test_the_same_engine_is_opened_whatever_was_asked(
+        self, bundle: Path, generator: Generator, backend: str
+    ) -> None:
+        active = dataclasses.replace(generator.active, backend=backend)
+        asked = {"backend": "auto", "device": "auto", "precision": "auto", "threads": 1}
+        again = reopen(bundle, asked, generator.manifest, active, busy=False)
+        assert (again.active.backend, again.active.device, again.active.precision) == (backend, "cpu", "fp32")
+        again.close()
 
-    def test_openvino_that_was_at_work_is_refused(self, bundle: Path) -> None:
-        with Generator.open(bundle, backend="openvino", threads=1) as forked:
-            with forked._engine.use():
-                forked._engine._after_fork()
-            try:
-                with pytest.raises(EngineError, match="openvino was at work when this process was forked"):
-                    forked.generate(CAPTION)
-            finally:
-                engine_handle._busy_at_fork.clear()
+    def test_openvino_that_was_at_work_is_refused(self, bundle: Path, generator: Generator) -> None:
+        active = dataclasses.replace(generator.active, backend="openvino")
+        with pytest.raises(EngineError, match="openvino was at work when this process was forked"):
+            reopen(bundle, {}, generator.manifest, active, busy=True)
 
-    def test_an_engine_that_is_gone_is_an_error(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Generator.open(bundle, backend="openvino", threads=1) as forked:
-            forked._engine._after_fork()
-            monkeypatch.setitem(sys.modules, "openvino", None)
-            with pytest.raises(EngineError, match=r"forked process \(.*openvino.*\); start processes with spawn"):
-                forked.generate(CAPTION)
+    def test_an_engine_that_is_gone_is_an_error(
+        self, bundle: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        active = dataclasses.replace(generator.active, backend="openvino")
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(EngineError, match=r"forked process \(.*openvino.*\); start processes with spawn"):
+            reopen(bundle, {"threads": 1}, generator.manifest, active, busy=False)
 
 
 class TestEngineFailures:
@@ -256,6 +253,11 @@ class TestFrames:
         assert len(names) <= 5, names
 
 
+def loaded(kind: type) -> int:
+    """How many of an engine's objects there are."""
+    return sum(issubclass(type(each), kind) for each in gc.get_objects())
+
+
 class TestClose:
     def test_a_closed_generator_says_so(self, bundle: Path) -> None:
         with Generator.open(bundle, threads=1) as generator:
@@ -277,13 +279,13 @@ class TestClose:
 
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
     def test_a_paused_stream_keeps_nothing(self, bundle: Path, backend: str) -> None:
+        kind = onnxruntime.InferenceSession if backend == "onnxruntime" else openvino.CompiledModel
+        before = loaded(kind)
         with Generator.open(bundle, backend=backend, device="cpu", threads=1) as generator:
-            with generator._engine.use() as lent:
-                sessions = vars(lent).get("_sessions", vars(lent).get("_programs"))
             stream = generator.stream(CAPTION)
             next(stream)
-            assert sessions
-        assert not sessions
+            assert loaded(kind) > before
+        assert loaded(kind) == before
 
     def test_one_that_is_dropped_is_freed_at_once(self, generator: Generator) -> None:
         backend = StandInBackend()

@@ -166,6 +166,7 @@ def test_no_graph_uses_a_name_twice_and_the_batch_comes_first(role: Role, spec: 
 
 
 def test_the_order_of_tensors_is_free() -> None:
+    """Other tensors raise."""
     inputs, _ = graph_interface("generator_0", PAPER, 18)
     check_tensors(inputs[::-1], inputs, "here")
 

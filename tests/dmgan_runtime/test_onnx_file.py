@@ -67,6 +67,7 @@ def in_sparse_indices(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_whole_file_is_taken(role: Any) -> None:
+    """Any other raises."""
     check_onnx_file(build_graph(role).SerializeToString(), "here")
 
 
@@ -119,6 +120,7 @@ def test_a_location_without_the_flag_is_found_too() -> None:
 
 
 def test_the_flag_that_says_inside_is_no_harm() -> None:
+    """The one that says outside raises."""
     model = build_graph("generator_1")
     model.graph.initializer[0].data_location = TensorProto.DEFAULT
     check_onnx_file(model.SerializeToString(), "here")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import pickle
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -19,6 +17,7 @@ import pytest
 
 from dmgan_runtime import BundleError, EngineError, Generator
 from tests.bundles import SPEC, WORDS, build_bundle
+from tests.dmgan_runtime.forks import needs_fork
 
 CAPTION = "a small red heart"
 
@@ -123,7 +122,7 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 closed, opened = [], []
-for _ in range(5):
+for _ in range(4):
     with Generator.open(sys.argv[1], threads=2) as generator:
         generator.generate("a small red heart", seed=1)
         opened.append(resident())
@@ -145,9 +144,6 @@ def python(program: str, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def picture(generator: Generator) -> str:
     return hashlib.sha256(generator.generate(CAPTION, seed=1)[0].image.tobytes()).hexdigest()
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
 @needs_fork
@@ -175,27 +171,32 @@ def test_a_fork_never_generates_with_another_bundle(own_bundle: Path, tmp_path: 
 @needs_fork
 def test_gunicorn_serves_what_it_loaded_before_it_forked(bundle: Path, picture: str, tmp_path: Path) -> None:
     (tmp_path / "served.py").write_text(GUNICORN)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-W", "ignore", "-m", "gunicorn", "served:app", "--preload", "--workers", "2"]
     environment = os.environ | {"BUNDLE": str(bundle), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    with subprocess.Popen(
-        [*command, "--bind", address], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    ) as server:
+    # It listens before the server is there, so that those who come first wait for it.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = subprocess.Popen(
+            [*command, "--bind", f"fd://{listening.fileno()}"],
+            pass_fds=[listening.fileno()],
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        answers: list[tuple[str, str | None]] = []
         try:
-            workers, deadline = set(), time.monotonic() + 60
-            while len(workers) < 2 and time.monotonic() < deadline:
-                try:
-                    with urllib.request.urlopen(f"http://{address}", timeout=20) as answer:
-                        assert hashlib.sha256(answer.read()).hexdigest() == picture
-                        workers.add(answer.headers["X-Process"])
-                except urllib.error.URLError:  # it is not up yet
-                    time.sleep(0.1)
+            first, second = (http.client.HTTPConnection(*listening.getsockname(), timeout=60) for _ in range(2))
+            first.connect()  # it says nothing yet, and so keeps one of the workers from taking the second
+            for connection in (second, first):
+                connection.request("GET", "/")
+                answer = connection.getresponse()
+                answers.append((hashlib.sha256(answer.read()).hexdigest(), answer.headers["X-Process"]))
+                connection.close()
         finally:
             server.terminate()
             _, errors = server.communicate(timeout=20)  # workers that cannot end would be waited for
-    assert len(workers) == 2, errors
+    assert [made for made, _ in answers] == [picture] * 2, errors
+    assert len({process for _, process in answers}) == 2
     assert (server.returncode, "SIGKILL" in errors) == (0, False), errors
 
 

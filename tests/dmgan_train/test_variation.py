@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import SettingsError
+from dmgan_train.losses import reconstruction_loss
 from dmgan_train.variation import COMPONENTS, noise_of_pictures, vary
 from tests.training import phase_of, small_settings
 
@@ -92,27 +93,29 @@ def test_every_stage_shows_the_same_variation() -> None:
 def test_the_targets_and_what_the_discriminators_see_are_varied_by_the_generators_noise(
     run, images, monkeypatch
 ) -> None:
-    seen = {}
+    drawn, seen_real, targets = [], [], []
 
-    def spy(pyramid, noise):
-        seen["noise"], seen["varied"] = noise, vary(pyramid, noise)
-        return seen["varied"]
+    def compare(fakes, reals):
+        targets.append(reals)
+        return reconstruction_loss(fakes, reals)
 
-    monkeypatch.setattr("dmgan_train.gan.vary", spy)
+    monkeypatch.setattr("dmgan_train.gan.reconstruction_loss", compare)
     phase = phase_of(run, images, *ON, "gan.warm_up_steps=[1, 0, 0]", "gan.perceptual_weight=1")
-    for name in ("_train_discriminators", "_train_generator", "_own_losses"):
-        own = getattr(phase, name)
-        monkeypatch.setattr(phase, name, lambda *args, own=own, name=name: seen.update({name: args}) or own(*args))
-    phase.generator.register_forward_pre_hook(lambda _, args: seen.update(drawn=args[3]))
-    batches = phase.batches(0)
-    phase.step(next(batches), 0)
-    assert len(seen["varied"]) == 1
-    assert seen["_own_losses"][1] is not None
-    assert torch.equal(seen["_own_losses"][1][0], seen["varied"][0])
-    phase.step(next(batches), 1)
-    assert seen["drawn"] is seen["noise"]
-    assert seen["_train_discriminators"][0] is seen["varied"]
-    assert seen["_train_generator"][1] is seen["varied"]
+    phase.generator.register_forward_pre_hook(lambda _, args: drawn.append(args[3]))
+    for discriminator in phase.discriminators:
+        discriminator.register_forward_pre_hook(lambda _, args: seen_real.append(args[0]))
+    extract, judged = phase.image_encoder.extract_features, []
+    phase.image_encoder.extract_features = lambda pictures: judged.append(pictures) or extract(pictures)
+    batches = [next(phase.batches(step)) for step in range(2)]
+    for step, batch in enumerate(batches):
+        phase.step(batch, step)
+    first, second = (vary(list(batch.images), noise) for batch, noise in zip(batches, drawn, strict=True))
+    assert torch.equal(targets[0][0], first[0])
+    assert len(targets[0]) == 1  # the first stage alone is warmed up
+    for target, expected, pictures in zip(targets[1], second, seen_real[:3], strict=True):
+        assert torch.equal(target, expected)
+        assert torch.equal(pictures[: len(expected)], expected)
+    assert torch.equal(judged[-1], second[-1])
 
 
 def test_off_the_noise_and_the_pictures_are_left_alone(run, images, monkeypatch) -> None:

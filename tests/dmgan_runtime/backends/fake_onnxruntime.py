@@ -90,7 +90,7 @@ class IOBinding:
 
 class InferenceSession:
     def __init__(self, owner: FakeOnnxRuntime, content: bytes, options: Any, providers: Any) -> None:
-        ((name, self._options),) = providers
+        ((name, self.options),) = providers
         assert name == "CUDAExecutionProvider"
         assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
         self._owner = owner
@@ -118,7 +118,7 @@ class InferenceSession:
         graph_id = int(run_options._entries.get("gpu_graph_id", "0"))
         inputs = {name: value._array for name, value in iobinding._inputs.items()}
         outputs = {name: value._array for name, value in iobinding._outputs.items()}
-        if self._options["enable_cuda_graph"] == "1" and graph_id != NOT_CAPTURED:
+        if self.options["enable_cuda_graph"] == "1" and graph_id != NOT_CAPTURED:
             if self._owner.fails_to_capture:
                 raise RuntimeError("cannot capture")
             if graph_id not in self._graphs and self._reads_lengths_on_the_cpu:

@@ -74,6 +74,7 @@ def test_a_precision_that_there_is_not_is_named(bundle: Path, asked: Any, messag
 
 @pytest.mark.parametrize("asked", ["auto", "fp32", "bf16", "int8"])
 def test_a_precision_that_there_is_passes(three: Bundle, asked: str) -> None:
+    """What is not there raises."""
     check_precision(three, asked)
 
 

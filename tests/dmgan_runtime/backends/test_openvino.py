@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 from onnx import external_data_helper, numpy_helper, parser
 
@@ -181,16 +182,26 @@ def test_int8_graphs_are_taken_if_they_are_asked_for(own_bundle: Path) -> None:
     assert load(own_bundle, precision="int8").active.precision == "int8"
 
 
+def claim(monkeypatch: pytest.MonkeyPatch, capabilities: list[str]) -> None:
+    """Lets OpenVINO find these in the CPU."""
+    get_property = ov.Core.get_property
+
+    def answer(core: ov.Core, *asked: str) -> object:
+        return capabilities if asked[-1] == "OPTIMIZATION_CAPABILITIES" else get_property(core, *asked)
+
+    monkeypatch.setattr(ov.Core, "get_property", answer)
+
+
 class TestBf16:
     def test_it_is_refused_where_the_cpu_has_none(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(openvino, "_capabilities", lambda core: ["FP32", "INT8"])
+        claim(monkeypatch, ["FP32", "INT8"])
         with pytest.raises(BackendError, match=r"CPU does not compute in precision 'bf16' .*FP32, INT8.*AMX"):
             load(bundle, precision="bf16")
 
     def test_where_the_cpu_has_it_only_the_text_encoder_stays_in_fp32(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(openvino, "_capabilities", lambda core: ["FP32", "BF16"])
+        claim(monkeypatch, ["FP32", "BF16"])
         assert load(bundle, precision="bf16").active.precision == "bf16"
         hints = [
             openvino.compile_options(role, "bf16", EngineSettings())["INFERENCE_PRECISION_HINT"]

@@ -146,7 +146,7 @@ def test_a_user_may_do_without(fake_ort: FakeOnnxRuntime, bundle: Path) -> None:
         for _ in range(3):
             images(generator, 3)
         assert fake_ort.captured == 0
-        (found,) = {tuple(sorted(session._options.items())) for session in fake_ort.sessions}
+        (found,) = {tuple(sorted(session.options.items())) for session in fake_ort.sessions}
     assert dict(found) == {
         "device_id": "0",
         "enable_cuda_graph": "0",

@@ -20,9 +20,9 @@ from PIL import Image
 
 from dmgan_runtime import CaptionError, Generator, SettingsError, __version__
 from dmgan_runtime.bundle import packaged_bundle
-from dmgan_runtime.cli.captions import CaptionSource, check_captions, read_captions
+from dmgan_runtime.cli.captions import CaptionSource, check_captions
 from dmgan_runtime.cli.files import plan_files
-from dmgan_runtime.cli.generate import _warn, main
+from dmgan_runtime.cli.generate import main
 from dmgan_runtime.tokenizer import Tokenizer
 from tests.bundles import SPEC, build_bundle
 
@@ -231,7 +231,7 @@ def test_words_left_out_are_warned_of_once(bundle: Path, out: Path) -> None:
 
 
 def test_warnings_of_many_captions_are_few_and_look_a_word_up_once(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_up: list[str] = []
     nearest = Tokenizer.nearest
@@ -241,15 +241,13 @@ def test_warnings_of_many_captions_are_few_and_look_a_word_up_once(
         lambda self, word: looked_up.append(word) or nearest(self, word),  # type: ignore[func-returns-value]
     )
     file = tmp_path / "captions.txt"
-    file.write_text("a red hart\n" * 1022)
-    sources = read_captions((), file)
-    with Generator.open(bundle, threads=1) as generator:
-        encodings = check_captions(sources, generator.encode, generator.tokenizer.takes)
-        _warn([source.caption for source in sources], encodings, generator.tokenizer.nearest)
+    file.write_text("a red hart\n" * 22)
+    result = run("-b", bundle, "-f", file, "--resolution", "8", "-o", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
     assert looked_up == ["hart"]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 21
-    assert lines[-1] == "warning: words of 1,002 more captions are left out; --json says which"
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 21
+    assert warnings[-1] == "warning: words of 2 more captions are left out; --json says which"
 
 
 def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageFont
+from PIL import Image
 
 from dmgan_runtime.results import to_pil
-from dmgan_runtime.viz.pictures import _BREAKS, _wrap, enlarge, grid
+from dmgan_runtime.viz.pictures import enlarge, grid
 
 
 def plain(colour: str, size: tuple[int, int] = (16, 16)) -> Image.Image:
@@ -64,11 +64,23 @@ def test_a_long_caption_is_wrapped_and_cut_and_stays_under_its_picture() -> None
     assert (under_the_other == 255).all()
 
 
+def label_of(caption: str) -> list[int]:
+    """How wide each line of a picture's label is, in pixels."""
+    ink = (np.asarray(grid([plain("white", (96, 96))], [caption]).convert("L")) < 128)[6 + 96 :]
+    tops = np.flatnonzero(np.diff(np.r_[False, ink.any(axis=1)].astype(int)) == 1)
+    lines = np.split(ink, tops[1:])
+    return [int(np.flatnonzero(line.any(axis=0)).max()) for line in lines]
+
+
 def test_a_label_breaks_at_spaces_but_not_at_no_break_spaces() -> None:
-    font = ImageFont.load_default(12)
-    words = [word for word in _BREAKS.split("a red heart\n and (seed\xa05)") if word]
-    assert words == ["a", "red", "heart", "and", "(seed\xa05)"]
-    assert _wrap(["heart", "(seed 5)"], font.getlength("heart (seed"), font) == ["heart", "(seed 5)"]
+    """There is room for "tall heart (seed", so the 5 of "(seed 5)" stands below it, or all of it does."""
+    plain_space, no_break, broken = (
+        label_of(text) for text in ("tall heart (seed 5)", "tall heart (seed\xa05)", "tall  \nheart \t(seed\xa05)")
+    )
+    assert [len(lines) for lines in (plain_space, no_break, broken)] == [2, 2, 2]
+    assert no_break[0] < plain_space[0]
+    assert no_break[1] > plain_space[1]
+    assert broken == no_break
 
 
 @pytest.mark.parametrize(("images", "captions"), [(0, None), (2, 1), (1, 2)])

@@ -1,7 +1,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,10 +11,9 @@ from dmgan_runtime.errors import BundleError, DataError, SettingsError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.cli import main
 from dmgan_train.evaluation.bundle_source import BundleSource, open_source
-from dmgan_train.evaluation.cli import _elsewhere
 from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
-from dmgan_train.evaluation.metrics.protocol import Evaluation, read_evaluation, table
+from dmgan_train.evaluation.metrics.protocol import read_evaluation, table
 from dmgan_train.evaluation.metrics.r_precision import read_encoders
 from tests.dmgan_train.data.drawing import write_metadata
 from tests.dmgan_train.evaluation.metrics.network import flat_network
@@ -108,31 +106,22 @@ def test_the_explanation_of_a_run_is_that_of_its_bundle(run, bundle) -> None:
         assert ours.gates[side].response == pytest.approx(theirs.gates[side].response, abs=1e-4)
 
 
-def test_results_lie_beside_the_run_unless_told_otherwise(run, images, quick) -> None:
-    try:
-        for seed in (0, 7):
-            result = invoke("evaluate", run.root, "--data", images, "--metrics", "is", "--images", 20, "--seed", seed)
-            assert result.exit_code == 0, result.output
-        first, second = sorted((run.root / "metrics").iterdir())
-        assert first.name == "step-0000004-test-efficientnet_lite2-is-images-20-seed-7.json"
-        assert second.name == "step-0000004-test-efficientnet_lite2-is-images-20.json"
-        assert json.loads(first.read_text())["results"]["is"]["protocol"]
-    finally:
-        for file in (run.root / "metrics").glob("*"):
-            file.unlink()
-        (run.root / "metrics").rmdir()
-
-
-def test_other_data_and_named_weights_are_other_files(tmp_path) -> None:
-    network = SimpleNamespace(sha256="0123456789abcdef")
-
-    def parts(data: str, network=None) -> list[str]:
-        protocol = {"model": {"trained_on": {"name": "birds"}}}
-        return _elsewhere(Plan(("is",), tmp_path / data), Evaluation(results={}, protocol=protocol), network)
-
-    assert parts("birds") == []
-    assert parts("cub") == ["on-cub"]
-    assert parts("cub", network) == ["on-cub", "weights-01234567"]
+def test_results_lie_beside_the_run_unless_told_otherwise(run, images, quick, tmp_path) -> None:
+    """Under the names of what differs: seed, data, weights of the feature network."""
+    copy, others = shutil.copytree(run.root, tmp_path / "run"), shutil.copytree(images, tmp_path / "cub")
+    (weights := tmp_path / "weights.pth").touch()
+    for options in (
+        ("--data", images),
+        ("--data", images, "--seed", 7),
+        ("--data", others),
+        ("--data", others, "--feature-weights", weights),
+    ):
+        result = invoke("evaluate", copy, "--metrics", "is", "--images", 20, *options)
+        assert result.exit_code == 0, result.output
+    usual = "step-0000004-test-efficientnet_lite2-is-images-20"
+    names = ("", "-on-cub", "-on-cub-weights-00000000", "-seed-7")
+    assert sorted(file.stem for file in (copy / "metrics").iterdir()) == [f"{usual}{name}" for name in names]
+    assert json.loads((copy / "metrics" / f"{usual}.json").read_text())["results"]["is"]["protocol"]
 
 
 def test_only_captions_that_training_used_are_generated_from(run, images) -> None:

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_train.evaluation.metrics import features
 from dmgan_train.evaluation.metrics.features import FeatureNetwork, load_features
 from dmgan_train.evaluation.metrics.fid_inception import fid_inception_trunk
 from dmgan_train.models.inception import InceptionA, InceptionE, InceptionTrunk
@@ -61,8 +60,9 @@ def test_images_reach_a_network_in_minus_one_to_one() -> None:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
     """A file with the keys of the published Inception weights, random inside."""
-    module = features._InceptionClassifier(fid_inception_trunk(), 1008)
-    state = {key.removeprefix("trunk."): value for key, value in module.state_dict().items()}
+    trunk = fid_inception_trunk()
+    classifier = {"fc.weight": torch.randn(1008, trunk.global_channels) / 32, "fc.bias": torch.zeros(1008)}
+    state = {**trunk.state_dict(), **classifier}
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(state | {"AuxLogits.conv0.conv.weight": torch.zeros(1)}, path)
     return path
