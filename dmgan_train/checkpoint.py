@@ -39,8 +39,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         kept = f"the one of step {_step_of(path):,} is kept" if path.is_file() else "there was none before it"
         free = shutil.disk_usage(path.parent).free / 1e6
         raise TrainingError(
-            f"{path}: the checkpoint could not be saved ({trouble.strerror or trouble}; {free:,.0f} MB are free on that"
-            f" disk); {kept}. Make room, and the same command goes on"
+            f"{path}: the checkpoint could not be saved ({trouble.strerror or trouble}; its disk has {free:,.0f} MB"
+            f" for it); {kept}. Make room, and the same command goes on"
         ) from error
 
 

@@ -112,7 +112,8 @@ def _run(
             settings = resolve_settings(preset or "birds", recipe=recipe or "preset", file=config, overrides=overrides)
         settings = resolve_precision(settings, chosen, begun)
         before, data = run.data_folder(), data or _recorded(run)
-        source = source or run.provenance().get("data", {}).get("source")
+        recorded = run.provenance().get("data", {}).get("source")
+        source = source or (recorded if recorded in tuple(SOURCES) else None)
         read: TrainingData = with_vocabulary(read_data(data, source, settings), run, settings)
         if distributed.is_main():
             click.echo(describe_plan(settings, read, chosen))
