@@ -12,6 +12,7 @@ from dmgan_runtime import cpus
 from dmgan_runtime.backends.base import check_threads
 from dmgan_runtime.cpus import cpu_quota, find_processor, usable_cpus
 from dmgan_train.devices import default_workers
+from tests.training import small_settings
 
 V2_IN = "31 23 0:28 {} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1_IN = "32 31 0:29 {} /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct"
@@ -95,7 +96,7 @@ def test_a_system_without_groups_limits_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "cores", "expected", "workers"),
-    [(math.inf, 8, 8, 4), (1.5, 8, 2, 1), (0.25, 8, 1, 0), (6, 2, 2, 1), (3.0, 8, 3, 2)],
+    [(math.inf, 8, 8, 7), (1.5, 8, 2, 1), (0.25, 8, 1, 0), (6, 2, 2, 1), (3.0, 8, 3, 2)],
 )
 def test_threads_and_workers_are_as_many_as_the_quota_allows(
     monkeypatch: pytest.MonkeyPatch, quota: float, cores: int, expected: int, workers: int
@@ -103,7 +104,7 @@ def test_threads_and_workers_are_as_many_as_the_quota_allows(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(cpus, "cpu_quota", lambda: quota)
     assert usable_cpus() == check_threads(None) == expected
-    assert default_workers() == workers
+    assert default_workers(small_settings()) == workers
 
 
 CPUINFO = "processor\t: 0\nmodel name\t: A {0}\nflags\t\t: fpu {0}\n\nprocessor\t: 1\nmodel name\t: B\nflags\t\t: fpu\n"
