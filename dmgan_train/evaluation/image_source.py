@@ -37,7 +37,7 @@ class ImageSource(Protocol):
     truncation: float
 
     def takes(self, caption: str) -> bool:
-        """Whether it knows a word of a caption, and so can generate from it."""
+        """Whether it knows a word of a caption, and so can make an image of it."""
 
     def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The largest images, [N, 3, R, R] uint8 on the CPU.
@@ -113,7 +113,7 @@ class RunSource:
 
 
 def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> Split:
-    """A split as the model's training read it, without the captions that the model cannot read.
+    """A split as the model's training read it, without the captions of which the model knows no word.
 
     Args:
         source: The model.
@@ -122,7 +122,7 @@ def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> S
         name: Which split.
 
     Raises:
-        DataError: if it cannot be read, or the model can read none of its captions.
+        DataError: if it cannot be read, or the model knows a word of none of its captions.
     """
     split = load_split(kind, root, name, source.data.captions_per_image, source.data.held_out)
     return keep_known(split, source.takes, "the model")

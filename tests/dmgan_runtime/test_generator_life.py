@@ -208,7 +208,7 @@ class TestFork:
         active = dataclasses.replace(generator.active, backend="openvino")
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(EngineError, match=r"forked process \(.*openvino.*\); start processes with spawn"):
-            reopen(bundle, {"threads": 1}, generator.manifest, active, busy=False)
+            reopen(bundle, {"backend": "openvino", "threads": 1}, generator.manifest, active, busy=False)
 
 
 class TestEngineFailures:

@@ -22,6 +22,7 @@ from dmgan_runtime.backends import mnn
 from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.mnn import MnnBackend
 from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.engine_handle import reopen
 from dmgan_runtime.manifest import FileEntry
 from dmgan_runtime.quality import psnr
 from export.mnn import build_mnn_engine
@@ -252,11 +253,12 @@ def test_an_engine_from_elsewhere_serves_by_name(own: Path, monkeypatch: pytest.
 
 def test_after_a_fork_the_rule_still_holds(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Generator.open(own, threads=1) as served:
-        assert served.active.backend == "mnn"
-        rewrite(own, flip)
-        monkeypatch.setattr(mnn, "MnnModule", lambda *_: pytest.fail("a stranger's plan was loaded"))
-        with pytest.raises(EngineError, match="not known to be built by you on this machine"):
-            served._engine._reopen(False)
+        manifest, active = served.manifest, served.active
+    assert active.backend == "mnn"
+    rewrite(own, flip)
+    monkeypatch.setattr(mnn, "MnnModule", lambda *_: pytest.fail("a stranger's plan was loaded"))
+    with pytest.raises(EngineError, match="not known to be built by you on this machine"):
+        reopen(own, {"backend": "auto", "threads": 1}, manifest, active, busy=False)
 
 
 def test_a_plan_of_another_stage_is_refused_when_it_is_opened(own: Path) -> None:

@@ -93,7 +93,9 @@ def test_karpathys_pictures_of_flickr_have_no_folder_of_their_own(tmp_path):
     (tmp_path / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
     for image in images:
         write_picture(tmp_path / "images" / image["filename"])
-    check_files(load_coco(tmp_path, "train"), limit=0)
+    split = load_coco(tmp_path, "train")
+    assert all(example.image.parent == tmp_path / "images" for example in split.examples)
+    check_files(split, limit=0)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ import contextlib
 import os
 import pickle
 import subprocess
-import time
 import tracemalloc
 
 import numpy as np
@@ -140,23 +139,20 @@ TEXT = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000
     ],
 )
 def test_a_few_bytes_take_neither_all_memory_nor_for_ever(tmp_path, content):
+    """It ends."""
     tracemalloc.start()
-    began = time.process_time()
     try:
         with contextlib.suppress(DataError):
             reload(tmp_path, content)
-        assert time.process_time() - began < 20
         assert tracemalloc.get_traced_memory()[1] < 200_000_000
     finally:
         tracemalloc.stop()
 
 
-def test_a_large_file_takes_seconds(tmp_path):
+def test_a_large_file_is_read(tmp_path):
     """As many indices as COCO's captions.pickle has in a tenth of its captions."""
     captions = [[word % 30_000 for word in range(start, start + 10)] for start in range(60_000)]
-    began = time.process_time()
     assert reload(tmp_path, pickle.dumps(captions, 2)) == captions
-    assert time.process_time() - began < 10
 
 
 def test_a_missing_file_is_an_error(tmp_path):
