@@ -146,10 +146,10 @@ def with_unknown_captions(images: Path, root: Path, count: int) -> Path:
     return root
 
 
-def test_captions_that_the_model_cannot_read_are_left_out_before_anything_is_painted(run, images, tmp_path) -> None:
+def test_captions_that_the_model_cannot_read_are_left_out_before_anything_is_generated(run, images, tmp_path) -> None:
     source, asked = RunSource(run, CPU), []
-    paint = source.paint
-    source.paint = lambda captions, seeds: asked.extend(captions) or paint(captions, seeds)
+    generate = source.generate
+    source.generate = lambda captions, seeds: asked.extend(captions) or generate(captions, seeds)
     few = with_unknown_captions(images, tmp_path / "few", 3)
     judges = read_encoders(run, CPU)._replace(tokenizer=Tokenizer(["<end>", "square"]))
     measured = evaluate(source, flat_network(), judges, Plan(("is", "retrieval"), few, split="train", images=30))
