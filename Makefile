@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 TRITON := $(VENV)/triton
 INSTALL_TRITON = $(BIN)/python -m pip --python $(TRITON)/bin/python install --quiet
 DEMO := demo
+NODE := .cache/node
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup node-modules clean
 
 ## demo: set up, generate with the packaged model, then paint birds, train the tiny preset, export, generate, show both
 demo: $(VENV)/ready
@@ -29,8 +30,16 @@ demo: $(VENV)/ready
 	@echo "The pictures: $(DEMO)/emoji.png (the packaged model) and $(DEMO)/birds.png (trained just now)"
 
 ## test: style, types, import rules and tests
-test: lint $(TRITON)/ready
+test: lint $(TRITON)/ready node-modules
 	$(BIN)/python -m pytest
+
+## node-modules: what the tests of dmgan_runtime/web need, if npm is there; without it they are skipped by name
+node-modules: $(if $(shell command -v npm),$(NODE)/ready)
+
+$(NODE)/ready: tests/web/package.json
+	mkdir -p $(NODE) && cp $< $(NODE)
+	npm install --prefix $(NODE) --ignore-scripts --no-audit --no-fund --silent && touch $@ || \
+	  echo "npm could not install them; the tests that need them are skipped"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

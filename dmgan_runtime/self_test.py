@@ -89,12 +89,13 @@ def run_self_test(generator: Generator) -> SelfTestResult:
     return SelfTestResult(generation.image.width, active.precision, seconds, worst, tolerance)
 
 
+def make_thumbnail(picture: Image.Image) -> bytes:
+    """The mean of a picture in 8x8 blocks, row by row, three bytes each."""
+    return picture.resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
+
+
 def _thumbnails(generation: Generation) -> dict[int, bytes]:
-    size = (_SIDE, _SIDE)
-    return {
-        resolution: picture.resize(size, Image.Resampling.BOX).tobytes()
-        for resolution, picture in generation.stages.items()
-    }
+    return {resolution: make_thumbnail(picture) for resolution, picture in generation.stages.items()}
 
 
 def _levels(thumbnail: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -22,6 +22,7 @@ def test_help_shows_the_commands() -> None:
         "bundle        Export a trained RUN",
         "build-engine  Build engines of TensorRT or MNN",
         "triton        Write a model repository of a BUNDLE",
+        "vectors       Write test vectors of a BUNDLE",
     ):
         assert line in result.output
 
@@ -84,6 +85,14 @@ def test_a_repository_is_written_without_pytorch_and_onnx(tmp_path, layout) -> N
     result = run_without(TRAINING, "triton", str(bundle), "-o", str(tmp_path / "models"), "--layout", layout)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "models" / "tiny" / "config.pbtxt").exists()
+
+
+def test_vectors_are_written_without_pytorch_and_onnx(tmp_path) -> None:
+    bundle, output = build_bundle(tmp_path / "small"), tmp_path / "vectors.json"
+    lacking = tuple(package for package in TRAINING if package != "onnxruntime")
+    result = run_without(lacking, "vectors", str(bundle), "-o", str(output), "--count", "20")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{output}: 20 captions and seeds, 4 pictures\n"
 
 
 @pytest.mark.parametrize(

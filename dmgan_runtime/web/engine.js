@@ -1,0 +1,131 @@
+/** ONNX Runtime's build for the web, which runs the graphs: one at a time, whoever asks. */
+
+import { BackendError, EngineError, reason, SettingsError } from "./errors.js";
+
+/**
+ * @typedef {"wasm" | "webgpu"} Device
+ * @typedef {Record<string, import("onnxruntime-common").Tensor>} Tensors
+ */
+
+/**
+ * Loads ONNX Runtime for a device.
+ *
+ * @param {Device} device
+ * @returns {Promise<typeof import("onnxruntime-web")>}
+ */
+async function importRuntime(device) {
+  if (device === "webgpu") return import("onnxruntime-web/webgpu");
+  // Under Node the build for the browser would fetch its own files, which Node cannot.
+  if (globalThis.process?.versions?.node) return import("onnxruntime-web");
+  return import("onnxruntime-web/wasm");
+}
+
+/** The loaded graphs of a bundle. */
+export class Engine {
+  /** @type {Map<string, import("onnxruntime-common").InferenceSession>} */
+  #sessions = new Map();
+  #turn = Promise.resolve();
+
+  /**
+   * @param {typeof import("onnxruntime-web")} runtime
+   * @param {Device} device
+   */
+  constructor(runtime, device) {
+    this.runtime = runtime;
+    this.device = device;
+    this.version = runtime.env.versions.web ?? runtime.env.versions.common;
+  }
+
+  /**
+   * Checks the device and prepares ONNX Runtime for it.
+   *
+   * @param {Device} device
+   * @param {number | undefined} threads
+   * @param {typeof import("onnxruntime-web") | undefined} runtime
+   * @returns {Promise<Engine>}
+   */
+  static async open(device, threads, runtime) {
+    if (device !== "wasm" && device !== "webgpu") {
+      throw new SettingsError(`device is ${String(device)}; pass "wasm" or "webgpu"`);
+    }
+    if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
+      throw new SettingsError(`threads is ${String(threads)}; pass a whole number from 1 to 1024`);
+    }
+    if (!globalThis.WebAssembly) {
+      throw new BackendError("WebAssembly cannot run here; use a browser of 2022 or later, and let it run WebAssembly");
+    }
+    // @ts-ignore: WebGPU's types are not everywhere
+    if (device === "webgpu" && !(await globalThis.navigator?.gpu?.requestAdapter())) {
+      throw new BackendError('WebGPU cannot be had here; use device "wasm", or a browser and a GPU that have WebGPU');
+    }
+    try {
+      runtime ??= await importRuntime(device);
+    } catch (error) {
+      throw new BackendError(
+        `onnxruntime-web cannot be loaded (${reason(error)}); install it with: npm install onnxruntime-web, or pass the` +
+          " module as `runtime`",
+      );
+    }
+    const { wasm } = runtime.env;
+    if (threads !== undefined) wasm.numThreads = threads;
+    // In a worker, so that a page that draws its stages does not freeze while the next one is computed.
+    wasm.proxy = device === "wasm" && typeof document !== "undefined";
+    return new Engine(runtime, device);
+  }
+
+  /** How many threads compute; above one only where the page is cross-origin isolated. */
+  get threads() {
+    return this.runtime.env.wasm.numThreads ?? 1;
+  }
+
+  /**
+   * Loads a graph.
+   *
+   * @param {string} role
+   * @param {Uint8Array} content
+   * @param {string} where Names it in messages.
+   */
+  async load(role, content, where) {
+    try {
+      const options = { executionProviders: [this.device] };
+      this.#sessions.set(role, await this.runtime.InferenceSession.create(content, options));
+    } catch (error) {
+      throw new EngineError(
+        `${where}: ONNX Runtime ${this.version} cannot load it on ${this.device} (${reason(error)}); use another` +
+          " device, or export the bundle again",
+      );
+    }
+  }
+
+  /**
+   * Runs a graph.
+   *
+   * @param {string} role
+   * @param {Tensors} inputs
+   * @param {string[]} names Of the outputs to fetch.
+   * @returns {Promise<Tensors>}
+   */
+  async run(role, inputs, names) {
+    const before = this.#turn;
+    let done = () => {};
+    this.#turn = new Promise((resolve) => (done = /** @type {() => void} */ (resolve)));
+    await before;
+    try {
+      const session = this.#sessions.get(role);
+      if (!session) throw new Error("it was closed");
+      return await session.run(inputs, names);
+    } catch (error) {
+      throw new EngineError(`ONNX Runtime ${this.version} on ${this.device} cannot run ${role}: ${reason(error)}`);
+    } finally {
+      done();
+    }
+  }
+
+  /** Frees the graphs, once what runs has ended. */
+  async close() {
+    await this.#turn;
+    const sessions = [...this.#sessions.values()];
+    this.#sessions.clear();
+    for (const session of sessions) await session.release();
+  }
+}

@@ -1,0 +1,55 @@
+/** The errors that dmgan raises on purpose: one family, one class for each kind of trouble, each with its remedy. */
+
+// Control and format characters, lone surrogates, and every separator but the plain space.
+const UNPRINTABLE = /(?![ \n])[\p{C}\p{Z}]/gu;
+
+/**
+ * Text that is safe to show: what is neither visible nor a space or line break becomes its `\x1b`-like escape.
+ *
+ * @param {string} text
+ * @returns {string}
+ */
+export function printable(text) {
+  return text.replace(UNPRINTABLE, (character) => {
+    const code = /** @type {number} */ (character.codePointAt(0));
+    if (code < 0x100) return `\\x${code.toString(16).padStart(2, "0")}`;
+    return code < 0x10000 ? `\\u${code.toString(16).padStart(4, "0")}` : `\\U${code.toString(16).padStart(8, "0")}`;
+  });
+}
+
+/** The root of every error that dmgan raises on purpose. Its message is safe to show, whatever it quotes. */
+export class DmganError extends Error {
+  /**
+   * @param {string} message
+   * @param {ErrorOptions} [options]
+   */
+  constructor(message, options) {
+    super(printable(message), options);
+    this.name = new.target.name;
+  }
+}
+
+/** A bundle is missing, damaged, unsafe, or of a format that this version does not read. */
+export class BundleError extends DmganError {}
+
+/** A caption cannot be turned into tokens: empty, too long, or made of unknown words alone. */
+export class CaptionError extends DmganError {}
+
+/** An engine or a device was asked for and cannot be had here. */
+export class BackendError extends DmganError {}
+
+/** The engine was there but failed while it loaded or ran a graph. */
+export class EngineError extends DmganError {}
+
+/** An option is unknown, has the wrong type, or is out of its range. */
+export class SettingsError extends DmganError {}
+
+/**
+ * What went wrong, in words, whatever was thrown.
+ *
+ * @param {unknown} error
+ * @returns {string}
+ */
+export function reason(error) {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,107 @@
+/** Captions to tokens, by the rules of docs/bundle.md. */
+
+import { BundleError, CaptionError, reason } from "./errors.js";
+
+export const PAD = "<end>";
+export const MAX_CAPTION_CHARACTERS = 10_000;
+
+const WORD = /[\p{L}\p{N}_]+/gu;
+const NOT_ASCII = /[^\0-\x7f]/gu;
+
+/**
+ * @typedef {object} Encoding A caption as the text encoder takes it, and what became of its words.
+ * @property {BigInt64Array} tokens [T], padded with 0.
+ * @property {number} length How many of the tokens are words, from 1 to T.
+ * @property {string[]} words Those that became tokens.
+ * @property {string[]} unknownWords Those that the vocabulary lacks, as the caption has them but in lower case.
+ * @property {string[]} cutWords The known words beyond T.
+ */
+
+/** Words to the places of a vocabulary. Place 0 is padding. */
+export class Tokenizer {
+  /** @type {Map<string, number>} */
+  #index;
+
+  /** @param {string[]} words The vocabulary, whose first word is the padding. */
+  constructor(words) {
+    if (words[0] !== PAD) throw new Error(`a vocabulary starts with '${PAD}' (the padding)`);
+    this.words = words;
+    this.#index = new Map(words.map((word, place) => [word, place]));
+    if (this.#index.size !== words.length) throw new Error("a vocabulary holds each word once; this one repeats some");
+  }
+
+  /**
+   * Reads a vocabulary from a JSON list of words.
+   *
+   * @param {Uint8Array} content
+   * @param {string} where Names the file in messages.
+   * @returns {Tokenizer}
+   */
+  static fromJson(content, where) {
+    try {
+      const words = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content));
+      if (!Array.isArray(words) || !words.every((word) => typeof word === "string")) {
+        throw new Error("it is no list of text");
+      }
+      return new Tokenizer(words);
+    } catch (error) {
+      throw new BundleError(`${where}: cannot be read as a vocabulary (${reason(error)}); export the bundle again`);
+    }
+  }
+
+  /** @param {string} word */
+  has(word) {
+    return this.#index.has(word);
+  }
+
+  /**
+   * Turns a caption into tokens, keeping its first known words.
+   *
+   * @param {unknown} caption
+   * @param {number} maxWords T.
+   * @returns {Encoding}
+   */
+  encode(caption, maxWords) {
+    if (typeof caption !== "string") throw new CaptionError(`a caption is text, not ${typeof caption}; pass a string`);
+    const characters = caption.length <= MAX_CAPTION_CHARACTERS ? caption.length : [...caption].length;
+    if (characters > MAX_CAPTION_CHARACTERS) {
+      throw new CaptionError(
+        `a caption has ${characters.toLocaleString("en")} characters, over ` +
+          `${MAX_CAPTION_CHARACTERS.toLocaleString("en")}; shorten it (the model reads its first ${maxWords} words)`,
+      );
+    }
+    const quoted = `'${[...caption.slice(0, 160)].slice(0, 80).join("")}'`;
+    const split = splitWords(caption);
+    if (!split.some(({ word }) => word)) {
+      throw new CaptionError(`the caption ${quoted} has no words; describe the picture in English words`);
+    }
+    const known = split.filter(({ word }) => word && this.has(word)).map(({ word }) => word);
+    if (!known.length) {
+      throw new CaptionError(
+        `no word of the caption ${quoted} is in the model's vocabulary of ` +
+          `${(this.words.length - 1).toLocaleString("en")} words; describe the picture in words that it knows`,
+      );
+    }
+    const words = known.slice(0, maxWords);
+    const tokens = new BigInt64Array(maxWords);
+    words.forEach((word, place) => (tokens[place] = BigInt(/** @type {number} */ (this.#index.get(word)))));
+    return {
+      tokens,
+      length: words.length,
+      words,
+      unknownWords: split.filter(({ word }) => !word || !this.has(word)).map(({ written }) => written),
+      cutWords: known.slice(maxWords),
+    };
+  }
+}
+
+/**
+ * The words as the model reads them, maybe empty, each with the word as it was written in the caption.
+ *
+ * @param {string} caption
+ * @returns {{word: string, written: string}[]}
+ */
+export function splitWords(caption) {
+  const runs = caption.toLowerCase().match(WORD) ?? [];
+  return runs.map((written) => ({ word: written.replace(NOT_ASCII, ""), written }));
+}
