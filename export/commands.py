@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         "Build engines of TensorRT or MNN from the graphs of a BUNDLE.",
     ),
     "triton": ("export.triton.cli", ("triton",), "Write a model repository of a BUNDLE for Triton Inference Server."),
+    "web": ("export.browser.cli", ("export,cpu",), "Write a page that runs a BUNDLE in browsers, for any static host."),
     "vectors": ("export.vectors_cli", ("cpu",), "Write test vectors of a BUNDLE, for readers in other languages."),
 }
 

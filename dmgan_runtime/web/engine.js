@@ -1,17 +1,18 @@
 /** ONNX Runtime's build for the web, which runs the graphs: one at a time, whoever asks. */
 
-import { BackendError, EngineError, reason, SettingsError } from "./errors.js";
+import { BackendError, DmganError, EngineError, reason, SettingsError } from "./errors.js";
 
 /**
  * @typedef {"wasm" | "webgpu"} Device
  * @typedef {Record<string, import("onnxruntime-common").Tensor>} Tensors
+ * @typedef {typeof import("onnxruntime-web")} Runtime
  */
 
 /**
  * Loads ONNX Runtime for a device.
  *
  * @param {Device} device
- * @returns {Promise<typeof import("onnxruntime-web")>}
+ * @returns {Promise<Runtime>}
  */
 async function importRuntime(device) {
   if (device === "webgpu") return import("onnxruntime-web/webgpu");
@@ -27,7 +28,7 @@ export class Engine {
   #turn = Promise.resolve();
 
   /**
-   * @param {typeof import("onnxruntime-web")} runtime
+   * @param {Runtime} runtime
    * @param {Device} device
    */
   constructor(runtime, device) {
@@ -41,10 +42,10 @@ export class Engine {
    *
    * @param {Device} device
    * @param {number | undefined} threads
-   * @param {typeof import("onnxruntime-web") | undefined} runtime
+   * @param {() => Promise<Runtime>} [load] Loads ONNX Runtime, once it is known that it can run.
    * @returns {Promise<Engine>}
    */
-  static async open(device, threads, runtime) {
+  static async open(device, threads, load = () => importRuntime(device)) {
     if (device !== "wasm" && device !== "webgpu") {
       throw new SettingsError(`device is ${String(device)}; pass "wasm" or "webgpu"`);
     }
@@ -58,9 +59,11 @@ export class Engine {
     if (device === "webgpu" && !(await globalThis.navigator?.gpu?.requestAdapter())) {
       throw new BackendError('WebGPU cannot be had here; use device "wasm", or a browser and a GPU that have WebGPU');
     }
+    let runtime;
     try {
-      runtime ??= await importRuntime(device);
+      runtime = await load();
     } catch (error) {
+      if (error instanceof DmganError) throw error;
       throw new BackendError(
         `onnxruntime-web cannot be loaded (${reason(error)}); install it with: npm install onnxruntime-web, or pass the` +
           " module as `runtime`",
@@ -87,7 +90,8 @@ export class Engine {
    */
   async load(role, content, where) {
     try {
-      const options = { executionProviders: [this.device] };
+      /** @type {import("onnxruntime-common").InferenceSession.SessionOptions} */
+      const options = { executionProviders: [this.device], logSeverityLevel: 3 }; // errors, no advice
       this.#sessions.set(role, await this.runtime.InferenceSession.create(content, options));
     } catch (error) {
       throw new EngineError(
@@ -113,12 +117,23 @@ export class Engine {
     try {
       const session = this.#sessions.get(role);
       if (!session) throw new Error("it was closed");
-      return await session.run(inputs, names);
+      return await session.run(this.runtime.env.wasm.proxy ? this.#copies(inputs) : inputs, names);
     } catch (error) {
       throw new EngineError(`ONNX Runtime ${this.version} on ${this.device} cannot run ${role}: ${reason(error)}`);
     } finally {
       done();
     }
+  }
+
+  /**
+   * A worker takes what it is given for itself, and the next graph may need it too.
+   *
+   * @param {Tensors} inputs
+   * @returns {Tensors}
+   */
+  #copies(inputs) {
+    const copy = (/** @type {any} */ { type, data, dims }) => new this.runtime.Tensor(type, data.slice(), dims);
+    return Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, copy(tensor)]));
   }
 
   /** Frees the graphs, once what runs has ended. */

@@ -10,8 +10,8 @@ export interface OpenOptions {
   precision?: "fp32" | "fp16" | "int8";
   /** Threads of WebAssembly; more than one needs a page that is cross-origin isolated. ONNX Runtime chooses if absent. */
   threads?: number;
-  /** The module onnxruntime-web, if it is not to be imported by that name. */
-  runtime?: typeof OnnxRuntime;
+  /** Loads onnxruntime-web, if it is not to be imported by that name; called once it is known that it can run. */
+  runtime?: () => Promise<typeof OnnxRuntime>;
   /** Told of every part of the bundle that arrives: bytes so far, bytes in all, and the file's path. */
   onProgress?: (progress: { loaded: number; total: number; path: string }) => void;
   /** Fetches the files; the default is the global `fetch`. */

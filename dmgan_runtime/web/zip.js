@@ -175,8 +175,11 @@ const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
   return value;
 });
 
-/** @param {Uint8Array} content */
-function crc32(content) {
+/**
+ * @param {Uint8Array} content
+ * @returns {number}
+ */
+export function crc32(content) {
   let value = 0xffffffff;
   for (const byte of content) value = CRC[(value ^ byte) & 0xff] ^ (value >>> 8);
   return ~value >>> 0;

@@ -56,7 +56,7 @@ function withSeeds({ seed, seeds, ...options }) {
 const operations = {
   async open({ path, options = {} }) {
     const [from, fetch] = await source(path);
-    const runtime = await import(new URL("onnxruntime-web/dist/ort.node.min.mjs", modules));
+    const runtime = () => import(new URL("onnxruntime-web/dist/ort.node.min.mjs", modules));
     const progress = [];
     const onProgress = (each) => progress.push(each);
     const generator = await Generator.open(from, { runtime, onProgress, ...(fetch && { fetch }), ...options });

@@ -1,7 +1,8 @@
-// Where pictures come from. The page knows this interface alone, so that another generator can take its place:
+// Where pictures come from. The page knows this interface alone: in what `dmgan-export web` writes, another file of this
+// name takes the place of this one.
 //
-//   open() -> {name, engine, resolutions, maxWords, words, maxImages, maxSteps}
-//       `words` is the Set of all words that the model knows.
+//   open(tell) -> {name, engine, resolutions, maxWords, words, maxImages, maxSteps}
+//       `words` is the Set of all words that the model knows; `tell` is called with text while it takes long.
 //   stream({caption, seed, count, stages, attention, signal}) -> async iterator of pictures
 //       Every stage of every image if `stages` is true, otherwise the last ones; image i has the seed `seed + i`.
 //   generate(the same) -> the last stages, as an array
@@ -21,7 +22,7 @@ export class RefusedError extends Error {
   }
 }
 
-export class HttpGenerator {
+export class PageGenerator {
   constructor(base = "") {
     this.base = base;
     this.key = "";

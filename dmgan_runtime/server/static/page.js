@@ -1,7 +1,7 @@
 // The page: reads what is asked, shows what comes, and keeps both in the address.
 
 import { CaptionBox } from "./caption.js";
-import { HttpGenerator, RefusedError } from "./generator.js";
+import { PageGenerator, RefusedError } from "./generator.js";
 import { MemoryPanel } from "./memory.js";
 import { WalkPlayer } from "./walk.js";
 
@@ -11,7 +11,7 @@ const STEPS = 16;
 const MOST_SEED = 2 ** 32;
 
 const at = (id) => document.getElementById(id);
-const generator = new HttpGenerator();
+const generator = new PageGenerator();
 const memory = new MemoryPanel(at("memory"), at("image"), at("overlay"));
 const walk = new WalkPlayer(at("walk"));
 const captions = [new CaptionBox(at("caption"), showUnknown), new CaptionBox(at("to-caption"), showUnknown)];
@@ -226,7 +226,7 @@ window.addEventListener("popstate", () => {
 async function open() {
   generator.key = at("key").value || sessionStorage.getItem("key") || "";
   try {
-    model = await generator.open();
+    model = await generator.open(say);
   } catch (error) {
     refuse(error);
     return;

@@ -1,0 +1,172 @@
+// Where pictures come from when there is no server: the bundle beside the page, run here. This file takes the place of
+// the one in dmgan_runtime/server/static, which says what the page asks of it.
+
+import { BundleError, DmganError, Generator } from "../dmgan/index.js";
+import { toPng } from "./png.js";
+
+const root = new URL("../", import.meta.url);
+
+export class RefusedError extends Error {}
+
+export class PageGenerator {
+  async open(tell) {
+    return refusing(async () => {
+      await keepSite();
+      const site = await (await fetch(new URL("site.json", root))).json();
+      const device = new URLSearchParams(location.search).get("device") ?? "wasm";
+      const files = site.runtime[device];
+      if (!files) throw new RefusedError(`This site has no files for the device ${device}; open it without ?device=.`);
+      const arrived = [0, 0];
+      const all = [files.bytes, 0];
+      let over = false; // what still arrives after an error must not hide it
+      const progress = (part, loaded, total) => {
+        [arrived[part], all[part]] = [loaded, total];
+        if (!over) tell(`Loading ${megabytes(arrived)} of ${megabytes(all)} MB`);
+      };
+      this.generator = await Generator.open(new URL("bundle/", root), {
+        device,
+        runtime: () => loadRuntime(files, (bytes) => progress(0, bytes, files.bytes)),
+        onProgress: ({ loaded, total }) => progress(1, loaded, total),
+      }).finally(() => (over = true));
+      tell("");
+      const { manifest, active, resolutions, vocabulary } = this.generator;
+      const threads = device === "wasm" ? `, ${active.threads} thread${active.threads === 1 ? "" : "s"}` : "";
+      return {
+        name: manifest.name,
+        engine: `onnxruntime-web ${active.version} on ${device}${threads}, in this browser`,
+        resolutions,
+        maxWords: manifest.tokenizer.max_words,
+        maxImages: Infinity,
+        maxSteps: Infinity,
+        words: new Set(vocabulary.slice(1)),
+      };
+    });
+  }
+
+  async *stream({ caption, seed, count = 1, stages = true, attention = false, signal }) {
+    const last = this.generator.resolutions.at(-1);
+    for (let image = 0; image < count; image++) {
+      const milliseconds = {};
+      const options = { seed: seed + image, attention };
+      const iterator = await refusing(() => this.generator.stream(caption, options));
+      for (;;) {
+        signal?.throwIfAborted();
+        const began = performance.now();
+        const { done, value } = await refusing(() => iterator.next());
+        if (done) break;
+        const resolution = value.image.width;
+        milliseconds[resolution] = performance.now() - began;
+        if (stages || resolution === last) yield await describe(value, last, { ...milliseconds });
+      }
+    }
+  }
+
+  async generate(options) {
+    const pictures = [];
+    for await (const picture of this.stream({ ...options, stages: false })) pictures.push(picture);
+    return pictures;
+  }
+
+  async interpolate({ captions, seeds, steps, signal }) {
+    return refusing(async () => {
+      const blobs = [];
+      for await (const picture of this.generator.interpolate(captions, { seeds, steps })) {
+        signal?.throwIfAborted();
+        blobs.push(await toPng(picture));
+      }
+      return blobs;
+    });
+  }
+}
+
+/** What the page is told of an error is what the module says. */
+async function refusing(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof BundleError) await forgetSite();
+    throw error instanceof DmganError ? new RefusedError(error.message) : error;
+  }
+}
+
+/** Has the service worker keep what comes from here on; without one the page works all the same. */
+async function keepSite() {
+  const workers = navigator.serviceWorker;
+  if (!workers || workers.controller) return;
+  try {
+    await workers.register(new URL("service_worker.js", root), { scope: root });
+    const controlled = new Promise((resolve) => workers.addEventListener("controllerchange", resolve, { once: true }));
+    await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 5000))]);
+  } catch {
+    // Private windows and plain http have none.
+  }
+}
+
+/** So that a damaged file is fetched anew next time. */
+async function forgetSite() {
+  for (const name of (await globalThis.caches?.keys()) ?? []) {
+    if (name.startsWith(`dmgan ${root.href} `)) await caches.delete(name);
+  }
+}
+
+function megabytes(parts) {
+  return (parts.reduce((sum, bytes) => sum + bytes) / 1e6).toFixed(1);
+}
+
+/** The engine, whose WebAssembly is proven as the bundle's files are. */
+async function loadRuntime({ module, wasm, bytes, sha256 }, arrived) {
+  const response = await fetch(new URL(wasm, root));
+  const content = new Uint8Array(bytes);
+  let size = 0;
+  const reader = response.body.getReader();
+  for (let step = await reader.read(); !step.done; step = await reader.read()) {
+    if (size + step.value.length <= bytes) content.set(step.value, size);
+    size += step.value.length;
+    arrived(size);
+  }
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (!response.ok || size !== bytes || found !== sha256) {
+    throw new BundleError(`${wasm}: missing, damaged or replaced; copy the site again from where it was exported`);
+  }
+  const runtime = await import(new URL(module, root));
+  runtime.env.wasm.wasmBinary = content.buffer;
+  return runtime;
+}
+
+/** A stage as the page takes it. */
+async function describe(generation, last, milliseconds) {
+  const { caption, seed, image, words, unknownWords, cutWords, attention, gates } = generation;
+  return {
+    blob: await toPng(image, { Description: caption, Seed: String(seed) }),
+    last: image.width === last,
+    resolution: image.width,
+    seed: Number(seed),
+    words,
+    unknownWords,
+    cutWords,
+    milliseconds,
+    attention: attention && Object.fromEntries(
+      [...attention].map(([side, stage]) => [side, describeMemory(stage, gates.get(side))]),
+    ),
+  };
+}
+
+function describeMemory({ side, maps }, { writing, response }) {
+  const largest = maps.reduce((most, map) => map.reduce((a, b) => Math.max(a, b), most), 0);
+  const largestResponse = response?.reduce((a, b) => Math.max(a, b), 0);
+  return {
+    side,
+    largest,
+    maps: maps.map((map) => levels(map, largest)),
+    shares: maps.map((map) => map.reduce((sum, value) => sum + value, 0) / map.length),
+    writingGate: writing && [...writing],
+    responseGate: response && levels(response, largestResponse),
+    largestResponse,
+  };
+}
+
+/** Weights as bytes, 255 for the largest. */
+function levels(weights, largest) {
+  return Uint8Array.from(weights, (weight) => Math.round((255 * weight) / Math.max(largest, Number.MIN_VALUE)));
+}

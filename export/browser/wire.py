@@ -1,0 +1,119 @@
+"""The bundle as it travels to browsers: fp32 graphs alone, their weights in fp16 where no picture shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dmgan_runtime import Generator
+from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.errors import BundleError
+from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, GraphEntry
+from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.self_test import run_self_test
+from export.browser.half_weights import store_in_half
+from export.quality import decibels, psnr
+
+REQUIRED_PSNR = 50.0
+STORED_IN_HALF = "weights_stored_in_fp16_image_psnr_db"
+_IMAGES = 32
+_BATCH = 4
+
+
+class WireBundle(NamedTuple):
+    """What became of a bundle.
+
+    Attributes:
+        bytes: Of its files.
+        psnr: Of the worst of many images, weights in fp16 against fp32, in dB.
+        half: Whether its weights are in fp16.
+    """
+
+    bytes: int
+    psnr: float
+    half: bool
+
+
+def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -> WireBundle:
+    """Writes the bundle that browsers fetch, and generates its self-test.
+
+    Args:
+        path: A bundle, a folder or .zip.
+        folder: Where to; a new folder.
+        report: Told each step as it begins.
+
+    Raises:
+        BundleError: if the bundle is damaged, or a graph is not there in fp32.
+        EngineError: if the new bundle does not generate what the old one did.
+        OSError: if the disk is full.
+    """
+    folder.mkdir()
+    with Bundle(path) as bundle:
+        manifest = bundle.manifest
+        graphs = [_fp32(bundle, role) for role in manifest.model.roles]
+        cards = [entry for entry in manifest.files if entry.path.lower().endswith(".md")]
+        contents = {entry.file.path: bundle.read(entry.file) for entry in graphs}
+        for entry in (manifest.tokenizer.file, *cards):
+            _write(folder, entry.path, bundle.read(entry))
+    manifest = manifest.__replace__(graphs=tuple(graphs), files=tuple(cards))
+    report("storing weights in fp16")
+    for name, content in contents.items():
+        _write(folder, name, store_in_half(content))
+    halved = tuple(graph.__replace__(file=FileEntry.of(folder, graph.file.path)) for graph in graphs)
+    provenance = dict(manifest.provenance)
+    # The measurements against PyTorch were of the other files.
+    changed = manifest.__replace__(graphs=halved, parity=(), provenance=provenance)
+    (folder / MANIFEST_NAME).write_bytes(changed.to_json())
+    report("comparing its images with those of fp32")
+    worst = _worst_psnr(path, folder)
+    half = worst >= REQUIRED_PSNR
+    if half:
+        provenance[STORED_IN_HALF] = round(worst, 1)
+    else:
+        report(f"{decibels(worst)}, and {REQUIRED_PSNR:.0f} are needed: the weights stay in fp32")
+        for name, content in contents.items():
+            _write(folder, name, content)
+        changed = manifest
+    (folder / MANIFEST_NAME).write_bytes(changed.to_json())
+    with Generator.open(folder, backend="onnxruntime", device="cpu") as generator:
+        run_self_test(generator)
+    size = sum(entry.bytes for entry in changed.every_file) + (folder / MANIFEST_NAME).stat().st_size
+    return WireBundle(size, worst, half)
+
+
+def _fp32(bundle: Bundle, role: str) -> GraphEntry:
+    for graph in bundle.manifest.graphs:
+        if (graph.role, graph.precision) == (role, "fp32"):
+            return graph
+    raise BundleError(f"{bundle.path}: has no {role} graph in fp32; export the bundle again")
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def _worst_psnr(path: Path, changed: Path) -> float:
+    """The PSNR of the worst image, over random words in captions of every length, and every stage."""
+    with (
+        Generator.open(path, backend="onnxruntime", device="cpu", precision="fp32") as expected,
+        Generator.open(changed, backend="onnxruntime", device="cpu", precision="fp32") as actual,
+    ):
+        words, model = expected.manifest.tokenizer.max_words, expected.manifest.model
+        random = np.random.default_rng(0)
+        worst = np.inf
+        for first in range(0, _IMAGES, _BATCH):
+            seeds = range(first, first + _BATCH)
+            lengths = np.arange(first, first + _BATCH) % words + 1
+            tokens = random.integers(1, len(expected.tokenizer), (_BATCH, words)) * (
+                np.arange(words) < lengths[:, None]
+            )
+            noises = draw_noise(seeds, model.noise_features, model.condition_features)
+            was, now = (each.synthesize(tokens, lengths, *noises).images for each in (expected, actual))
+            for side, images in was.items():
+                worst = min(worst, *map(psnr, now[side], images))
+    return float(worst)

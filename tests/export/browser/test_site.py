@@ -1,0 +1,171 @@
+"""`dmgan-export web`: the folder it writes, and the bundle inside."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, numpy_helper
+
+from dmgan_runtime import Generator
+from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.graphs import graph_interface
+from dmgan_runtime.manifest import MANIFEST_NAME
+from dmgan_runtime.self_test import run_self_test
+from export.browser.half_weights import store_in_half
+from export.browser.wire import STORED_IN_HALF
+from export.commands import main
+from tests.bundles import MAX_WORDS, SPEC, build_bundle, build_graph, write_manifest, zip_bundle
+from tests.export.browser.packages import build_package
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_package(tmp_path_factory.mktemp("npm") / "onnxruntime-web")
+
+
+def export(bundle: Path, output: Path, runtime: Path, *arguments: str) -> Any:
+    command = ["web", str(bundle), "-o", str(output), "--onnxruntime-web", str(runtime), *arguments]
+    return CliRunner().invoke(main, command, prog_name="dmgan-export")
+
+
+def images(bundle: Path, caption: str, seed: int) -> dict[int, np.ndarray[Any, Any]]:
+    with Generator.open(bundle, backend="onnxruntime", device="cpu") as generator:
+        (made,) = generator.generate(caption, seed=seed)
+        return {side: np.asarray(picture).astype(int) for side, picture in made.stages.items()}
+
+
+@pytest.fixture(scope="module")
+def site(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model's."""
+    path = tmp_path_factory.mktemp("sites") / "site"
+    result = export(packaged_bundle(), path, runtime)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"bundle: 3\.\d MB, weights in fp16, 5\d\.\d dB from fp32 in the worst image", result.stdout)
+    assert f"python -m http.server --directory {path}" in result.stdout
+    return path
+
+
+class TestTheBundle:
+    def test_it_is_half_as_large_and_whole(self, site: Path) -> None:
+        with Bundle(site / "bundle") as wire, Bundle(packaged_bundle()) as packaged:
+            sizes = [sum(graph.file.bytes for graph in each.manifest.graphs) for each in (wire, packaged)]
+            assert sizes[0] < 0.51 * sizes[1]
+            for entry in wire.manifest.every_file:
+                wire.read(entry)
+            assert [entry.path for entry in wire.manifest.files] == ["MODEL_CARD.md"]
+            assert wire.manifest.parity == ()
+            assert wire.manifest.provenance[STORED_IN_HALF] >= 50
+            assert wire.manifest.self_test == packaged.manifest.self_test
+
+    def test_python_generates_nearly_the_same_from_it(self, site: Path) -> None:
+        with Generator.open(site / "bundle", backend="onnxruntime", device="cpu") as generator:
+            assert run_self_test(generator).difference in (0, 1, 2)
+        ours, packaged = (images(each, "red heart", 7) for each in (site / "bundle", packaged_bundle()))
+        for side, levels in packaged.items():
+            assert np.abs(ours[side] - levels).mean() < 0.5
+
+    def test_a_graph_keeps_its_interface_and_only_large_weights_are_halved(self) -> None:
+        content = store_in_half(build_graph("generator_0").SerializeToString())
+        model = onnx.load_from_string(content)
+        interface = graph_interface("generator_0", SPEC, MAX_WORDS)
+        for values, entries in zip((model.graph.input, model.graph.output), interface, strict=True):
+            assert [value.name for value in values] == [entry.name for entry in entries]
+        kinds = {weight.name: weight.data_type for weight in model.graph.initializer}
+        assert kinds["weight.fp16"] == TensorProto.FLOAT16
+        assert kinds["to_colours"] == TensorProto.FLOAT
+
+    def test_a_weight_that_fp16_cannot_hold_stays(self) -> None:
+        model = build_graph("generator_0")
+        (weight,) = (each for each in model.graph.initializer if each.name == "weight")
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1e6, "weight"))
+        assert onnx.load_from_string(store_in_half(model.SerializeToString())) == model
+
+    def test_weights_that_show_in_pictures_stay_in_fp32(self, runtime: Path, tmp_path: Path) -> None:
+        bundle = build_bundle(tmp_path / "bundle")
+        file = bundle / "onnx/generator_0.onnx"
+        model = onnx.load(file)
+        (weight,) = (each for each in model.graph.initializer if each.name == "weight")
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1000, "weight"))
+        onnx.save(model, file)
+        write_manifest(bundle)
+        result = export(bundle, tmp_path / "site", runtime)
+        assert result.exit_code == 0, result.output
+        assert "and 50 are needed: the weights stay in fp32" in result.stderr
+        assert "weights in fp32" in result.stdout
+        for name in ("onnx/generator_0.onnx", "onnx/generator_1.onnx", MANIFEST_NAME):
+            assert (tmp_path / "site/bundle" / name).read_bytes() == (bundle / name).read_bytes()
+
+
+class TestTheSite:
+    def test_it_has_the_servers_page_and_our_own_generator(self, site: Path) -> None:
+        page = Path(packaged_bundle()).parents[1] / "server" / "static"
+        for file in page.iterdir():
+            copied = site / ("index.html" if file.name == "index.html" else f"static/{file.name}")
+            assert (copied.read_bytes() == file.read_bytes()) == (file.name != "generator.js")
+        names = re.findall(r"^export (?:async )?(?:class|function) (\w+)", (page / "generator.js").read_text(), re.M)
+        ours = (site / "static/generator.js").read_text()
+        assert {"PageGenerator", "RefusedError"} <= set(names)
+        assert all(f"export class {name} " in ours for name in ("PageGenerator", "RefusedError"))
+
+    def test_the_worker_knows_every_file(self, site: Path) -> None:
+        facts = json.loads(
+            re.search(r"^const SITE = (.*?);", (site / "service_worker.js").read_text(), re.M)[1]
+        )  # fmt: skip
+        there = {file.relative_to(site).as_posix() for file in site.rglob("*") if file.is_file()}
+        assert {*facts["page"], *facts["large"]} == there - {"index.html", "service_worker.js"} | {"./"}
+        assert {name for name in facts["large"] if name.startswith("onnxruntime/")} == {
+            "onnxruntime/ort.wasm.bundle.min.mjs", "onnxruntime/ort-wasm-simd-threaded.wasm",
+        }  # fmt: skip
+        assert list(json.loads((site / "site.json").read_bytes())["runtime"]) == ["wasm"]
+
+    def test_another_bundle_is_another_version(self, site: Path, runtime: Path, tmp_path: Path) -> None:
+        versions = set()
+        for name, words in (("one", ("<end>", "a")), ("other", ("<end>", "b"))):
+            bundle = zip_bundle(build_bundle(tmp_path / name, words=words), tmp_path / f"{name}.zip")
+            for output in (name, f"{name} again"):
+                assert export(bundle, tmp_path / "sites" / output, runtime, "--webgpu").exit_code == 0
+                facts = json.loads((tmp_path / "sites" / output / "site.json").read_bytes())
+                assert list(facts["runtime"]) == ["wasm", "webgpu"]
+                versions.add(facts["version"])
+        assert len(versions) == 2
+
+
+class TestRefusals:
+    def test_a_folder_that_is_there_is_left_alone(self, runtime: Path, tmp_path: Path) -> None:
+        (tmp_path / "site").mkdir()
+        result = export(packaged_bundle(), tmp_path / "site", runtime)
+        assert result.exit_code == 2
+        assert "exists already; remove it or choose another name" in result.stderr
+        assert not list((tmp_path / "site").iterdir())
+
+    def test_a_damaged_bundle_leaves_nothing_behind(self, runtime: Path, tmp_path: Path) -> None:
+        bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+        (bundle / "onnx/generator_1.onnx").write_bytes(b"")
+        result = export(bundle, tmp_path / "sites" / "site", runtime)
+        assert result.exit_code == 2
+        assert "generator_1.onnx: damaged or replaced" in result.stderr
+        assert not (tmp_path / "sites").exists()
+
+    def test_a_bundle_without_fp32(self, runtime: Path, tmp_path: Path) -> None:
+        bundle = build_bundle(tmp_path / "bundle")
+        manifest = json.loads((bundle / MANIFEST_NAME).read_bytes())
+        manifest["graphs"][1]["precision"] = "fp16"
+        (bundle / MANIFEST_NAME).write_text(json.dumps(manifest))
+        result = export(bundle, tmp_path / "site", runtime)
+        assert result.exit_code == 2
+        assert "has no generator_0 graph in fp32; export the bundle again" in result.stderr
+
+    def test_without_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        command = ["web", str(packaged_bundle()), "-o", "site"]
+        result = CliRunner().invoke(main, command, prog_name="dmgan-export")
+        assert result.exit_code == 2
+        assert "npm install onnxruntime-web" in result.stderr
