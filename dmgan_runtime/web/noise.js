@@ -66,7 +66,7 @@ function normalNumbers(seed, count) {
   const { fround } = Math;
   const stream = words(seed);
   const next = () => stream.next().value;
-  const uniform = () => (next() >>> 9) * 2 ** -23; // exact in float32
+  const uniform = () => (next() >>> 8) * 2 ** -24; // exact in float32
   const numbers = new Float32Array(count);
   for (let place = 0; place < count; ) {
     const word = next();

@@ -329,7 +329,7 @@ def normal_numbers(seed: int, visit: Callable[[str], None] = lambda _: None) -> 
     words = words_of_32_bits(seed)
 
     def uniform() -> np.float32:
-        return F32(next(words) >> 9) * F32(2**-23)
+        return F32(next(words) >> 8) * F32(2**-24)
 
     while True:
         w = next(words)
@@ -376,9 +376,13 @@ class TestNoise:
 
     def test_the_numbers_are_numpys_down_every_path(self) -> None:
         visited: list[str] = []
+        differ = 0
         for seed in (0, 1, MAX_SEED, *range(1000, 1097)):
             expected = Generator(Philox(key=seed)).standard_normal(1000, dtype=np.float32)
-            assert_same(numbers(seed, 1000, visited.append), expected)
+            found = numbers(seed, 1000, visited.append)
+            assert_same(found, expected)
+            differ += int((found != expected).sum())
+        assert differ < visited.count("tail") / 5  # a wrong u would show in every tail
         assert min(map(visited.count, ("accepted", "rejected"))) > 100
         assert min(map(visited.count, ("tail", "tail again"))) > 0
 

@@ -79,7 +79,7 @@ def test_the_noise_of_1000_seeds_is_pythons_to_the_bit(node: Node, vectors: Any)
         found = node("noise", seed=entry["seed"], truncation=entry["truncation"], **widths)
         differ += assert_same(found, entry["bits"], entry["truncation"])
     print(f"{differ} of {1000 * sum(widths.values()):,} numbers differ in their last bit")  # noqa: T201
-    assert differ < 40
+    assert differ <= 5  # none with glibc 2.36
 
 
 def test_the_vectors_of_the_bundles_page_hold(node: Node) -> None:
