@@ -2,13 +2,14 @@
 
 import { BackendError, BundleError, reason, SettingsError } from "./errors.js";
 import { parseManifest } from "./manifest.js";
-import { checkSelfContained } from "./onnx_file.js";
+import { checkOnnxFile } from "./onnx_file.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Zip } from "./zip.js";
 
 export const MAX_MANIFEST_BYTES = 16 * 2 ** 20;
 export const MAX_VOCABULARY_BYTES = 16 * 2 ** 20;
 export const MAX_FILE_BYTES = 2 * 2 ** 30;
+const LFS_POINTER = "version https://git-lfs.github.com/spec/";
 
 /**
  * @typedef {import("./manifest.js").FileEntry} FileEntry
@@ -48,9 +49,9 @@ export class Bundle {
     }
     const { files, where } = await openFiles(source, fetch);
     const name = `${where}/manifest.json`;
-    const content = await files.read("manifest.json", MAX_MANIFEST_BYTES, (bytes) => {
-      checkLimit(bytes, MAX_MANIFEST_BYTES, name);
-    });
+    const { content, size } = await files.read("manifest.json", MAX_MANIFEST_BYTES);
+    checkLimit(size, MAX_MANIFEST_BYTES, name);
+    checkNoPointer(content, name);
     return new Bundle(files, where, parseManifest(content, name));
   }
 
@@ -64,40 +65,29 @@ export class Bundle {
    */
   async read(entry, limit = MAX_FILE_BYTES, arrived = undefined) {
     const where = `${this.where}/${entry.path}`;
-    const again = "copy the bundle again from where it came";
-    const content = await this.#files.read(
-      entry.path,
-      Math.min(limit, entry.bytes),
-      (bytes) => {
-        if (bytes !== entry.bytes) {
-          const [found, said] = [bytes, entry.bytes].map((each) => each.toLocaleString("en"));
-          throw new BundleError(
-            `${where}: damaged or replaced: it has ${found} bytes, the manifest says ${said}; ${again}`,
-          );
-        }
-        checkLimit(bytes, limit, where);
-      },
-      arrived,
-    );
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", /** @type {any} */ (content)));
-    const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (sha256 !== entry.sha256) {
-      throw new BundleError(
-        `${where}: damaged or replaced: its SHA-256 is ${sha256}, the manifest says ${entry.sha256}; ${again}`,
+    const damaged = (/** @type {string} */ found, /** @type {string} */ expected) =>
+      new BundleError(
+        `${where}: damaged or replaced: ${found}, the manifest says ${expected}; copy the bundle again from where it` +
+          " came",
       );
-    }
+    checkLimit(entry.bytes, limit, where);
+    const { content, size } = await this.#files.read(entry.path, entry.bytes, arrived);
+    checkNoPointer(content, where);
+    if (size !== entry.bytes) throw damaged(`it has ${spelled(size)} bytes`, spelled(entry.bytes));
+    const sha256 = await digest(content);
+    if (sha256 !== entry.sha256) throw damaged(`its SHA-256 is ${sha256}`, entry.sha256);
     return content;
   }
 
   /**
-   * Reads a graph, and refuses one that keeps weights in another file.
+   * Reads a graph, and refuses one that no export writes.
    *
    * @param {GraphEntry} graph
    * @param {Arrived} [arrived]
    */
   async graph(graph, arrived) {
     const content = await this.read(graph.file, MAX_FILE_BYTES, arrived);
-    checkSelfContained(content, `${this.where}/${graph.file.path}`);
+    checkOnnxFile(content, `${this.where}/${graph.file.path}`);
     return content;
   }
 
@@ -119,8 +109,9 @@ async function openFiles(source, fetch) {
     if (!url) throw new BundleError(`${source}: no URL; pass that of a bundle's folder or .zip`);
     const where = decodeURI(url.href).replace(/\/$/, "");
     if (!url.pathname.endsWith(".zip")) return { files: new Folder(url, where, fetch), where };
-    const check = (/** @type {number} */ bytes) => checkLimit(bytes, MAX_FILE_BYTES, where);
-    return { files: new Zip(await download(url, where, MAX_FILE_BYTES, check, fetch), where), where };
+    const { content, size } = await download(url, where, MAX_FILE_BYTES, fetch);
+    checkLimit(size, MAX_FILE_BYTES, where);
+    return { files: new Zip(content, where), where };
   }
   if (source instanceof Uint8Array) return { files: new Zip(source, "the .zip"), where: "the .zip" };
   if (source instanceof ArrayBuffer || source instanceof Blob) {
@@ -148,15 +139,13 @@ class Folder {
    * Reads a file.
    *
    * @param {string} name
-   * @param {number} most How many bytes are read at most.
-   * @param {(bytes: number) => void} checkSize Throws for a size that is not wanted; more than `most` never is.
+   * @param {number} most Of a file with more bytes only so much is read that this is known.
    * @param {Arrived} [arrived]
    */
-  read(name, most, checkSize, arrived) {
+  read(name, most, arrived) {
     const url = new URL(this.url);
     url.pathname += name.split("/").map(encodeURIComponent).join("/");
-    const where = `${this.where}/${name}`;
-    return download(url, where, most, checkSize, this.fetch, (bytes) => arrived?.(name, bytes));
+    return download(url, `${this.where}/${name}`, most, this.fetch, (bytes) => arrived?.(name, bytes));
   }
 }
 
@@ -166,12 +155,11 @@ class Folder {
  * @param {URL} url
  * @param {string} where
  * @param {number} most
- * @param {(bytes: number) => void} checkSize
  * @param {typeof globalThis.fetch} fetch
  * @param {(bytes: number) => void} [arrived]
- * @returns {Promise<Uint8Array>}
+ * @returns {Promise<{content: Uint8Array, size: number}>}
  */
-async function download(url, where, most, checkSize, fetch, arrived) {
+async function download(url, where, most, fetch, arrived) {
   /** @type {Uint8Array[]} */
   const parts = [];
   let size = 0;
@@ -181,16 +169,16 @@ async function download(url, where, most, checkSize, fetch, arrived) {
       throw new BundleError(`${where}: missing; pass a whole bundle, a folder or .zip that dmgan-export wrote`);
     }
     if (!response.ok || !response.body) throw new Error(`the server says ${response.status} ${response.statusText}`);
-    const declared = response.headers.get("content-length");
-    // A compressed response declares the size that it has on the wire.
-    if (declared && !response.headers.get("content-encoding")) checkSize(Number(declared));
     const reader = response.body.getReader();
-    for (let step = await reader.read(); !step.done && size <= most; step = await reader.read()) {
+    for (let step = await reader.read(); !step.done; step = await reader.read()) {
       parts.push(step.value);
       size += step.value.length;
       arrived?.(step.value.length);
+      if (size > most) {
+        await reader.cancel();
+        break;
+      }
     }
-    await reader.cancel();
   } catch (error) {
     if (error instanceof BundleError) throw error;
     const cause = error instanceof Error && error.cause ? `: ${reason(error.cause)}` : "";
@@ -200,14 +188,24 @@ async function download(url, where, most, checkSize, fetch, arrived) {
       { cause: error },
     );
   }
-  checkSize(size);
   const content = new Uint8Array(size);
   let place = 0;
   for (const part of parts) {
     content.set(part, place);
     place += part.length;
   }
-  return content;
+  return { content, size };
+}
+
+/** @param {Uint8Array} content */
+async function digest(content) {
+  const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", /** @type {Uint8Array<ArrayBuffer>} */ (content)));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** @param {number} bytes */
+function spelled(bytes) {
+  return bytes.toLocaleString("en");
 }
 
 /**
@@ -217,7 +215,20 @@ async function download(url, where, most, checkSize, fetch, arrived) {
  */
 function checkLimit(bytes, limit, where) {
   if (bytes > limit) {
-    const [found, most] = [bytes, limit].map((each) => each.toLocaleString("en"));
-    throw new BundleError(`${where}: ${found} bytes, and at most ${most} are read; is it a bundle?`);
+    throw new BundleError(
+      `${where}: ${spelled(bytes)} bytes, and at most ${spelled(limit)} are read; is it a bundle?`,
+    );
+  }
+}
+
+/**
+ * Hosts of Git repositories serve pointers in place of the files that Git LFS keeps.
+ *
+ * @param {Uint8Array} content
+ * @param {string} where
+ */
+function checkNoPointer(content, where) {
+  if (new TextDecoder("latin1").decode(content.subarray(0, LFS_POINTER.length)) === LFS_POINTER) {
+    throw new BundleError(`${where}: a pointer of Git LFS in place of the file; fetch it with: git lfs pull`);
   }
 }

@@ -1,34 +1,47 @@
-/** Whether an ONNX file is whole: one that keeps weights in other files is refused, since no hash vouches for those. */
+/**
+ * Whether an ONNX file is one that `dmgan-export` may have written; asked before the engine sees it, which does what a
+ * file says. docs/bundle.md, "Open it", has the rules.
+ */
 
-import { BundleError, reason } from "./errors.js";
+import { EngineError, reason } from "./errors.js";
 
-/** The messages of onnx.proto that can hold a tensor, each with the fields that lead to one. */
+const OPERATORS = new Set(
+  (
+    "Add Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Gather Gemm LSTM Less MatMul Mul" +
+    " Not Pad QuantizeLinear ReduceMean Relu Reshape Sigmoid Softmax Split Squeeze Sub Tanh Transpose Unsqueeze Where"
+  ).split(" "),
+);
+
+/** The messages of onnx.proto that an exported file has, each with the fields that lead to others. */
 const CHILDREN = /** @type {Record<string, Record<number, string>>} */ ({
-  model: { 7: "graph", 20: "training", 25: "function" },
-  training: { 1: "graph", 2: "graph" },
-  function: { 7: "node", 11: "attribute" },
-  graph: { 1: "node", 5: "tensor", 15: "sparse_tensor" },
+  model: { 7: "graph" },
+  graph: { 1: "node", 5: "tensor" },
   node: { 5: "attribute" },
-  attribute: { 5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse_tensor", 23: "sparse_tensor" },
-  sparse_tensor: { 1: "tensor", 2: "tensor" },
+  attribute: {},
   tensor: {},
 });
-const EXTERNAL_DATA = 13;
-const DATA_LOCATION = 14;
-const MAX_DEPTH = 100;
+/** Further fields that hold graphs or tensors: training and functions of a model, sparse tensors, attributes. */
+const STRANGE = /** @type {Record<string, number[]>} */ ({
+  model: [20, 25],
+  graph: [15],
+  attribute: [5, 6, 10, 11, 22, 23],
+});
+const [OP_TYPE, DOMAIN] = [4, 7];
+const [EXTERNAL_DATA, DATA_LOCATION] = [13, 14];
 
 /**
- * Refuses an ONNX file that keeps weights elsewhere. Weights inside are skipped, so this takes no time.
+ * Refuses an ONNX file that keeps weights elsewhere, or has operators or parts that no exported one has. Weights inside
+ * are skipped, so this takes no time.
  *
  * @param {Uint8Array} content
  * @param {string} where Names it in messages.
  */
-export function checkSelfContained(content, where) {
+export function checkOnnxFile(content, where) {
   try {
-    check(content, 0, content.length, "model", 0, where);
+    check(content, 0, content.length, "model", where);
   } catch (error) {
-    if (error instanceof BundleError) throw error;
-    throw new BundleError(
+    if (error instanceof EngineError) throw error;
+    throw new EngineError(
       `${where}: cannot be loaded, because it is not an ONNX file (${reason(error)}); export the bundle again`,
     );
   }
@@ -39,11 +52,9 @@ export function checkSelfContained(content, where) {
  * @param {number} position
  * @param {number} end
  * @param {string} message
- * @param {number} depth
  * @param {string} where
  */
-function check(content, position, end, message, depth, where) {
-  if (depth > MAX_DEPTH) throw new Error(`it is nested over ${MAX_DEPTH} deep`);
+function check(content, position, end, message, where) {
   const varint = () => {
     let value = 0n;
     for (let place = 0n; place < 10n; place++) {
@@ -58,28 +69,39 @@ function check(content, position, end, message, depth, where) {
     const key = varint();
     if (key > 0xffffffffn) throw new Error("a field's number is too large");
     const [number, kind] = [Number(key >> 3n), Number(key & 7n)];
-    let value = 0n;
-    let start = 0;
-    if (kind === 0) {
-      value = varint();
-    } else if (kind === 2) {
-      value = varint();
-      start = position;
-      position += Number(value);
-    } else if (kind === 1 || kind === 5) {
-      position += kind === 5 ? 4 : 8;
-    } else {
-      throw new Error(`it has a field of the kind ${kind}`);
-    }
-    if (position > content.length) throw new Error("a field ends beyond the file");
-    const external = number === EXTERNAL_DATA || (number === DATA_LOCATION && (kind !== 0 || value !== 0n));
+    if (![0, 1, 2, 5].includes(kind)) throw new Error(`it has a field of the kind ${kind}`);
+    const value = kind === 0 || kind === 2 ? varint() : 0n;
+    const start = position;
+    position += { 0: 0, 1: 8, 2: Number(value), 5: 4 }[kind] ?? 0;
+    if (kind === 1 || kind === 5) continue;
+    const external = number === EXTERNAL_DATA || (number === DATA_LOCATION && (kind === 2 || value !== 0n));
     if (message === "tensor" && external) {
-      throw new BundleError(
+      throw new EngineError(
         `${where}: keeps weights in another file; export the bundle again, with all weights inside`,
       );
     }
+    if (STRANGE[message]?.includes(number)) throw strange(where, "graphs or tensors in a place");
+    if (kind !== 2) continue;
+    if (message === "node" && (number === OP_TYPE || number === DOMAIN)) {
+      const name = new TextDecoder().decode(content.subarray(start, position));
+      if (number === OP_TYPE ? !OPERATORS.has(name) : name) {
+        const what = number === OP_TYPE ? "operator" : "domain";
+        throw strange(where, `the ${what} '${name.slice(0, 40)}',`);
+      }
+    }
     const child = CHILDREN[message][number];
-    if (kind === 2 && child) check(content, start, position, child, depth + 1, where);
+    if (child) check(content, start, position, child, where);
   }
   if (position !== end) throw new Error("a field ends beyond its message");
+}
+
+/**
+ * @param {string} where
+ * @param {string} what
+ */
+function strange(where, what) {
+  return new EngineError(
+    `${where}: has ${what} that no graph by dmgan-export has, so no engine is given it; export the bundle again with` +
+      " this version of dmgan",
+  );
 }

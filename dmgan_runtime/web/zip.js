@@ -34,10 +34,10 @@ export class Zip {
 
   /** @param {Entry} entry */
   #take(entry) {
-    const { name } = entry;
+    const name = entry.name.replaceAll("\\", "/"); // Windows PowerShell 5.1 writes backslashes
     if (!staysInside(name) || ((entry.attributes >>> 16) & 0xf000) === 0xa000 || this.#entries.has(name)) {
       throw new BundleError(
-        `${this.where}: unsafe: its entry '${name}' is a link, comes twice or leaves the bundle; use a .zip from a` +
+        `${this.where}: unsafe: its entry '${entry.name}' is a link, comes twice or leaves the bundle; use a .zip from a` +
           " source that you trust",
       );
     }
@@ -105,26 +105,24 @@ export class Zip {
    * Reads a file.
    *
    * @param {string} name
-   * @param {number} _most What `checkSize` refuses is never unpacked.
-   * @param {(bytes: number) => void} checkSize Throws for a size that is not wanted.
-   * @returns {Promise<Uint8Array>}
+   * @param {number} most A file with more bytes is not unpacked.
+   * @returns {Promise<{content: Uint8Array, size: number}>}
    */
-  async read(name, _most, checkSize) {
+  async read(name, most) {
     const where = `${this.where}/${name}`;
     const entry = this.#entries.get(this.#prefix + name);
     if (!entry) {
       throw new BundleError(`${where}: missing; pass a whole bundle, a folder or .zip that dmgan-export wrote`);
     }
-    if (entry.size > MAX_INFLATION * Math.max(entry.packed, 2 ** 10)) {
-      const [packed, size] = [entry.packed, entry.size].map((bytes) => bytes.toLocaleString("en"));
+    const { packed, size } = entry;
+    if (size > MAX_INFLATION * Math.max(packed, 2 ** 10)) {
       throw new BundleError(
-        `${where}: unsafe: ${packed} bytes that claim to become ${size}, as in a decompression bomb; use a .zip from a` +
-          " source that you trust",
+        `${where}: unsafe: ${packed.toLocaleString("en")} bytes that claim to become ${size.toLocaleString("en")}, as` +
+          " in a decompression bomb; use a .zip from a source that you trust",
       );
     }
-    checkSize(entry.size);
     try {
-      return await this.#unpack(entry);
+      return { content: size > most ? new Uint8Array() : await this.#unpack(entry), size };
     } catch (error) {
       throw new BundleError(`${where}: cannot be read (${reason(error)}); copy the bundle again from where it came`);
     }

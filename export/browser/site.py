@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import dmgan_runtime
 from dmgan_runtime.errors import BundleError
+from dmgan_train.staging import move_into_place, staging_folder
 from export.browser.onnxruntime_web import DEVICES, RuntimePackage
 from export.browser.wire import WireBundle, write_wire_bundle
-from export.staging import move_into_place, staging_folder
 
 BUNDLE, MODULE, RUNTIME, PAGE = "bundle", "dmgan", "onnxruntime", "static"
 WORKER_NAME = "service_worker.js"

@@ -5,7 +5,7 @@ import { pathToFileURL } from "node:url";
 
 const [module, modules] = process.argv.slice(2).map((path) => pathToFileURL(`${path}/`));
 const load = (name) => import(new URL(name, module));
-const [{ Generator, drawNoise }, { Bundle }, { parseManifest }, { Tokenizer }, { checkSelfContained }, errors] =
+const [{ Generator, drawNoise }, { Bundle }, { parseManifest }, { Tokenizer }, { checkOnnxFile }, errors] =
   await Promise.all(["index.js", "bundle.js", "manifest.js", "tokenizer.js", "onnx_file.js", "errors.js"].map(load));
 const generators = new Map();
 
@@ -108,7 +108,7 @@ const operations = {
   },
   parse_manifest: ({ content }) => parseManifest(bytes(content), "here"),
   parse_vocabulary: ({ content }) => Tokenizer.fromJson(bytes(content), "here").words.length,
-  check_onnx: ({ content }) => checkSelfContained(bytes(content), "here"),
+  check_onnx: ({ content }) => checkOnnxFile(bytes(content), "here"),
   printable: ({ text }) => errors.printable(text),
 };
 
