@@ -21,7 +21,7 @@ export const MAX_STAGES = 6;
  *   residual_blocks: number, memory_writing: string, memory_response: string}} ModelSpec
  * @typedef {{schema_version: string, name: string, license: string, model: ModelSpec,
  *   tokenizer: {file: FileEntry, max_words: number}, graphs: GraphEntry[], files: FileEntry[], parity: object[],
- *   metrics: object, provenance: object,
+ *   image_psnr_db: object, metrics: object, provenance: object,
  *   self_test: {caption: string, seed: number | bigint, thumbnails: Record<string, string>} | null}} Manifest
  */
 
@@ -196,6 +196,15 @@ const parity = object({
   required_psnr_db: [orNull(number), null],
 });
 
+/** @type {Check} */
+const imagePsnr = (value, path, newer) => {
+  for (const [key, each] of Object.entries(anything(value, path, newer))) {
+    oneOf("fp32", "fp16", "int8", "bf16")(key, `key in ${path}`, newer);
+    number(each, `${path}[...]`, newer);
+  }
+  return value;
+};
+
 const selfTest = object(
   {
     caption: text,
@@ -225,6 +234,7 @@ const manifest = object(
     graphs: list(graph),
     files: [list(file), []],
     parity: [list(parity), []],
+    image_psnr_db: [imagePsnr, {}],
     metrics: [anything, {}],
     provenance: [anything, {}],
     self_test: [orNull(selfTest), null],

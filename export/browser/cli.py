@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from dmgan_runtime.cli.common import DmganCommand
+from dmgan_runtime.quality import decibels
 from export.browser.onnxruntime_web import find_runtime
 from export.browser.site import write_site
-from export.quality import decibels
 
 
 @click.command(

@@ -13,9 +13,9 @@ from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, GraphEntry
 from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.self_test import run_self_test
 from export.browser.half_weights import store_in_half
-from export.quality import decibels, psnr
 
 REQUIRED_PSNR = 50.0
 STORED_IN_HALF = "weights_stored_in_fp16_image_psnr_db"
@@ -65,7 +65,7 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
     halved = tuple(graph.__replace__(file=FileEntry.of(folder, graph.file.path)) for graph in graphs)
     provenance = dict(manifest.provenance)
     # The measurements against PyTorch were of the other files.
-    changed = manifest.__replace__(graphs=halved, parity=(), provenance=provenance)
+    changed = manifest.__replace__(graphs=halved, parity=(), image_psnr_db={}, provenance=provenance)
     (folder / MANIFEST_NAME).write_bytes(changed.to_json())
     report("comparing its images with those of fp32")
     worst = _worst_psnr(path, folder)

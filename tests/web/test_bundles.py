@@ -207,6 +207,7 @@ CASES = {
         with_manifest("graphs", 0, "outputs", 0, "shape", value=["batch", 6]), r"word_features float32\[batch, 6\]"
     ),
     "another type": Case(with_manifest("graphs", 0, "inputs", 0, "dtype", value="int32"), "Invalid enum value 'int32'"),
+    "unknown arithmetic": Case(with_manifest("image_psnr_db", value={"fp8": 1.0}), "Invalid enum value 'fp8'"),
     "negative size": Case(with_manifest("graphs", 0, "file", "bytes", value=-1), "Expected `int` >= 0"),
     "no hash": Case(with_manifest("graphs", 0, "file", "sha256", value="A" * 64), "Expected `str`.*sha256"),
     "seed of 65 bits": Case(
@@ -399,6 +400,7 @@ def test_any_value_in_any_place_gets_the_same_verdict(node: Node, bundle: Path) 
         {"role": "generator_0", "precision": "fp32", "output": "image", "max_abs_error": 0.5, "psnr_db": None,
          "tolerance": 1, "batches": [1, 3], "required_psnr_db": 50.5}
     ]  # fmt: skip
+    manifest["image_psnr_db"] = {"fp32": 120.5, "bf16": 40}
     thumbnails = {str(side): b64encode(bytes(192)).decode() for side in (8, 16, 32)}
     manifest["self_test"] = {"caption": "a", "seed": 1, "thumbnails": thumbnails}
     taken = 0

@@ -103,8 +103,10 @@ def page(browser: playwright.Browser) -> Iterator[playwright.Page]:
     assert troubles == []
 
 
-def expect_pictures(page: playwright.Page, count: int = 3) -> None:
-    playwright.expect(page.locator("#stages img")).to_have_count(count, timeout=60_000)
+def expect_pictures(page: playwright.Page) -> None:
+    """All three stages of a picture; what the page says instead fails the test at once."""
+    playwright.expect(page.locator("#note.alarm, #stages li:nth-child(3)")).to_have_count(1, timeout=60_000)
+    assert page.locator("#note.alarm").count() == 0, page.locator("#note").inner_text()
 
 
 def expect_refusal(page: playwright.Page, message: str) -> None:

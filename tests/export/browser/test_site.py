@@ -61,7 +61,7 @@ class TestTheBundle:
             for entry in wire.manifest.every_file:
                 wire.read(entry)
             assert [entry.path for entry in wire.manifest.files] == ["MODEL_CARD.md"]
-            assert wire.manifest.parity == ()
+            assert (wire.manifest.parity, wire.manifest.image_psnr_db) == ((), {})
             assert wire.manifest.provenance[STORED_IN_HALF] >= 50
             assert wire.manifest.self_test == packaged.manifest.self_test
 
