@@ -17,6 +17,18 @@ export function printable(text) {
   });
 }
 
+/**
+ * Text that a message may repeat, such as what a file of unknown origin says, in one short line.
+ *
+ * @param {string} text
+ * @param {number} [most] Its characters; of what is longer the middle is left out, since remedies stand at the end.
+ */
+export function shortened(text, most = 300) {
+  const line = text.split(/[\r\n]+/).join(" ");
+  const half = Math.floor(most / 2);
+  return line.length <= most ? line : `${line.slice(0, half)} ... ${line.slice(-half)}`;
+}
+
 /** The root of every error that dmgan raises on purpose. Its message is safe to show, whatever it quotes. */
 export class DmganError extends Error {
   /**
@@ -24,7 +36,7 @@ export class DmganError extends Error {
    * @param {ErrorOptions} [options]
    */
   constructor(message, options) {
-    super(printable(message), options);
+    super(printable(shortened(message, 1500)), options);
     this.name = new.target.name;
   }
 }
@@ -45,11 +57,11 @@ export class EngineError extends DmganError {}
 export class SettingsError extends DmganError {}
 
 /**
- * What went wrong, in words, whatever was thrown.
+ * What went wrong, in a few words, whatever was thrown.
  *
  * @param {unknown} error
  * @returns {string}
  */
 export function reason(error) {
-  return error instanceof Error ? error.message : String(error);
+  return shortened(error instanceof Error ? error.message : String(error));
 }

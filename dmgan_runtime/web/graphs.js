@@ -1,6 +1,6 @@
 /** The contract of the graphs: what goes in and out of each. docs/bundle.md, "The graphs", has the table. */
 
-import { BundleError } from "./errors.js";
+import { BundleError, shortened } from "./errors.js";
 
 /**
  * @typedef {import("./manifest.js").ModelSpec} ModelSpec
@@ -69,7 +69,7 @@ export function checkInterfaces(manifest, where) {
       const [found, wanted] = [graph[part].map(describe), expected[part].map(describe)];
       if (found.toSorted().join() !== wanted.toSorted().join()) {
         throw new BundleError(
-          `${where}: graph ${graph.file.path}, ${part}: found ${found.join(", ") || "none"}, but expected ` +
+          `${where}: graph ${graph.file.path}, ${part}: found ${shortened(found.join(", ") || "none")}, but expected ` +
             `${wanted.join(", ")}; export the bundle again with this version of dmgan`,
         );
       }

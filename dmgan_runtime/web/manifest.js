@@ -1,6 +1,6 @@
 /** The schema of `manifest.json`, read as strictly as docs/bundle.md says. */
 
-import { BundleError, reason } from "./errors.js";
+import { BundleError, reason, shortened } from "./errors.js";
 import { checkInterfaces } from "./graphs.js";
 import { MAX_SEED } from "./noise.js";
 
@@ -123,7 +123,7 @@ const object = (fields, also) => (value, path, newer) => {
  */
 export function staysInside(path) {
   const parts = path.split("/").filter((part) => part && part !== ".");
-  return parts.length > 0 && !path.startsWith("/") && !parts.includes("..") && !/[\\:\0]/.test(path);
+  return parts.length > 0 && !path.startsWith("/") && !parts.includes("..") && !/[\\:\0-\x1f]/.test(path);
 }
 
 const width = whole(1, 2 ** 16);
@@ -293,7 +293,7 @@ export function parseManifest(content, where) {
     const [ours, level] = SCHEMA_VERSION.split(".").map(Number);
     if (major === undefined || Number(major) !== ours) {
       throw new BundleError(
-        `${where}: schema version ${found}, and this dmgan reads ${SCHEMA_VERSION}; upgrade dmgan or export the bundle` +
+        `${where}: schema version ${shortened(found)}, and this dmgan reads ${SCHEMA_VERSION}; upgrade dmgan or export the bundle` +
           " again",
       );
     }

@@ -179,6 +179,9 @@ CASES = {
     "version 3": Case(with_manifest("schema_version", value="3.0"), r"schema version 3\.0, and this dmgan reads 2\.0"),
     "no version": Case(with_manifest("schema_version", value="2.٣"), "and this dmgan reads"),
     "version as a number": Case(with_manifest("schema_version", value=2), "Expected `str`"),
+    "version of many characters": Case(
+        with_manifest("schema_version", value="9" * 10**6), "9 [.]{3} 9.*; upgrade dmgan"
+    ),
     "unknown key": Case(with_manifest("surprise", value=1), "unknown field `surprise`"),
     "unknown key inside": Case(with_manifest("model", "surprise", value=1), r"unknown field `surprise`.*\$\.model"),
     "number for text": Case(with_manifest("name", value=3), r"Expected `str`, got `int` - at `\$\.name`"),
@@ -230,7 +233,7 @@ CASES = {
     ),
     **{
         f"path {path!r}": Case(with_manifest("tokenizer", "file", "path", value=path), "leaves the bundle")
-        for path in ("/etc/passwd", "../x", "onnx/../../x", "a\\b", "C:/x", "", ".", "a\0b")
+        for path in ("/etc/passwd", "../x", "onnx/../../x", "a\\b", "C:/x", "", ".", "a\0b", "a\nb", "a\x1fb")
     },
     "no vocabulary in it": Case(vouched("vocab.json", b"[1, 2]"), r"vocab\.json: cannot be read as a vocabulary"),
     "vocabulary of one word twice": Case(vouched("vocab.json", b'["<end>", "a", "a"]'), "each word once"),
@@ -304,7 +307,7 @@ def test_both_languages_refuse(node: Node, own: Path, name: str) -> None:
         read_in_python(path)
     with pytest.raises((BundleError, EngineError), match=CASES[name].message) as caught:
         node("read_everything", path=str(path))
-    assert str(caught.value) == str(caught.value).strip()
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize("prefix", [None, "", "tiny/", "tiny\\"])

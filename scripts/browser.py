@@ -1,4 +1,4 @@
-"""Milliseconds an image in Chromium, under Node and in Python on one machine: `python -m benchmarks.browser`."""
+"""Milliseconds an image in Chromium, under Node and in Python on one machine: `python -m scripts.browser`."""
 
 from __future__ import annotations
 
