@@ -6,6 +6,7 @@ with Generator.open("birds.zip") as generator:
     generator.generate("a small red bird", seed=7)[0].image.save("bird.png")
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ from dmgan_runtime.errors import (
     SettingsError,
     TrainingError,
 )
+
+# ONNX Runtime (1.32) otherwise writes an identifier into the user's cache and calls home; it reads this when it is
+# imported. Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from dmgan_runtime.generator import Generator

@@ -178,7 +178,12 @@ def reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Act
         raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
     if after_fork == "if idle" and busy:
         raise EngineError(f"{active.backend} was at work when this process was forked, and hangs here then; {remedy}")
-    same = {"backend": active.backend, "device": active.device, "precision": active.precision}
+    same = {
+        "backend": active.backend,
+        "device": active.device,
+        "precision": active.precision,
+        "threads": active.threads,
+    }
     with Bundle(path) as bundle:
         if bundle.manifest != manifest:
             raise BundleError(

@@ -14,7 +14,7 @@ from dmgan_runtime.backends.base import generator_precisions, graph_precision
 from dmgan_runtime.backends.registry import ENGINES, PACKAGES
 from dmgan_runtime.backends.tuned import TunedWay, Tuning, circumstances
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.cpus import find_processor, usable_cpus
+from dmgan_runtime.cpus import find_processor
 from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.manifest import Arithmetic
@@ -58,7 +58,7 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
     with Bundle(path) as bundle:
         stored = generator_precisions(bundle)
         now = circumstances(bundle, PACKAGES)
-    cpus = usable_cpus()
+    cpus = now.cpus
     found: list[TunedWay] = []
     reference: FloatArray | None = None
 

@@ -94,14 +94,13 @@ def _ways(
         ways = [Way(engine, each) for each in precisions] if engine.automatic else [Way(engine, "auto")]
         (on_cpu if engine.device == "cpu" else on_gpu).extend(ways)
     on_cpu.sort(key=lambda way: order.index((way.engine.backend, way.precision)))
-    measured = [
-        Way(engine, each.precision, each.threads)
-        for each in (tuning.ways if tuning else ())
-        for engine in engines
-        if (engine.backend, engine.device) == (each.backend, "cpu") and _is_near(each, quality)
-    ]
-    known = {(way.engine, way.precision) for way in measured}
-    return on_gpu + measured + [way for way in on_cpu if (way.engine, way.precision) not in known]
+    measured: dict[tuple[Engine, Arithmetic], Way] = {}
+    for each in tuning.ways if tuning else ():
+        for engine in engines:
+            if (engine.backend, engine.device) == (each.backend, "cpu") and _is_near(each, quality):
+                # Fastest first: the same way with other threads comes later.
+                measured.setdefault((engine, each.precision), Way(engine, each.precision, each.threads))
+    return on_gpu + [*measured.values()] + [way for way in on_cpu if (way.engine, way.precision) not in measured]
 
 
 def _is_near(way: TunedWay, quality: Quality) -> bool:

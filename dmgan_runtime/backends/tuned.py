@@ -6,16 +6,20 @@ import hashlib
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from platformdirs import user_cache_path
 
 from dmgan_runtime.atomic import replacing
+from dmgan_runtime.backends.base import MAX_THREADS
 from dmgan_runtime.backends.built_engines import ENGINES_FOLDER
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor, usable_cpus
+from dmgan_runtime.errors import shortened
 from dmgan_runtime.manifest import Arithmetic
+
+_MAX_BYTES = 2**18
 
 
 class TunedWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,8 +35,8 @@ class TunedWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     backend: str
     precision: Arithmetic
-    threads: int
-    milliseconds: float
+    threads: Annotated[int, msgspec.Meta(ge=1, le=MAX_THREADS)]
+    milliseconds: Annotated[float, msgspec.Meta(gt=0)]
     psnr_db: float | None
 
 
@@ -74,7 +78,11 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     measured_on: date
     circumstances: Circumstances
-    ways: tuple[TunedWay, ...]
+    ways: Annotated[tuple[TunedWay, ...], msgspec.Meta(min_length=1, max_length=100)]
+
+    def __post_init__(self) -> None:
+        if max(way.threads for way in self.ways) > self.circumstances.cpus:
+            raise ValueError(f"there were {self.circumstances.cpus} CPUs, and a way has more threads")
 
 
 class FoundTuning(NamedTuple):
@@ -108,13 +116,15 @@ def read_tuning(bundle: Bundle, packages: tuple[str, ...]) -> FoundTuning:
     """The measurement of a bundle on this machine; one that is stale or damaged is left aside with a word."""
     path = _path(bundle)
     try:
+        if not path.exists():
+            return FoundTuning(None, "")
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise OSError(f"it is no file of at most {_MAX_BYTES:,} bytes")
         tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
-    except FileNotFoundError:
-        return FoundTuning(None, "")
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return FoundTuning(None, f"what dmgan-doctor --tune kept cannot be read ({error}); run it again")
+        return FoundTuning(None, f"what dmgan-doctor --tune kept cannot be read ({shortened(error)}); run it again")
     if difference := tuning.circumstances.difference(circumstances(bundle, packages)):
-        return FoundTuning(None, f"what dmgan-doctor --tune kept is of {difference}; run it again")
+        return FoundTuning(None, f"what dmgan-doctor --tune kept is of {shortened(difference)}; run it again")
     return FoundTuning(tuning, f"as dmgan-doctor --tune measured on {tuning.measured_on}")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dmgan_runtime import BackendError, Generator, tuning
+from dmgan_runtime.backends import tuned
 from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.tuning import Measured, tune
@@ -32,7 +33,7 @@ class Machine(NamedTuple):
 
 def measured_on(bundle: Path, monkeypatch: pytest.MonkeyPatch, times: dict[tuple[str, str, int], float]) -> list[str]:
     monkeypatch.setattr(tuning, "_measure", Machine(times).measure)
-    monkeypatch.setattr(tuning, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(tuned, "usable_cpus", lambda: 8)
     said: list[str] = []
     result = tune(bundle, said.append)
     assert result.ways[0].milliseconds == min(way.milliseconds for way in result.ways)
@@ -81,6 +82,7 @@ def test_a_measured_way_that_breaks_is_passed_over(bundle: Path, monkeypatch: py
     with Bundle(bundle) as opened:
         result = tune(bundle, lambda _: None)
         slow = result.ways[0].__replace__(backend="mnn", milliseconds=0.1)
+        assert slow.threads <= result.circumstances.cpus
         write_tuning(opened, result.__replace__(ways=(slow, *result.ways)))
     with Generator.open(bundle, device="cpu") as generator:
         assert generator.active.considered[0].state == "missing"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,3 +140,13 @@ def test_weights_outside_the_graph_are_refused(
     replace_graph(own_bundle, model.SerializeToString())
     with pytest.raises(EngineError, match=f"{GRAPH}: keeps weights in another file; export the bundle"):
         load(own_bundle)
+
+
+def test_onnx_runtime_keeps_no_identifier_and_calls_nobody(bundle: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from dmgan_runtime import Generator; Generator.open(sys.argv[1], backend='onnxruntime').close()"
+    )
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | homes
+    subprocess.run([sys.executable, "-c", script, str(bundle)], env=environment, check=True, timeout=60)
+    assert not list(tmp_path.rglob("*Microsoft*"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -70,3 +72,34 @@ def test_a_folder_that_cannot_be_written_is_no_error(opened: Bundle, cache: Path
     cache.write_text("in the way")
     assert write_tuning(opened, measured(circumstances(opened, PACKAGES))).startswith("not kept (")
     assert read_tuning(opened, PACKAGES).tuning is None
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"threads": 0},
+        {"threads": 10**9},
+        {"threads": 10**30},
+        {"threads": 1000},  # more than there were CPUs
+        {"milliseconds": -5},
+        {"precision": "fp8"},
+    ],
+)
+def test_what_nobody_measured_is_left_aside(opened: Bundle, cache: Path, way: dict[str, Any]) -> None:
+    write_tuning(opened, measured(circumstances(opened, PACKAGES)))
+    (file,) = cache.rglob("*.json")
+    content = json.loads(file.read_bytes())
+    content["ways"][0] |= way
+    file.write_text(json.dumps(content))
+    assert read_tuning(opened, PACKAGES).note.startswith("what dmgan-doctor --tune kept cannot be read (")
+    file.write_text(json.dumps(content | {"ways": []}))
+    assert read_tuning(opened, PACKAGES).tuning is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_no_file_is_left_aside(opened: Bundle, cache: Path, make: Callable[[Path], None]) -> None:
+    write_tuning(opened, measured(circumstances(opened, PACKAGES)))
+    (file,) = cache.rglob("*.json")
+    file.unlink()
+    make(file)
+    assert "it is no file of at most" in read_tuning(opened, PACKAGES).note
