@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,11 +19,10 @@ from PIL import Image
 
 from dmgan_runtime import Generator
 from tests.bundles import build_bundle
+from tests.ray_cluster import ENVIRONMENT, ROOT, RayCluster, running_cluster
 
-ROOT = Path(__file__).parent.parent
 JOB = ROOT / "docs" / "examples" / "ray_batch.py"
 CAPTIONS = ("a red heart", "blue square", "zebra")
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
 LINES, SHARD = 4000, 50
 
 pytestmark = pytest.mark.skipif(
@@ -43,16 +41,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(ROOT / "tests" / "ray_cluster.py")]
-    with subprocess.Popen(
-        command, env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.write("\n\n")
-        process.stdin.close()
-        process.wait(60)
+def cluster() -> Iterator[RayCluster]:
+    with running_cluster() as started:
+        yield started
 
 
 def start(job: Path, *arguments: str, address: str = "") -> subprocess.Popen[str]:
@@ -72,10 +63,8 @@ def wait_for(process: subprocess.Popen[str], folder: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_every_caption_is_made_once_though_a_node_is_lost(cluster: subprocess.Popen[str], job: Path) -> None:
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    address, made = cluster.stdout.readline().strip(), job / "made"
+def test_every_caption_is_made_once_though_a_node_is_lost(cluster: RayCluster, job: Path) -> None:
+    address, made = cluster.address, job / "made"
     with start(job, address=address) as first:  # killed when it has hardly begun
         wait_for(first, made, 1)
         first.kill()
@@ -87,9 +76,7 @@ def test_every_caption_is_made_once_though_a_node_is_lost(cluster: subprocess.Po
             said += (line := second.stdout.readline())
             assert line, said
             nodes |= set(re.findall(r"pictures, by node (\w+)", line))
-        cluster.stdin.write("\n")
-        cluster.stdin.flush()
-        assert cluster.stdout.readline() == "removed\n"
+        cluster.lose_node()
         assert len(list(made.glob("*.parquet"))) < LINES // SHARD
         said += second.communicate(timeout=180)[0]
     assert second.returncode == 0, said
