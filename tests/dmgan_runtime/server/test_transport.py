@@ -76,6 +76,19 @@ def strict(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield started
 
 
+def test_an_answer_does_not_wait_for_acknowledgements(server: ServerProcess) -> None:
+    seconds = []
+    with connect(server) as connection:
+        for _ in range(40):
+            began = time.perf_counter()
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            content = b""
+            while not content.endswith(b"}"):
+                content += connection.recv(65536)
+            seconds.append(time.perf_counter() - began)
+    assert min(seconds[20:]) < 0.02  # a delayed acknowledgement takes 0.04; new connections have none
+
+
 @pytest.mark.parametrize("part", ["head", "body", "chunked body"])
 def test_a_request_that_does_not_arrive_in_time_is_408(strict: ServerProcess, part: str) -> None:
     whole = {
