@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from PIL import Image
@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks.results import ModelEntry
 from benchmarks.turns import Calls
 from dmgan_runtime.backends.registry import find_engine_row
+from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, SettingsError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.graphs import IMAGE
@@ -72,6 +73,29 @@ class BenchmarkModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         )
 
 
+class BundleFolder(NamedTuple):
+    """The bundle that is served."""
+
+    path: Path
+
+    def take_captions(self, count: int) -> list[str]:
+        """So many times the longest caption that the model reads whole."""
+        with Bundle(self.path) as bundle:
+            words = bundle.tokenizer().words[1 : bundle.manifest.tokenizer.max_words + 1]
+        return [" ".join(words)] * count
+
+    def describe(self) -> ModelEntry:
+        """What a result tells of it."""
+        with Bundle(self.path) as bundle:
+            manifest = bundle.manifest
+        return ModelEntry(
+            name=manifest.name,
+            weights="exported",
+            manifest_sha256=hashlib.sha256((self.path / MANIFEST_NAME).read_bytes()).hexdigest(),
+            resolution=manifest.model.resolutions[-1],
+        )
+
+
 @dataclass(frozen=True)
 class Contender(ABC):
     """One engine, or one loop of training, in one precision on one device.
@@ -114,8 +138,8 @@ class Contender(ABC):
 AnyContender = TypeVar("AnyContender", bound=Contender)
 
 
-class Sampler(ABC):
-    """A contender that generates, opened.
+class Caller(ABC):
+    """What can be asked for pictures, and be timed at it.
 
     Attributes:
         clock: In seconds.
@@ -133,18 +157,6 @@ class Sampler(ABC):
     @abstractmethod
     def generate(self, captions: Sequence[str]) -> list[Image.Image]:
         """The largest picture of every caption, in one batch."""
-
-    @abstractmethod
-    def synthesize(self, captions: Sequence[str]) -> FloatArray:
-        """The same as [N, 3, R, R] float32 in [-1, 1], not rounded to 255 levels."""
-
-    @abstractmethod
-    def time_graphs(self, captions: Sequence[str]) -> dict[str, float]:
-        """Seconds of each graph, its images fetched to the host; empty if the engine has no separate graphs."""
-
-    def release(self) -> None:
-        """Gives back what it keeps for batches of the last size; most keep nothing that they could give."""
-        return
 
     def time(self, captions: Sequence[str], calls: Calls) -> list[float]:
         """One turn: the seconds from captions to pictures of every counted call."""
@@ -176,6 +188,22 @@ class Sampler(ABC):
 
         asked = [client.submit(ask) for client in self._clients[:clients]]
         return sum(each.result() for each in asked) / (self.clock() - began)
+
+
+class Sampler(Caller):
+    """A contender that generates, opened."""
+
+    @abstractmethod
+    def synthesize(self, captions: Sequence[str]) -> FloatArray:
+        """The same as [N, 3, R, R] float32 in [-1, 1], not rounded to 255 levels."""
+
+    @abstractmethod
+    def time_graphs(self, captions: Sequence[str]) -> dict[str, float]:
+        """Seconds of each graph, its images fetched to the host; empty if the engine has no separate graphs."""
+
+    def release(self) -> None:
+        """Gives back what it keeps for batches of the last size; most keep nothing that they could give."""
+        return
 
 
 class Stopwatch:

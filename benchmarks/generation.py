@@ -53,6 +53,14 @@ def batches_option(default: str) -> click.Option:
     return click.Option(["--batches"], type=_Numbers(), default=default, help="Images at once.")
 
 
+def serving_options(clients: str) -> tuple[click.Option, ...]:
+    """`--clients` and `--turn`."""
+    return (
+        click.Option(["--clients"], type=_Numbers(), default=clients, help="Threads that ask at once."),
+        click.Option(["--turn", "turn_seconds"], type=click.FloatRange(0.01), default=5.0, help="Seconds of a turn."),
+    )
+
+
 def find_contenders(device: str, threads: int) -> list[Contender]:
     """Everything that may be had on a kind of device, the reference first; opening one shows whether it can.
 
@@ -186,11 +194,7 @@ class Throughput(GenerationMeasure):
     name = "throughput"
     title = "Throughput"
     axis = "images a second, with the best number of clients"
-    options = (
-        batches_option("1"),
-        click.Option(["--clients"], type=_Numbers(), default="1,2,4,8", help="Threads that ask at once."),
-        click.Option(["--turn", "turn_seconds"], type=click.FloatRange(0.01), default=5.0, help="Seconds of a turn."),
-    )
+    options = (batches_option("1"), *serving_options("1,2,4,8"))
 
     batches: tuple[int, ...]
     clients: tuple[int, ...]

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from benchmarks.generation import Latency, Memory, Startup, Throughput
+from benchmarks.http import Http
 from benchmarks.machine import ENGINE_PACKAGES, measure_others
 from benchmarks.measure import Measure
 from benchmarks.plot import draw
@@ -17,7 +18,7 @@ from benchmarks.training import Training
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import DataError
 
-MEASURES: tuple[type[Measure], ...] = (Latency, Throughput, Startup, Memory, Training)
+MEASURES: tuple[type[Measure], ...] = (Latency, Throughput, Startup, Memory, Training, Http)
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- benchmarks: (?P<name>[\w.-]+)(?P<form> summary)? -->\n).*?(?P<end><!-- end -->)", re.DOTALL

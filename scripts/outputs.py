@@ -7,47 +7,28 @@ Every engine that can serve the bundle generates with the images alone and with 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from benchmarks.cli import make_command
-from benchmarks.contender import RuntimeContender, read_captions, select
+from benchmarks.contender import BundleFolder, RuntimeContender, read_captions, select
 from benchmarks.generation import batches_option, find_contenders
 from benchmarks.measure import WARM_UPS, Measure, Task
 from benchmarks.pool import Pool
-from benchmarks.results import ModelEntry, Series
+from benchmarks.results import Series
 from benchmarks.turns import Calls, calls_per_turn
 from dmgan_runtime.backends.choice import open_backend
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.graphs import EVERYTHING, IMAGE
-from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.request import Batch
 
 WAYS = {"images": IMAGE, "everything": EVERYTHING}
-
-
-class BundleFolder(NamedTuple):
-    """The bundle that is served."""
-
-    path: Path
-
-    def describe(self) -> ModelEntry:
-        """What a result tells of it."""
-        with Bundle(self.path) as bundle:
-            manifest = bundle.manifest
-        return ModelEntry(
-            name=manifest.name,
-            weights="exported",
-            manifest_sha256=hashlib.sha256((self.path / MANIFEST_NAME).read_bytes()).hexdigest(),
-            resolution=manifest.model.resolutions[-1],
-        )
 
 
 @dataclass(frozen=True)

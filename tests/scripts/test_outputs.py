@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.contender import BundleFolder
 from benchmarks.report import render
 from benchmarks.results import read_result
 from benchmarks.turns import Calls
 from dmgan_runtime.bundle import packaged_bundle
-from scripts.outputs import BundleFolder, Fetcher, FetchingEngine, main
+from scripts.outputs import Fetcher, FetchingEngine, main
 
 
 class CountingBackend:

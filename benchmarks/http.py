@@ -1,0 +1,164 @@
+"""What HTTP costs: a PNG from `dmgan-serve`, through the `openai` package, beside the same PNG from Python."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import openai
+from PIL import Image
+
+from benchmarks.contender import SEED, BundleFolder, Caller, RuntimeContender, select
+from benchmarks.generation import serving_options
+from benchmarks.measure import WARM_UPS, Measure, Task, show_speed
+from benchmarks.pool import END_TO_END, IMAGES_PER_SECOND, Pool
+from benchmarks.results import BenchmarkResult, Series
+from benchmarks.tables import Cell, cell, percentile, show_median, show_ms, write_table
+from benchmarks.turns import Calls
+from benchmarks.worker import Worker
+from dmgan_runtime import Generator
+from dmgan_runtime.bundle import packaged_bundle
+from dmgan_runtime.errors import EngineError
+from dmgan_runtime.viz import encode
+
+_CALLS = Calls(1, 10)
+# The server ends when the process that holds the other end of its input does, in whatever way.
+_UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" & read -r _; kill $!; wait $!', "sh")
+
+
+@dataclass(frozen=True)
+class Way(RuntimeContender):
+    """An engine in the asking process, or in that of a `dmgan-serve`."""
+
+    served: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.label.lower()
+
+    @property
+    def label(self) -> str:
+        return "HTTP" if self.served else "Python"
+
+    def open(self, model: BundleFolder) -> Caller:  # type: ignore[override]
+        return (Client if self.served else Painter)(self, model)
+
+
+class Painter(Caller):
+    """A generator."""
+
+    def __init__(self, asked: Way, model: BundleFolder) -> None:
+        super().__init__()
+        self._generator = Generator.open(
+            model.path, backend=asked.engine, device=asked.device, precision=asked.precision, threads=asked.threads
+        )
+
+    def version(self) -> str:
+        return self._generator.active.version
+
+    def generate(self, captions: Sequence[str]) -> list[Image.Image]:
+        made = self._generator.generate(captions, seed=SEED)
+        return [_read(encode(each.image, "PNG", each.metadata)) for each in made]
+
+
+class Client(Caller):
+    """A server, and a client that asks it."""
+
+    def __init__(self, asked: Way, model: BundleFolder) -> None:
+        super().__init__()
+        command = [*_UNTIL_INPUT_ENDS, sys.executable, "-m", "dmgan_runtime.cli.serve", str(model.path), "--port", "0"]
+        command += ["--backend", asked.engine, "--device", asked.device, "--precision", asked.precision]
+        command += ["--threads", str(asked.threads)]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._server.stdout is not None
+        url, _, _ = self._server.stdout.readline().partition("/ serves")
+        self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+    def version(self) -> str:
+        (model,) = self._client.models.list().data
+        return str(model.dmgan["version"])  # type: ignore[attr-defined]
+
+    def generate(self, captions: Sequence[str]) -> list[Image.Image]:
+        (caption,) = captions
+        made = self._client.images.generate(prompt=caption, extra_body={"seed": SEED})
+        return [_read(base64.b64decode(each.b64_json or "")) for each in made.data or []]
+
+
+def _read(content: bytes) -> Image.Image:
+    """A picture that is decoded when somebody looks at it, which is not timed."""
+    return Image.open(io.BytesIO(content))
+
+
+@dataclass(frozen=True)
+class Http(Measure):
+    """Time a PNG from dmgan-serve, by the openai package, and from Python."""
+
+    name = "http"
+    title = "HTTP beside Python: from a caption to a PNG"
+    plotted = (END_TO_END,)
+    task_options = (
+        click.Option(
+            ["--bundle"],
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="A folder.  [default: the packaged model]",
+        ),
+    )
+    options = serving_options("1,2,4")
+
+    clients: tuple[int, ...]
+    turn_seconds: float
+
+    @classmethod
+    def prepare(cls, device: str, threads: int, names: Sequence[str], **asked: Any) -> Task:
+        folder = BundleFolder(asked["bundle"] or packaged_bundle())
+        with Generator.open(folder.path, device=device, threads=threads) as generator:
+            active = generator.active
+        ways = [Way(active.precision, device, threads, active.backend, served) for served in (False, True)]
+        reference: list[bytes] = []
+
+        def check(worker: Worker) -> None:
+            (picture,) = worker.call("generate", folder.take_captions(1))
+            reference[:] = reference or [picture.tobytes()]
+            if picture.tobytes() != reference[0]:
+                raise EngineError("HTTP and Python give other pictures")
+
+        return Task(folder, select(ways, names), check)
+
+    def take(self, pool: Pool) -> Iterator[list[Series]]:
+        captions = pool.model.take_captions(1)
+        able = pool.each(1, "time", captions, Calls(0, WARM_UPS))
+        yield pool.sample(able, partial(self._time, pool, captions), "s", self.limits, 1)
+        for clients in self.clients:
+            able = pool.each(1, "serve", captions, clients, 0)
+            turn = partial(self._serve, pool, captions, clients)
+            yield pool.sample(able, turn, "images/s", self.limits, 1, clients)
+
+    def _time(self, pool: Pool, captions: list[str], name: str) -> Mapping[str, Sequence[float]]:
+        return {END_TO_END: pool.workers[name].call("time", captions, _CALLS)}
+
+    def _serve(self, pool: Pool, captions: list[str], clients: int, name: str) -> Mapping[str, Sequence[float]]:
+        return {IMAGES_PER_SECOND: [pool.workers[name].call("serve", captions, clients, self.turn_seconds)]}
+
+    @classmethod
+    def tables(cls, result: BenchmarkResult) -> Iterable[str]:
+        at = partial(cell, result, figure=END_TO_END, batch=1)
+        columns: dict[str, Cell] = {
+            "p50, ms": at(show_median),
+            "p95": at(lambda series: show_ms(percentile(series, 95))),
+            "p99": at(lambda series: show_ms(percentile(series, 99))),
+            "speed": at(partial(show_speed, result)),
+        }
+        for count in sorted({series.clients for series in result.series if series.clients}):
+            asking = f"images/s, {count} client{'s' * (count > 1)}"
+            columns[asking] = cell(result, show_median, IMAGES_PER_SECOND, 1, count)
+        yield write_table(result, "a PNG", columns)

@@ -1,0 +1,26 @@
+"""The measure of HTTP, with a real server."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner
+
+from benchmarks.cli import main
+from benchmarks.http import Http
+from benchmarks.report import render
+from benchmarks.results import read_result
+
+
+def test_http_is_measured_beside_python(tmp_path) -> None:
+    output = tmp_path / "http.json"
+    arguments = ["http", "--threads", "1", "--rounds", "1", "--clients", "2", "--turn", "0.1", "-o", str(output)]
+    said = CliRunner().invoke(main, arguments)
+    assert said.exit_code == 0, said.output
+    result = read_result(output)
+    assert [(entry.name, entry.version != "") for entry in result.entries] == [("python", True), ("http", True)]
+    assert {(each.contender, each.figure, each.clients) for each in result.series} == {
+        (name, *figure) for name in ("python", "http") for figure in (("end_to_end", None), ("images_per_second", 2))
+    }
+    assert not result.absences
+    assert "| a PNG | precision | p50, ms | p95 | p99 | speed | images/s, 2 clients |" in render(result)
+    (panel,) = Http.panels(result)
+    assert [bar.entry.label for bar in panel.bars] == ["Python", "HTTP"]
