@@ -11,7 +11,7 @@ export class MemoryPanel {
     this.pinned = null;
     this.find = (selector) => panel.querySelector(selector);
     const response = this.find("#response");
-    this.#listen(response, response, () => this.stage.responseGate);
+    this.#listen(response, response, () => [this.stage.responseGate, this.stage.largestResponse]);
     panel.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.clear();
     });
@@ -49,16 +49,15 @@ export class MemoryPanel {
     const { shares, writingGate, responseGate, maps } = this.stage;
     this.find("#largest").textContent = percent(this.stage.largest);
     this.find("#largest-response").textContent = percent(this.stage.largestResponse ?? 0);
-    const largest = Math.max(...shares);
     this.find("#writing").hidden = !writingGate;
     this.find("#response").hidden = !responseGate;
     this.find("#words").replaceChildren(...this.picture.words.map((word, i) => {
       const row = document.createElement("tr");
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: word });
       button.setAttribute("aria-pressed", "false");
-      row.append(cell(button), cell(...bar(shares[i], largest)));
-      if (writingGate) row.append(cell(...bar(writingGate[i], 1)));
-      this.#listen(row, button, () => maps[i]);
+      row.append(cell(button), cell(...bar(shares[i])));
+      if (writingGate) row.append(cell(...bar(writingGate[i])));
+      this.#listen(row, button, () => [maps[i], 1]);
       return row;
     }));
     const again = this.panel.querySelectorAll("[aria-pressed]")[pinned];
@@ -84,8 +83,8 @@ export class MemoryPanel {
     });
   }
 
-  #draw(weights) {
-    drawOverlay(this.canvas, this.image, weights, this.stage.side);
+  #draw([weights, brightest]) {
+    drawOverlay(this.canvas, this.image, weights, this.stage.side, brightest);
     this.canvas.hidden = false;
   }
 }
@@ -100,11 +99,12 @@ function percent(value) {
   return `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
 }
 
-function bar(value, largest) {
+/** A share of 1. */
+function bar(value) {
   const number = Object.assign(document.createElement("span"), {
     className: "number", textContent: percent(value),
   });
-  const meter = Object.assign(document.createElement("meter"), { max: largest, value });
+  const meter = Object.assign(document.createElement("meter"), { max: 1, value });
   meter.setAttribute("aria-hidden", "true");
   return [meter, number];
 }
