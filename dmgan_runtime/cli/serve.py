@@ -9,9 +9,10 @@ import click
 import dmgan_runtime
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.opening import opening_options
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import SettingsError, printable, shortened
 
 _COUNT = click.IntRange(min=1)
+_LONGEST_LINE = 1000
 
 
 @click.command(cls=DmganCommand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -85,7 +86,11 @@ def main(
         metadata=metadata,
     )
     timeouts = Timeouts(receive=receive_timeout, answer=answer_timeout, shutdown=shutdown_timeout)
-    serve(ServeOptions(bundles or (None,), opening, settings, timeouts), host, port, workers)
+    serve(ServeOptions(bundles or (None,), opening, settings, timeouts), host, port, workers, _report)
+
+
+def _report(line: str) -> None:
+    click.echo(printable(shortened(line, _LONGEST_LINE)))
 
 
 if __name__ == "__main__":

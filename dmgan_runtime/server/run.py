@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -46,7 +46,7 @@ class ServeOptions:
     timeouts: Timeouts
 
 
-def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
+def serve(options: ServeOptions, host: str, port: int, workers: int, report: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT, and finishes then what runs.
 
     Args:
@@ -54,6 +54,7 @@ def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
         host: A name or an address of this machine.
         port: 0 takes any that is free.
         workers: How many processes.
+        report: Told the address, and what is served there, once it listens; names are as untrusted bundles have them.
 
     Raises:
         DmganError: if a bundle cannot be opened.
@@ -66,7 +67,7 @@ def serve(options: ServeOptions, host: str, port: int, workers: int) -> None:
         listener = _listen(host, port)
         _exit_on_signals()
         shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{listener.getsockname()[1]}/ serves {names}", flush=True)  # noqa: T201
+        report(f"http://{shown}:{listener.getsockname()[1]}/ serves {names}")
         if workers == 1:
             _run(app, listener, options.timeouts)
             return

@@ -24,6 +24,7 @@ class ServerProcess:
     process: subprocess.Popen[str]
     url: str
     log: Path
+    serves: str
 
     @property
     def port(self) -> int:
@@ -58,7 +59,8 @@ def running_server(
         try:
             line = process.stdout.readline()
             assert line.startswith("http://"), log.read_text()
-            yield ServerProcess(process, line.split("/ serves")[0], log)
+            url, _, serves = line.partition("/ serves ")
+            yield ServerProcess(process, url, log, serves)
         finally:
             process.terminate()
             try:
