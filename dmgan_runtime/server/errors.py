@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from dmgan_runtime import CaptionError, DmganError, SettingsError
 
+_DISCARD_SECONDS = 5
 CLIENT_GONE = 499
 """The status in logs and metrics of a request whose client left; nobody receives it."""
 
@@ -51,6 +55,35 @@ class ApiError(Exception):
             self.status, "server_error" if self.status >= 500 else "invalid_request_error"
         )
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class TooLongError(ApiError):
+    """A request whose body is longer than it may be, as its head says already."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(413, message, headers={"Connection": "close"})
+
+    def response(self) -> Response:
+        """The answer, which is sent before the body has come."""
+        return _BeforeTheBody(self.body(), self.status, self.headers)
+
+
+class _BeforeTheBody(JSONResponse):
+    """An answer that is there at once, and ends when the body does.
+
+    What still comes is thrown away for a while: a connection that is closed over unread bytes is reset, and its client
+    may never see the answer.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def stopping() -> ApiError:

@@ -25,7 +25,7 @@ _HEADERS = [
 
 
 class Watch:
-    """Gives every request a name, counts it and logs it, and refuses request lines without a path."""
+    """Gives every request a name, counts it and logs it, and refuses those that are no proper requests."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -48,10 +48,8 @@ class Watch:
             await send(message)
 
         try:
-            if scope["path"].startswith("/") and "\0" not in scope["path"]:
-                await self._app(scope, receive, send_named)
-            else:
-                await ApiError(400, "the request line has no path").response()(scope, receive, send_named)
+            refusal = _refusal(scope)
+            await (refusal.response() if refusal else self._app)(scope, receive, send_named)
         except Exception:
             status = 500
             raise
@@ -74,6 +72,18 @@ class Watch:
                     }
                 },
             )
+
+
+def _refusal(scope: Scope) -> ApiError | None:
+    """What no route is to see."""
+    if not scope["path"].startswith("/") or "\0" in scope["path"]:
+        return ApiError(400, "the request line has no path")
+    if {b"transfer-encoding", b"content-length"} <= {name for name, _ in scope["headers"]}:
+        # A proxy that goes by the other header takes the rest of the body for the next request (RFC 9112, 6.1).
+        return ApiError(
+            400, "Transfer-Encoding and Content-Length came together; send one", headers={"Connection": "close"}
+        )
+    return None
 
 
 class RequireKey:

@@ -204,6 +204,24 @@ def test_bodies(client: TestClient, content: bytes, kind: str, status: int) -> N
     assert status == 200 or answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 415), ("identity, br", 415), ("nonsense", 415), ("Identity", 200), ("", 200)]
+)
+def test_bodies_come_as_they_are(client: TestClient, encoding: str, status: int) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    answer = client.post(GENERATIONS, content=b'{"prompt": "heart"}', headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or "without that header" in answer.json()["error"]["message"]
+
+
+def test_words_near_to_unknown_ones(client: TestClient) -> None:
+    asked = {"prompt": "red hearts zebra", "seed": 1, "n": 2, "stream": True, "partial_images": 1}
+    with client.stream("POST", GENERATIONS, json=asked) as response:
+        sent = [event["dmgan"] for _, event in events(response.read().decode())]
+    near = {"hearts": ["heart"], "zebra": []}
+    assert [facts.get("near_words") for facts in sent] == [None, near, None, near]
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

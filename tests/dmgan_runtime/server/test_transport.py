@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.bundles import write_manifest
 from tests.dmgan_runtime.server.conftest import ServerProcess, running_server
 
 ASKED = {"prompt": "red heart", "seed": 1}
@@ -177,6 +178,9 @@ def server_of_many(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         b"GET /static/%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         b"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\nnot hexadecimal\r\n",
+        b"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /health/live HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
     ],
 )
 def test_an_odd_request_is_400(server: ServerProcess, line: bytes) -> None:
@@ -184,7 +188,7 @@ def test_an_odd_request_is_400(server: ServerProcess, line: bytes) -> None:
         connection.sendall(line)
         head, _, body = read_all(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert json.loads(body)["error"]["message"]
+    assert json.loads(body)["error"]["message"]  # and no second answer behind it
     assert httpx2.get(f"{server.url}/health/live").status_code == 200
 
 
@@ -208,6 +212,34 @@ def test_a_body_that_is_too_long_is_answered(server: ServerProcess) -> None:
     with connect(server) as connection:
         connection.sendall(request({"prompt": "heart " * 50_000}, "Connection: close"))
         assert read_all(connection).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"a" * 2_000_000])
+@pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n", b"Connection: close\r\n"])
+def test_a_body_that_says_it_is_too_long_is_answered_at_once(server: ServerProcess, sent: bytes, more: bytes) -> None:
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + more
+    with connect(server) as connection:
+        start = time.monotonic()
+        connection.sendall(head + b"Content-Length: 1000000000000\r\n\r\n" + sent)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+        assert time.monotonic() - start < 3  # far from the 10 s for a whole request
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_standard_error_is_json_and_the_address_is_on_standard_output(
+    own_bundle: Path, tmp_path: Path, workers: int
+) -> None:
+    write_manifest(own_bundle, name="../../x\x1b[31m\n{}")
+    with running_server(tmp_path, [own_bundle, "--workers", str(workers)]) as server:
+        assert server.serves.startswith("../../x\\x1b[31m {} (onnxruntime")
+        assert httpx2.get(f"{server.url}/health/live").status_code == 200
+        with connect(server) as connection:
+            connection.sendall(b"GARBAGE\r\n\r\n")
+            read_all(connection)
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {"request", "Invalid HTTP request received."} <= {line["message"] for line in lines}
 
 
 def ask_all(server: ServerProcess, count: int) -> list[socket.socket]:
