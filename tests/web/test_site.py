@@ -185,6 +185,15 @@ def test_seeds_and_walks_are_made_here_too(page: Any, site: Site, python: Genera
     assert_near(picture(page, "#step"), expected[8])
 
 
+def test_seeds_beyond_doubles_are_taken_whole_here_too(page: Any, site: Site, python: Generator) -> None:
+    seed = 2**64 - 2
+    page.goto(f"{site.url}#caption=red+heart&seed={seed}&view=seeds")
+    playwright.expect(page.locator("#seeds img")).to_have_count(2, timeout=60_000)
+    assert page.locator("#seeds span").all_inner_texts() == [f"seed {seed}", f"seed {seed + 1}"]
+    made = python.generate("red heart", seed=seed + 1)[0].image
+    assert_near(picture(page, "#seeds button:nth-child(2) img"), made)
+
+
 def test_a_damaged_file_is_refused_by_name_and_fetched_anew(page: Any, own_site: Site) -> None:
     file = own_site.folder / GRAPH
     whole = file.read_bytes()

@@ -4,12 +4,13 @@
 //   open(tell) -> {name, engine, resolutions, maxWords, words, maxImages, maxSteps}
 //       `words` is the Set of all words that the model knows; `tell` is called with text while it takes long.
 //   stream({caption, seed, count, stages, attention, signal}) -> async iterator of pictures
-//       Every stage of every image if `stages` is true, otherwise the last ones; image i has the seed `seed + i`.
+//       Every stage of every image if `stages` is true, otherwise the last ones; image i has the seed `seed + i`. Seeds
+//       are BigInts.
 //   generate(the same) -> the last stages, as an array
 //   interpolate({captions, seeds, steps, signal}) -> an array of PNG blobs; two captions and two seeds
 //
-// A picture is {blob, last, resolution, seed, words, unknownWords, cutWords, milliseconds, attention}: a PNG; what the
-// model read of the caption; the time of each stage so far, by resolution; and null or, by resolution of a stage,
+// A picture is {blob, last, resolution, seed, words, unknownWords, nearWords, cutWords, milliseconds, attention}: a PNG;
+// what the model read of the caption, with known words that are near to an unknown one, by it; the time of each stage so far, by resolution; and null or, by resolution of a stage,
 //   {side, maps, largest, shares, writingGate, responseGate, largestResponse}
 //       maps[i] is a Uint8Array of side * side for word i, where 255 stands for the stage's `largest` weight;
 //       responseGate is such an array, where 255 stands for `largestResponse`, or null; shares and writingGate have a
@@ -46,12 +47,13 @@ export class PageGenerator {
   }
 
   async *stream({ caption, seed, count = 1, stages = true, attention = false, signal }) {
-    const answer = await this.#ask("v1/images/generations", signal, {
-      model: this.model, prompt: caption, seed, n: count, stream: true, partial_images: stages ? 3 : 0, attention,
-    });
+    const content = { model: this.model, prompt: caption, n: count, stream: true, partial_images: stages ? 3 : 0, attention };
+    const answer = await this.#ask("v1/images/generations", signal, withSeeds(content, "seed", seed));
     for await (const event of serverSentEvents(answer.body)) {
       if (event.error) throw new RefusedError(event.error.message, 500);
-      yield await toPicture(event);
+      const picture = await toPicture(event, seed);
+      yield picture;
+      if (picture.last) seed += 1n; // counted here, since the number in the event was rounded when it was read
     }
   }
 
@@ -62,9 +64,8 @@ export class PageGenerator {
   }
 
   async interpolate({ captions, seeds, steps, signal }) {
-    const answer = await this.#ask("v1/images/interpolations", signal, {
-      model: this.model, prompts: captions, seeds, steps,
-    });
+    const content = withSeeds({ model: this.model, prompts: captions, steps }, "seeds", `[${seeds}]`);
+    const answer = await this.#ask("v1/images/interpolations", signal, content);
     return (await answer.json()).data.map((item) => toBlob(item.b64_json));
   }
 
@@ -72,12 +73,17 @@ export class PageGenerator {
     const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
     if (content) headers["Content-Type"] = "application/json";
     const answer = await fetch(this.base + path, {
-      method: content ? "POST" : "GET", headers, signal, body: content && JSON.stringify(content),
+      method: content ? "POST" : "GET", headers, signal, body: content,
     });
     if (answer.ok) return answer;
     const said = await answer.json().catch(() => ({}));
     throw new RefusedError(said.error?.message ?? `the server answered ${answer.status}`, answer.status);
   }
+}
+
+/** JSON with seeds, which JSON.stringify does not take as BigInts. */
+function withSeeds(content, name, seeds) {
+  return `{"${name}":${seeds},${JSON.stringify(content).slice(1)}`;
 }
 
 async function* serverSentEvents(body) {
@@ -96,7 +102,7 @@ async function* serverSentEvents(body) {
   }
 }
 
-async function toPicture({ type, b64_json, dmgan }) {
+async function toPicture({ type, b64_json, dmgan }, seed) {
   const attention = dmgan.attention ? {} : null;
   for (const [resolution, stage] of Object.entries(dmgan.attention ?? {})) {
     const maps = await levels(stage.attention.png);
@@ -115,9 +121,10 @@ async function toPicture({ type, b64_json, dmgan }) {
     blob: toBlob(b64_json),
     last: type.endsWith(".completed"),
     resolution: dmgan.resolution,
-    seed: dmgan.seed,
+    seed,
     words: dmgan.words,
     unknownWords: dmgan.unknown_words,
+    nearWords: dmgan.near_words ?? {},
     cutWords: dmgan.cut_words,
     milliseconds: dmgan.milliseconds,
     attention,

@@ -8,7 +8,7 @@ import { WalkPlayer } from "./walk.js";
 const EXAMPLES = ["red heart", "a bird with a yellow crown, a red belly and blue wings", "a small red bird", "a red heart"];
 const SEEDS = 9;
 const STEPS = 16;
-const MOST_SEED = 2 ** 32;
+const MOST_SEED = 2n ** 64n - 1n;
 
 const at = (id) => document.getElementById(id);
 const generator = new PageGenerator();
@@ -17,6 +17,7 @@ const walk = new WalkPlayer(at("walk"));
 const captions = [new CaptionBox(at("caption"), showUnknown), new CaptionBox(at("to-caption"), showUnknown)];
 let model = null;
 let asked = new AbortController();
+let near = {}; // known words by an unknown one, where the generator told them
 let addresses = []; // of pictures that are shown; given back when others take their place
 
 function view() {
@@ -33,9 +34,16 @@ function showUnknown() {
   const unknown = [...new Set(parts.filter((part) => part.kind === "unknown").map((part) => part.text))];
   const cut = parts.filter((part) => part.kind === "cut").length;
   const said = [];
+  const meant = unknown.flatMap((word) => near[word.toLowerCase()] ?? []).slice(0, 8);
   if (unknown.length) said.push(`The model does not know ${unknown.slice(0, 8).map((word) => `“${word}”`).join(", ")}${unknown.length > 8 ? " and more" : ""}.`);
+  if (meant.length) said.push(`Did you mean ${meant.map((word) => `“${word}”`).join(" or ")}?`);
   if (cut) said.push(`It reads ${model.maxWords} words, and ${cut} too many are left out.`);
   say(said.join(" "));
+}
+
+function suggest(words) {
+  near = words;
+  showUnknown();
 }
 
 function address(blob) {
@@ -56,11 +64,10 @@ function begin() {
 
 function readAddress() {
   const state = new URLSearchParams(location.hash.slice(1));
-  const seed = (name, otherwise) => (/^\d{1,15}$/.test(state.get(name) ?? "") ? state.get(name) : otherwise);
   captions[0].value = state.get("caption") ?? captions[0].value;
   captions[1].value = state.get("to") ?? "";
-  at("seed").value = seed("seed", at("seed").value);
-  at("to-seed").value = seed("to-seed", at("to-seed").value);
+  at("seed").value = state.get("seed") ?? at("seed").value;
+  at("to-seed").value = state.get("to-seed") ?? at("to-seed").value;
   const chosen = document.querySelector(`[name=view][value="${CSS.escape(state.get("view") ?? "picture")}"]`);
   if (chosen) chosen.checked = true;
 }
@@ -77,17 +84,33 @@ function writeAddress() {
 
 // ---- What can be asked
 
+/** The seed in a field, whole: a Number would round what is beyond 2 ** 53. Null if it is none. */
+function readSeed(id) {
+  const text = at(id).value.trim();
+  const seed = /^0*\d{1,20}$/.test(text) ? BigInt(text) : null;
+  return seed !== null && seed <= MOST_SEED ? seed : null;
+}
+
+/** Says which seed is none, if one that is shown is. */
+function refuseSeeds() {
+  const wrong = (view() === "walk" ? ["seed", "to-seed"] : ["seed"]).find((id) => readSeed(id) === null);
+  for (const id of ["seed", "to-seed"]) at(id).setAttribute("aria-invalid", id === wrong);
+  if (wrong) say(`“${at(wrong).value.slice(0, 40)}” is no seed; a seed is a whole number from 0 to ${MOST_SEED}.`, true);
+  return wrong !== undefined;
+}
+
 async function makePicture({ signal, forget }) {
   at("stages").replaceChildren();
   memory.show(null);
   for await (const picture of generator.stream({
-    caption: captions[0].value, seed: Number(at("seed").value), attention: true, signal,
+    caption: captions[0].value, seed: readSeed("seed"), attention: true, signal,
   })) {
     const source = address(picture.blob);
     addStage(picture, source);
     await showImage(source, `${captions[0].value}, ${picture.resolution} pixels`);
     forget();
     if (!picture.last) continue;
+    suggest(picture.nearWords);
     memory.show(picture);
     Object.assign(at("download"), {
       hidden: false, href: source, download: `${picture.words.join("-").slice(0, 60)}-seed${picture.seed}.png`,
@@ -127,11 +150,13 @@ function press(button) {
 
 async function makeSeeds({ signal, forget }) {
   at("seeds").replaceChildren();
-  const count = Math.min(SEEDS, model.maxImages);
+  const seed = readSeed("seed");
+  const count = Math.min(SEEDS, model.maxImages, Number(MOST_SEED - seed) + 1);
   for await (const picture of generator.stream({
-    caption: captions[0].value, seed: Number(at("seed").value), count, stages: false, signal,
+    caption: captions[0].value, seed, count, stages: false, signal,
   })) {
     forget();
+    suggest(picture.nearWords);
     const button = document.createElement("button");
     button.type = "button";
     button.title = "Look at this one";
@@ -150,7 +175,7 @@ async function makeWalk({ signal, forget }) {
   walk.show([]);
   const frames = await generator.interpolate({
     captions: [captions[0].value, captions[1].value || captions[0].value],
-    seeds: [Number(at("seed").value), Number(at("to-seed").value)],
+    seeds: [readSeed("seed"), readSeed("to-seed")],
     steps: Math.min(STEPS, model.maxSteps),
     signal,
   });
@@ -159,9 +184,9 @@ async function makeWalk({ signal, forget }) {
 }
 
 async function make() {
-  if (!model || !captions[0].value || !at("ask").reportValidity()) return;
   const chosen = view();
   showView(chosen);
+  if (!model || !captions[0].value || refuseSeeds()) return;
   writeAddress();
   showUnknown();
   const begun = begin();
@@ -206,7 +231,7 @@ for (const each of document.querySelectorAll("[name=view]")) {
   });
 }
 at("dice").addEventListener("click", () => {
-  at("seed").value = Math.floor(Math.random() * MOST_SEED);
+  at("seed").value = Math.floor(Math.random() * 2 ** 32);
   make();
 });
 at("link").addEventListener("click", async () => {

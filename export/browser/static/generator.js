@@ -47,7 +47,7 @@ export class PageGenerator {
     const last = this.generator.resolutions.at(-1);
     for (let image = 0; image < count; image++) {
       const milliseconds = {};
-      const options = { seed: seed + image, attention };
+      const options = { seed: seed + BigInt(image), attention };
       const iterator = await refusing(() => this.generator.stream(caption, options));
       for (;;) {
         signal?.throwIfAborted();
@@ -141,9 +141,10 @@ async function describe(generation, last, milliseconds) {
     blob: await toPng(image, { Description: caption, Seed: String(seed) }),
     last: image.width === last,
     resolution: image.width,
-    seed: Number(seed),
+    seed,
     words,
     unknownWords,
+    nearWords: {},
     cutWords,
     milliseconds,
     attention: attention && Object.fromEntries(

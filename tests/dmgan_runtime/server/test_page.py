@@ -140,6 +140,58 @@ def test_seeds(page: playwright.Page, emoji: ServerProcess) -> None:
     expect(page.locator("#stages img")).to_have_count(3)
 
 
+def test_seeds_beyond_doubles_are_taken_whole(page: playwright.Page, emoji: ServerProcess) -> None:
+    seed = 2**64 - 4
+    visit(page, emoji, f"caption=pizza&seed={seed}&view=seeds")
+    expect(page.locator("#seeds button")).to_have_count(4)  # there are no more seeds
+    assert page.locator("#seeds span").all_inner_texts() == [f"seed {each}" for each in range(seed, 2**64)]
+    page.locator("#seeds button").nth(1).click()
+    expect(page.locator("#download")).to_have_attribute("download", f"pizza-seed{seed + 1}.png")
+    with page.expect_request("**/interpolations") as asked:
+        page.goto(f"{emoji.url}/#caption=pizza&seed={2**53 + 1}&view=walk&to=apple&to-seed={2**64 - 1}")
+        page.reload()
+    assert asked.value.post_data_json["seeds"] == [2**53 + 1, 2**64 - 1]
+
+
+@pytest.mark.parametrize("seed", ["18446744073709551616", "abc", "-1", "1.5", ""])
+def test_what_is_no_seed_is_refused(page: playwright.Page, emoji: ServerProcess, seed: str) -> None:
+    visit(page, emoji, f"caption=pizza&seed={seed}")
+    said = f"“{seed}” is no seed; a seed is a whole number from 0 to 18446744073709551615."
+    expect(page.locator("#note.alarm")).to_have_text(said)
+    expect(page.locator("#stages img")).to_have_count(0)
+    page.locator("#seed").fill("2")
+    page.keyboard.press("Enter")
+    expect(page.locator("#stages img")).to_have_count(3)
+    expect(page.locator("#note")).to_have_text("")
+    page.locator("#seed").fill(seed)
+    page.locator("#make").click()
+    expect(page.locator("#note.alarm")).to_have_text(said)
+
+
+def test_near_words_are_offered(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji, "caption=red+hart")
+    expect(page.locator("#note")).to_contain_text("The model does not know “hart”. Did you mean “heart” or “hat”")
+
+
+def test_bars_and_the_response_gate_are_drawn_on_a_scale_of_one(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji, "caption=thumbs+up,+dark+skin+tone&seed=7")
+    expect(page.locator("#words meter")).to_have_count(10)
+    assert page.locator("#words meter").evaluate_all("bars => bars.map((bar) => bar.max)") == [1] * 10
+    drawn = page.evaluate("""async () => {
+        const { drawOverlay } = await import("/static/overlay.js");
+        const canvas = new OffscreenCanvas(1, 1);
+        const brightness = (most) => {
+            drawOverlay(canvas, new OffscreenCanvas(4, 4), new Uint8Array(4).fill(255), 2, most);
+            return canvas.getContext("2d").getImageData(9, 9, 1, 1).data.slice(0, 3).reduce((a, b) => a + b);
+        };
+        return [0.001, 0.5, 1].map(brightness);
+    }""")
+    assert drawn[0] < 10 < 200 < drawn[1] < drawn[2]
+    page.locator("#response").click()
+    most = float(page.locator("#largest-response").inner_text().rstrip("%")) / 100
+    assert 0 < most < 1
+
+
 def test_a_walk(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji, "caption=red+heart&seed=3&view=walk&to=green+apple&to-seed=5")
     expect(page.locator("#play")).to_have_attribute("aria-label", "Pause")
