@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -50,7 +51,15 @@ class DmganCommand(click.Command):
             raise click.exceptions.Exit(128 + stop.number) from stop
         except (DmganError, OSError) as error:
             failure = _UserMistake if isinstance(error, _USER_MISTAKES) else click.ClickException
-            raise failure(str(error)) from error
+            raise failure(_as_options(str(error), ctx.command)) from error
+
+
+def _as_options(message: str, command: click.Command) -> str:
+    """A message whose remedies are arguments of Python, such as `device='cpu'`, with the command's options instead."""
+    names = {option.name: option.opts[-1] for option in command.params if isinstance(option, click.Option)}
+    return re.sub(
+        r"\b(\w+)='([^']+)'", lambda found: f"{names[found[1]]} {found[2]}" if found[1] in names else found[0], message
+    )
 
 
 class DmganGroup(click.Group):

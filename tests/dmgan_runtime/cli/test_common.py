@@ -37,6 +37,16 @@ def test_an_error_is_a_message_and_a_code(kind: type[errors.DmganError], code: i
     assert run(kind("what, where, remedy"))[:2] == (code, "Error: what, where, remedy\n")
 
 
+def test_arguments_of_python_become_the_commands_options() -> None:
+    @click.command(cls=DmganCommand)
+    @click.option("-d", "--device")
+    def command(device: str | None) -> None:
+        raise errors.BackendError("pass device='cuda' or device='cpu', precision='auto', or device: 'x'")
+
+    stderr = CliRunner().invoke(command).stderr
+    assert stderr == "Error: pass --device cuda or --device cpu, precision='auto', or device: 'x'\n"
+
+
 def test_a_full_disk_is_a_message() -> None:
     code, message, _ = run(OSError(28, "No space left on device", "out.png"))
     assert (code, message) == (1, "Error: [Errno 28] No space left on device: 'out.png'\n")
