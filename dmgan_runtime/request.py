@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.graphs import EVERYTHING, IMAGE
 from dmgan_runtime.manifest import ModelSpec
-from dmgan_runtime.noise import check_seed, check_truncation, draw_noise, fresh_seed
+from dmgan_runtime.noise import MAX_SEED, check_seed, check_truncation, draw_noise, fresh_seed
 from dmgan_runtime.tokenizer import Encoding, Tokens
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -137,7 +137,11 @@ def check_options(
     images = check_at_least("images_per_caption", images_per_caption, 1)
     size = check_at_least("batch_size", batch_size, 1)
     first = fresh_seed() if seed is None else check_seed(seed)
-    check_seed(first + images - 1)
+    if first + images - 1 > MAX_SEED:
+        raise SettingsError(
+            f"the last of {images} images has the seed {first} + {images - 1}, which is out of range; pass a seed of at"
+            f" most {MAX_SEED - images + 1}"
+        )
     return GenerationOptions(
         stages=stages,
         seed=first,

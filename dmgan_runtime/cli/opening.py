@@ -27,7 +27,12 @@ _DECIBELS = click.FloatRange(0, MAX_QUALITY, min_open=True)
 def _check_quality(ctx: click.Context, param: click.Parameter, value: str) -> Quality:
     if value == "exact":
         return "exact"
-    decibels: float = _DECIBELS(value, param, ctx)
+    try:
+        decibels: float = _DECIBELS(value, param, ctx)
+    except click.BadParameter as error:
+        raise click.BadParameter(
+            f"{value!r} is neither a PSNR in dB, over 0 and at most {MAX_QUALITY:g}, nor exact", ctx, param
+        ) from error
     return decibels
 
 

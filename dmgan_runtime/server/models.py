@@ -22,12 +22,16 @@ class Models:
 
     def __init__(self, generators: Sequence[Generator], settings: ServerSettings) -> None:
         self._settings = settings
-        self._generators = {each.manifest.name: each for each in generators}
-        if not generators or len(self._generators) < len(generators):
-            raise SettingsError(
-                f"{len(generators)} bundles have {len(self._generators)} names; serve at least one, and each name once"
-                " (`dmgan-export --name` gives it)"
-            )
+        self._generators: dict[str, Generator] = {}
+        for each in generators:
+            if each.manifest.name in self._generators:
+                raise SettingsError(
+                    f"two bundles have the name {each.manifest.name!r}, by which requests choose; serve one of them, or"
+                    " export one again with another `dmgan-export --name`"
+                )
+            self._generators[each.manifest.name] = each
+        if not generators:
+            raise SettingsError("there is no generator to serve; pass at least one")
         self._self_test: asyncio.Task[None] | None = None
         self._trouble: str | None = "the self-test has not ended yet"
 

@@ -170,7 +170,11 @@ class TestGenerate:
             ({"images_per_caption": 1.5}, SettingsError, "images_per_caption is 1.5"),
             ({"batch_size": 0}, SettingsError, "batch_size is 0"),
             ({"seed": -1}, SettingsError, "seed -1 is out of range"),
-            ({"seed": MAX_SEED, "images_per_caption": 2}, SettingsError, "is out of range"),
+            (
+                {"seed": MAX_SEED, "images_per_caption": 2},
+                SettingsError,
+                rf"2 images has the seed {MAX_SEED} \+ 1, .* at most {MAX_SEED - 1}$",
+            ),
             ({"seed": "7"}, SettingsError, "seed is '7'"),
             ({"seed": True}, SettingsError, "seed is True; pass a whole number"),
             ({"truncation": 0}, SettingsError, "truncation is 0"),

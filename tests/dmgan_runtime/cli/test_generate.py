@@ -281,6 +281,13 @@ def test_captions_that_are_refused_are_counted_at_once(bundle: Path, monkeypatch
         (["a heart", "-o", "w/pics"], "end it in .png, .jpg, .jpeg, .webp, or in a slash if it is a folder"),
         (["a heart", "-o", f"{__file__}/"], f"{__file__}/: there is a file of this name; leave the slash out"),
         (["a heart", "--precision", "fp8"], "'fp8' is not one of 'auto', 'fp32'"),
+        (["a heart", "--quality", "high"], "'high' is neither a PSNR in dB, over 0 and at most 200, nor exact"),
+        (["a heart", "--quality", "0"], "'0' is neither a PSNR in dB"),
+        (["a heart", "--precision", "int8"], "or pass --precision auto"),
+        (
+            ["a heart", "--seed", str(2**64 - 1), "-n", "2"],
+            f"the last of 2 images has the seed {2**64 - 1} + 1, which is out",
+        ),
         (["a heart", "--device", "gpu"], "device 'gpu' is unknown; pass 'auto', 'cpu'"),
         (["a heart", "a square", "-o", "-"], "--output - takes one picture; pass --grid"),
         (["a heart", "--stages", "-o", "-"], "--output - takes one picture"),

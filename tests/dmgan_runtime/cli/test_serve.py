@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
         (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid, port 8000"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1, port 8000"),
         (["--port", "{taken}"], "cannot listen on 127.0.0.1, port {taken} (Address already in use"),
-        (["{bundle}", "{bundle}"], "2 bundles have 1 names"),
+        (["{bundle}", "{bundle}"], "two bundles have the name"),
         (["--api-key", ""], "the API key is empty"),
         (["--backend", "nonsense"], "nonsense"),
         (["--concurrency", "0"], "--concurrency"),

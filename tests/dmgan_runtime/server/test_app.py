@@ -264,5 +264,7 @@ def test_it_can_be_mounted_in_an_application(generator: Generator) -> None:
 
 
 def test_two_bundles_need_two_names(generator: Generator) -> None:
-    with pytest.raises(SettingsError, match="2 bundles have 1 names"):
+    with pytest.raises(SettingsError, match=f"two bundles have the name '{generator.manifest.name}'"):
         create_app([generator, generator])
+    with pytest.raises(SettingsError, match="no generator to serve"):
+        create_app([])
