@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ Line = tuple[str, Mapping[str, Any]]
 """Where a line stands, and its fields."""
 
 _DELIMITERS = ",;\t"
+_SEPARATOR_LINE = re.compile(r"sep=(\t|[^\w\s\"])\r?\n", re.IGNORECASE)
 _MOST_ROWS = 20_000_000
 _ROWS_AT_ONCE = 1024
 _LONGEST_LIST = 100_000
@@ -44,18 +46,23 @@ def read_json_lines(path: Path) -> Iterator[Line]:
 def read_csv(path: Path) -> Iterator[Line]:
     """Reads a table with a header, separated by commas, semicolons or tabs; an empty cell is None.
 
+    A first line such as `sep=;`, which Excel takes, names another separator.
+
     Raises:
         DataError: naming the first row that is broken, or has more cells than the header.
     """
     text = read_text(path)
+    told = _SEPARATOR_LINE.match(text)
+    skipped = 1 if told else 0
+    text = text[told.end() :] if told else text
     header = text.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=header.count)
+    delimiter = told[1] if told else max(_DELIMITERS, key=header.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    number = 1
+    number = 1 + skipped
     try:
         names = [name.strip() for name in next(rows, [])]
         for cells in rows:
-            where, number = f"{path}, line {number + 1}", rows.line_num
+            where, number = f"{path}, line {number + 1}", rows.line_num + skipped
             if len(cells) > len(names):
                 raise DataError(
                     f"{where}: has {len(cells)} cells, and the header has {len(names)}; put quotes around captions that"
@@ -64,7 +71,7 @@ def read_csv(path: Path) -> Iterator[Line]:
             if any(cells):
                 yield where, dict(zip(names, map(_value, cells), strict=False))
     except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: {error}; mend or remove that line") from error
+        raise DataError(f"{path}, line {rows.line_num + skipped}: {error}; mend or remove that line") from error
 
 
 def _value(cell: str) -> object:
