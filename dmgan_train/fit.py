@@ -25,6 +25,7 @@ from dmgan_train.data import (
     keep_known,
     load_split,
     steps_per_epoch,
+    unread_layouts,
 )
 from dmgan_train.evaluation.metrics.r_precision import Encoders
 from dmgan_train.gan import GanPhase
@@ -47,12 +48,14 @@ class TrainingData:
         train: The training split.
         test: The test split; None where the data set has none.
         tokenizer: The vocabulary of both.
+        unusable: The keys of the training pictures whose files are missing or empty.
     """
 
     source: str
     train: Split
     test: Split | None
     tokenizer: Tokenizer
+    unusable: frozenset[str] = frozenset()
 
 
 def read_data(root: Path, source: str | None, settings: Settings) -> TrainingData:
@@ -69,14 +72,14 @@ def read_data(root: Path, source: str | None, settings: Settings) -> TrainingDat
     source = source or detect_source(root)
     captions, share = settings.data.captions_per_image, settings.data.held_out
     split = load_split(source, root, "train", captions, share)
-    check_files(split, settings.data.broken_limit)
+    unusable = check_files(split, settings.data.broken_limit)
     texts = list(split.captions())
     test = None
     with suppress(MissingSplitError):
         test = load_split(source, root, "test", captions, share)
         check_left_out(test, settings.data.broken_limit)
         texts += test.captions()
-    return TrainingData(source, split, test, Tokenizer.from_captions(texts))
+    return TrainingData(source, split, test, Tokenizer.from_captions(texts), unusable)
 
 
 def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
@@ -166,9 +169,10 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
     pyramid = "/".join(str(side) for side in settings.model.resolutions)
     lines = [
         f"preset {settings.preset}, recipe {settings.recipe}, on {device}",
-        f"data   {data.train.root}: {data.source}, {len(data.train):,} training and"
+        f"data   {data.train.root}: {data.source}, {_usable(data)} training and"
         f" {len(data.test) if data.test else 0:,} test images,"
         f" {len(data.tokenizer) - 1:,} words",
+        *_unread_lines(data),
         *_held_out_line(data, settings),
         f"model  {pyramid} pixels, generator {generator:.1f} M parameters, discriminators {discriminators:.1f} M",
     ]
@@ -183,6 +187,19 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         if own.steps and steps < own.steps:
             lines.append(f"       not {own.steps:,} ({name}.steps): {name}.epochs ends it sooner; raise that too")
     return "\n".join(lines)
+
+
+def _usable(data: TrainingData) -> str:
+    unusable = sum(example.key in data.unusable for example in data.train.examples)
+    return f"{len(data.train) - unusable:,} of {len(data.train):,}" if unusable else f"{len(data.train):,}"
+
+
+def _unread_lines(data: TrainingData) -> list[str]:
+    root = data.train.root
+    return [
+        f"       {path.relative_to(root)} is not read; --source {source} would read it"
+        for source, path in unread_layouts(root, data.source).items()
+    ]
 
 
 def _held_out_line(data: TrainingData, settings: Settings) -> list[str]:

@@ -32,6 +32,7 @@ __all__ = [
     "load_split",
     "make_loader",
     "steps_per_epoch",
+    "unread_layouts",
 ]
 
 
@@ -53,7 +54,7 @@ SOURCES = {
     "emoji": DataSource(image_folder.load_image_folder, image_folder.LAYOUT),
     "synthetic": DataSource(cub.load_cub, cub.LAYOUT),
 }
-_RECOGNISERS = {"cub": cub.is_cub, "coco": coco.is_coco, "image_folder": image_folder.is_image_folder}
+_KNOWN_BY = {"cub": cub.known_by, "coco": coco.known_by, "image_folder": image_folder.known_by}
 
 
 def load_split(
@@ -94,9 +95,16 @@ def detect_source(root: Path) -> str:
     Raises:
         DataError: if it is none of them.
     """
-    for source, recognises in _RECOGNISERS.items():
-        if recognises(root):
+    for source, known_by in _KNOWN_BY.items():
+        if known_by(root):
             return source
     what = "has none of the layouts that are known" if root.is_dir() else "there is no such folder"
-    layouts = "".join(f"\n  {source}: {SOURCES[source].layout}" for source in _RECOGNISERS)
-    raise DataError(f"{root}: {what}{unpacked_hint([root])}. Looked for:{layouts}")
+    missed = image_folder.near_miss(root)
+    layouts = "".join(f"\n  {source}: {SOURCES[source].layout}" for source in _KNOWN_BY)
+    raise DataError(f"{root}: {what}{missed and f'; {missed}'}{unpacked_hint([root])}. Looked for:{layouts}")
+
+
+def unread_layouts(root: Path, source: str) -> dict[str, Path]:
+    """The other sources that a folder could be read as, and the file or folder that each is known by."""
+    others = {name: known_by for name, known_by in _KNOWN_BY.items() if SOURCES[name].load is not SOURCES[source].load}
+    return {name: path for name, known_by in others.items() if (path := known_by(root))}

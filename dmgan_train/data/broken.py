@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -51,25 +52,30 @@ class BrokenFiles:
             _log.warning("%s; another example takes its place", printable(reason))
 
 
-def check_files(split: Split, limit: int | None = None) -> None:
+def check_files(split: Split, limit: int | None = None) -> frozenset[str]:
     """Looks whether the pictures of a split are there, without opening them, before any time goes into training.
 
-    Up to the limit, missing files and what was left out when the split was read are logged.
+    Up to the limit, missing and empty files and what was left out when the split was read are logged.
 
     Args:
         split: The split.
         limit: How many broken pictures and captions are put up with; by default 1% of the split, at least 10.
 
+    Returns:
+        The keys of those that are missing or empty.
+
     Raises:
-        DataError: if there are more, or all pictures are missing.
+        DataError: if there are more, or all pictures are missing or empty.
     """
-    missing = [reason for example in split.examples if (reason := _missing(example.image))]
-    if len(missing) == len(split):
+    faults = {example.key: fault for example in split.examples if (fault := _fault(example.image))}
+    if len(faults) == len(split):
+        reasons = listed(list(faults.values()))
         raise DataError(
-            f"{split.root}: none of the {len(split):,} pictures of the split {split.name!r} is there:{listed(missing)}"
+            f"{split.root}: none of the {len(split):,} pictures of the split {split.name!r} can be read:{reasons}"
         )
     check_left_out(split, limit)
-    BrokenFiles(split, limit).add(missing)
+    BrokenFiles(split, limit).add(faults.values())
+    return frozenset(faults)
 
 
 def check_left_out(split: Split, limit: int | None = None) -> None:
@@ -93,8 +99,13 @@ def listed(reasons: Sequence[str]) -> str:
     return "".join(f"\n  {reason}" for reason in reasons[:_NAMED]) + more
 
 
-def _missing(path: Path) -> str | None:
+def _fault(path: Path) -> str | None:
     try:
-        return None if path.is_file() else f"{shortened(path)}: there is no such file"
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{shortened(path)}: there is no such file"
     except OSError as error:  # such as a name that is too long
         return f"{shortened(path)}: cannot be read ({error.strerror})"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{shortened(path)}: there is no such file"
+    return None if found.st_size else f"{shortened(path)}: is empty (0 bytes)"

@@ -54,9 +54,10 @@ class _KarpathyDataset(msgspec.Struct, frozen=True):
     images: list[_KarpathyPicture]
 
 
-def is_coco(root: Path) -> bool:
-    """Whether a folder is laid out as COCO is."""
-    return _karpathy_file(root) is not None or _year(root) is not None
+def known_by(root: Path) -> Path | None:
+    """The file that tells that a folder is laid out as COCO is; None if it is not."""
+    parts = (part + year for year in _YEARS for part in _PARTS.values())
+    return _karpathy_file(root) or next(filter(None, (_annotation_file(root, part) for part in parts)), None)
 
 
 def load_coco(root: Path, split: SplitName, captions_per_image: int | None = None) -> Split:

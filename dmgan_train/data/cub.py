@@ -29,9 +29,10 @@ class _Picture(NamedTuple):
     box: Box | None = None
 
 
-def is_cub(root: Path) -> bool:
-    """Whether a folder is laid out as the published code's are."""
-    return (root / _PUBLISHED).is_dir() or any((root / name / "filenames.pickle").is_file() for name in _SPLITS)
+def known_by(root: Path) -> Path | None:
+    """What tells that a folder is laid out as the published code's are; None if it is not."""
+    lists = (path for name in _SPLITS if (path := root / name / "filenames.pickle").is_file())
+    return root / _PUBLISHED if (root / _PUBLISHED).is_dir() else next(lists, None)
 
 
 def load_cub(root: Path, split: SplitName, captions_per_image: int | None = None) -> Split:

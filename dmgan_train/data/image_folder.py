@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,9 +32,29 @@ class _Table(NamedTuple):
     split: SplitName | None
 
 
-def is_image_folder(root: Path) -> bool:
-    """Whether a folder has an image folder's metadata, itself or in a folder for each split, or captions beside."""
-    return bool(_tables(root)) or any(_captions_beside(picture) for picture in pictures_in(root))
+def known_by(root: Path) -> Path | None:
+    """The first metadata of an image folder, in itself or in a split's folder, or the first captions beside a picture.
+
+    None if a folder has neither.
+    """
+    tables = (path for folder in _folders(root) for name in _READERS if (path := folder / name).is_file())
+    return next(tables, None) or next((beside for _, beside in _pictures(root) if beside), None)
+
+
+def near_miss(root: Path) -> str:
+    """What a folder lacks to be an image folder, if it has some of it: a sentence for a message, or nothing."""
+    for folder in _folders(root):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            table = f"metadata{path.suffix.lower()}"
+            if table in _READERS and path.is_file():
+                return f"{path} is not read, because of its name; rename it to {table} if it holds the captions"
+    picture = next(pictures_in(root), None)
+    if picture is None:
+        return ""
+    return (
+        f"has pictures, but neither captions in {METADATA} (or .csv, .parquet; with file_name and caption) nor beside"
+        f" them, such as in {picture.with_suffix('.txt')}"
+    )
 
 
 def load_image_folder(root: Path, split: SplitName, captions_per_image: int | None = None) -> Split:
@@ -51,19 +72,26 @@ def load_image_folder(root: Path, split: SplitName, captions_per_image: int | No
         captions_per_image: Keeps the first so many captions of an image; all of them if None.
 
     Raises:
-        DataError: if a line is broken (its number is named), a path leaves the folder, or no picture of the split can
-            be used. Whether the pictures are there is not checked here.
+        DataError: if a line is broken (its number is named), a path leaves the folder, there are no captions, or no
+            picture of the split can be used. Whether the pictures are there is not checked here.
         MissingSplitError: if no picture is in the split.
     """
     tables = _tables(root)
     if tables:
-        rows = (_row(root, table, *line) for table in tables for line in _READERS[table.path.name](table.path))
+        rows = (row for table in tables for row in _rows(root, table))
         names = " and ".join(dict.fromkeys(table.path.name for table in tables))
         remedy = f'write the split "{split}" in lines of {names}, or put pictures into a folder {split}/'
     else:
-        rows = (_row_beside(root, picture) for picture in pictures_in(root))
+        if known_by(root) is None and (missed := near_miss(root)):
+            raise DataError(f"{root}: {missed}")
+        rows = (_row_beside(root, picture, captions) for picture, captions in _pictures(root))
         remedy = f"put pictures into a folder {split}/, each with a .txt beside it; or write {METADATA}"
     return to_split(split, root, rows, captions_per_image, remedy)
+
+
+def _folders(root: Path) -> dict[Path, SplitName | None]:
+    """Where metadata may lie: the folder itself, and that of each split."""
+    return {root: None, **{root / name: split for name, split in SPLITS.items()}}
 
 
 def _tables(root: Path) -> list[_Table]:
@@ -72,9 +100,8 @@ def _tables(root: Path) -> list[_Table]:
     Raises:
         DataError: if a folder has it in two formats.
     """
-    places: list[tuple[Path, SplitName | None]] = [(root, None), *((root / name, own) for name, own in SPLITS.items())]
     tables = []
-    for folder, split in places:
+    for folder, split in _folders(root).items():
         own = [_Table(folder / name, split) for name in _READERS if (folder / name).is_file()]
         if len(own) > 1:
             raise DataError(f"{folder}: has {' and '.join(table.path.name for table in own)}; keep one of them")
@@ -84,10 +111,27 @@ def _tables(root: Path) -> list[_Table]:
     return tables
 
 
+def _rows(root: Path, table: _Table) -> Iterator[Row]:
+    """The rows of a table.
+
+    Raises:
+        DataError: at its end, if no line had a field for captions.
+    """
+    first, captioned = None, False
+    for where, fields in _READERS[table.path.name](table.path):
+        yield _row(root, table, where, fields)
+        first = first or (where, _columns(fields))
+        captioned = captioned or bool(_caption_names(fields))
+    if first and not captioned:
+        where, columns = first
+        raise DataError(f"{where}: has no captions, caption or text ({columns}); one of them describes the picture")
+
+
 def _row(root: Path, table: _Table, where: str, fields: Mapping[str, object]) -> Row:
     if "file_name" not in fields:
-        columns = shortened(", ".join(map(str, fields)))
-        raise DataError(f"{where}: has no file_name (it has {columns}); it names the picture, relative to the metadata")
+        raise DataError(
+            f"{where}: has no file_name ({_columns(fields)}); it names the picture, relative to the metadata"
+        )
     name = fields["file_name"]
     path = inner_path(name) if isinstance(name, str) else None
     if path is None:
@@ -103,11 +147,20 @@ def _row(root: Path, table: _Table, where: str, fields: Mapping[str, object]) ->
     )
 
 
-def _captions(where: str, fields: Mapping[str, object]) -> list[str]:
+def _columns(fields: Mapping[str, object]) -> str:
+    return f"it has {shortened(', '.join(map(str, fields)))}"
+
+
+def _caption_names(fields: Mapping[str, object]) -> list[str]:
+    """Those fields that hold captions, in the order in which these are taken."""
     numbered = sorted((int(found[1]), name) for name in fields if (found := _NUMBERED.fullmatch(name)))
+    return [name for name in _CAPTION_FIELDS if name in fields] + [name for _, name in numbered]
+
+
+def _captions(where: str, fields: Mapping[str, object]) -> list[str]:
     captions: list[str] = []
-    for name in (*_CAPTION_FIELDS, *(name for _, name in numbered)):
-        value = fields.get(name)
+    for name in _caption_names(fields):
+        value = fields[name]
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
                 captions.append(text)
@@ -135,12 +188,11 @@ def _split(where: str, value: object, folder: str) -> SplitName:
     return split
 
 
-def _row_beside(root: Path, picture: Path) -> Row:
-    captions = _captions_beside(picture)
+def _row_beside(root: Path, picture: Path, captions: Path | None) -> Row:
     relative = picture.relative_to(root)
     split = SPLITS.get(relative.parts[0], "train")
     texts: list[str] = []
-    fault = None
+    fault = None if captions else f"{picture}: has no captions; write them into {picture.stem}.txt beside it"
     if captions:
         try:
             texts = [line for line in read_text(captions).splitlines() if line.strip()]
@@ -149,6 +201,11 @@ def _row_beside(root: Path, picture: Path) -> Row:
     return Row(str(captions or picture), relative.as_posix(), picture, texts, split, fault=fault)
 
 
-def _captions_beside(picture: Path) -> Path | None:
-    beside = (picture.with_suffix(suffix) for suffix in _CAPTION_SUFFIXES)
-    return next((path for path in beside if path.is_file()), None)
+def _pictures(root: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Every picture, and the file of its captions beside it, in whatever case its suffix is."""
+    for folder, pictures in groupby(pictures_in(root), key=lambda picture: picture.parent):
+        captions = sorted(path for path in folder.iterdir() if path.suffix.lower() in _CAPTION_SUFFIXES)
+        files = {(path.stem, path.suffix.lower()): path for path in captions}
+        for picture in pictures:
+            beside = (files.get((picture.stem, suffix)) for suffix in _CAPTION_SUFFIXES)
+            yield picture, next(filter(None, beside), None)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
 from dmgan_train.run_folder import RunFolder
+from tests.dmgan_train.data.drawing import write_coco
 from tests.training import SMALL
 
 
@@ -39,6 +40,21 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
     assert "8/16/32 pixels" in result.output
     assert "batch_size: 4" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_counts_what_can_be_used_and_names_what_is_not_read(images, tmp_path) -> None:
+    root = shutil.copytree(images, tmp_path / "squares")
+    lines = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+    missing, empty, *_ = (root / line["file_name"] for line in lines if line.get("split") != "test")
+    missing.unlink()
+    empty.write_bytes(b"")
+    write_coco(root)
+    flags = [flag for override in SMALL for flag in ("--set", override)]
+    command = ["fit", "--preset", "tiny", "--data", root, "--source", "image_folder", "--run", tmp_path / "run"]
+    result = invoke(*command, "--dry-run", *flags)
+    assert result.exit_code == 0, result.output
+    assert "image_folder, 6 of 8 training and 4 test images" in result.output
+    assert "       annotations/captions_val2014.json is not read; --source coco would read it\n" in result.output
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_with(run, images, tmp_path, monkeypatch) -> None:

@@ -42,11 +42,15 @@ def test_missing_files_are_found_without_opening_any(tmp_path):
         DataError, match=r"(?s)1 of the .*\(5 pictures\).*at most 0 may be.*1\.png: there is no such file"
     ):
         check_files(split, limit=0)
+    split.examples[4].image.write_bytes(b"")
+    assert check_files(split) == {"1", "4"}
+    with pytest.raises(DataError, match=r"(?s)2 of the .*1\.png: there is no such file.*4\.png: is empty \(0 bytes\)"):
+        check_files(split, limit=1)
 
 
 def test_all_files_missing_is_an_error_however_few(tmp_path):
     split = noise_split(tmp_path, 2)
     for example in split.examples:
         example.image.unlink()
-    with pytest.raises(DataError, match="none of the 2 pictures of the split 'train' is there:"):
+    with pytest.raises(DataError, match="none of the 2 pictures of the split 'train' can be read:"):
         check_files(split)

@@ -76,6 +76,8 @@ def as_lines(newline: str = "\n") -> str:
         ("metadata.csv", codecs.BOM_UTF8 + as_csv().encode()),
         ("metadata.csv", as_csv(";")),
         ("metadata.csv", as_csv("\t").encode("utf-16")),
+        ("metadata.csv", "sep=;\r\n" + as_csv(";", "\r\n")),
+        ("metadata.csv", codecs.BOM_UTF8 + ("sep=|\n" + as_csv("|")).encode()),
     ],
 )
 def test_metadata_is_read_as_systems_and_programs_write_it(tmp_path, name, content):
@@ -136,7 +138,7 @@ def test_captions_may_lie_beside_their_pictures(tmp_path):
     write_picture(tmp_path / "d.png")
     write(write_picture(tmp_path / "e.png").with_suffix(".txt"), "für Elise".encode("cp1252"))
     without, unreadable = load_image_folder(tmp_path, "train").left_out
-    assert without == f"{tmp_path / 'd.png'}: d.png has no caption"
+    assert without == f"{tmp_path / 'd.png'}: has no captions; write them into d.txt beside it"
     assert unreadable.startswith(f"{tmp_path / 'e.txt'}: is not in UTF-8")
 
 
@@ -197,7 +199,46 @@ def test_a_picture_without_a_caption_is_named_and_left_out(tmp_path):
     assert [example.key for example in split.examples] == ["b.png"]
     assert split.left_out == (f"{tmp_path / 'metadata.jsonl'}, line 1: a.png has no caption",)
     with pytest.raises(DataError, match=r"none of the 1 pictures of the split 'train' can be used.*\n.*has no caption"):
-        load_image_folder(write_metadata(tmp_path, [{"file_name": "a.png"}]), "train")
+        load_image_folder(write_metadata(tmp_path, [{"file_name": "a.png", "text": None}]), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "file_name;beschreibung\n" + "".join(f"{n}.png;a bird\n" for n in range(30))),
+        ("metadata.jsonl", '\n{"file_name": "a.png", "beschreibung": "a bird"}\n' * 30),
+    ],
+)
+def test_captions_by_another_name_are_one_line(tmp_path, name, content):
+    write(tmp_path / name, content)
+    with pytest.raises(DataError) as caught:
+        load_image_folder(tmp_path, "train")
+    assert str(caught.value) == (
+        f"{tmp_path / name}, line 2: has no captions, caption or text (it has file_name, beschreibung);"
+        " one of them describes the picture"
+    )
+
+
+def test_pictures_without_any_captions_are_told_where_these_would_be(tmp_path):
+    write_picture(tmp_path / "train" / "a.png")
+    with pytest.raises(
+        DataError, match=r"neither captions in metadata\.jsonl .* beside them, such as in .*/train/a\.txt$"
+    ):
+        load_image_folder(tmp_path, "train")
+    table = write(tmp_path / "captions.CSV", "file_name,text\ntrain/a.png,x\n")
+    with pytest.raises(
+        DataError, match=r"captions\.CSV is not read, because of its name; rename it to metadata\.csv if"
+    ):
+        load_image_folder(tmp_path, "train")
+    table.rename(tmp_path / "metadata.csv")
+    assert captions_of(tmp_path) == {"train/a.png": ("x",)}
+
+
+def test_captions_beside_may_have_suffixes_in_capitals(tmp_path):
+    for name, captions in (("a", "a.TXT"), ("b", "b.Caption"), ("c", "C.txt")):
+        write_picture(tmp_path / f"{name}.png")
+        write(tmp_path / captions, f"bird {name}")
+    assert captions_of(tmp_path) == {"a.png": ("bird a",), "b.png": ("bird b",)}
 
 
 def test_one_class_is_one_number_in_both_splits_and_none_is_a_class_of_its_own(tmp_path):
@@ -269,6 +310,7 @@ def test_a_broken_line_is_named_by_its_number(tmp_path, line, message):
             "file_name,text\na.png,a bird, red\n",
             "line 2: has 3 cells, and the header has 2; put quotes",
         ),
+        ("metadata.csv", "sep=;\nfile_name;text\na.png;a bird; red\n", "line 3: has 3 cells"),
         ("metadata.csv", f"file_name,text\na.png,{'x' * 200_000}\n", "line 2: field larger"),
         ("metadata.csv", "file_name,text\na.png,für\n".encode("cp1252"), "is not in UTF-8 .*; save it as UTF-8"),
         ("metadata.csv", b"version https://git-lfs.github.com/spec/v1\noid x", "Git LFS pointer.*git lfs pull"),

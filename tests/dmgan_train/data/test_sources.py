@@ -1,8 +1,8 @@
 import pytest
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data import detect_source, load_split
-from tests.dmgan_train.data.drawing import write_coco, write_cub, write_metadata
+from dmgan_train.data import detect_source, load_split, unread_layouts
+from tests.dmgan_train.data.drawing import write_coco, write_cub, write_metadata, write_picture
 
 
 def test_the_layout_tells_the_source(tmp_path):
@@ -19,6 +19,32 @@ def test_an_unknown_layout_lists_what_was_looked_for(tmp_path):
         detect_source(tmp_path)
     with pytest.raises(DataError, match="there is no such folder"):
         detect_source(tmp_path / "nowhere")
+
+
+def test_a_near_miss_is_named_with_its_remedy(tmp_path):
+    write_picture(tmp_path / "a.png")
+    with pytest.raises(
+        DataError,
+        match=r"(?s)none of the layouts.*has pictures, but neither captions .*such as in .*a\.txt\. Looked for:",
+    ):
+        detect_source(tmp_path)
+    (tmp_path / "captions.csv").write_text("file_name,text\na.png,x\n")
+    with pytest.raises(
+        DataError, match=r"(?s)none of the layouts.*captions\.csv is not read.* metadata\.csv if .*\. Looked"
+    ):
+        detect_source(tmp_path)
+
+
+def test_what_another_source_would_read_is_told(tmp_path):
+    root = write_metadata(write_coco(write_cub(tmp_path)), [])
+    assert unread_layouts(root, "synthetic") == {
+        "coco": root / "annotations" / "captions_val2014.json",
+        "image_folder": root / "metadata.jsonl",
+    }
+    assert list(unread_layouts(root, "emoji")) == ["cub", "coco"]
+    assert unread_layouts(write_coco(tmp_path / "one"), "coco") == {}
+    (root / "metadata.csv").write_text("file_name,text\n")  # two formats, an error only of the source that reads them
+    assert list(unread_layouts(root, "cub")) == ["coco", "image_folder"]
 
 
 def test_sources_share_their_layouts(tmp_path):
