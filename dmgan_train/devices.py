@@ -124,9 +124,9 @@ def resolve_precision(settings: Settings, device: torch.device, begun: Settings 
 
     def resolve(phase: Literal["damsm", "gan"]) -> TrainingPrecision:
         asked: TrainingPrecision = getattr(settings, phase).precision
-        if begun is None or asked != "auto":
+        kept: TrainingPrecision | None = getattr(begun, phase).precision if begun else None
+        if kept is None or asked not in ("auto", kept):
             return names[autocast_type(asked, device, f"{phase}.precision")]
-        kept: TrainingPrecision = getattr(begun, phase).precision
         try:
             return names[autocast_type(kept, device)]
         except BackendError as error:

@@ -111,6 +111,8 @@ def test_a_run_keeps_to_what_it_began_with(has_bf16) -> None:
                 BackendError, match=rf"began with {phase}\.precision=bf16, for which the cpu here .* another --run"
             ):
                 resolve_precision(asked, CPU, begun)
+            with pytest.raises(BackendError, match=rf"began with {phase}\.precision=bf16"):
+                resolve_precision(begun, CPU, begun)
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("gpu9", "use auto, cpu or cuda"), ("meta", "only the CPU and CUDA")])
