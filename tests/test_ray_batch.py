@@ -26,7 +26,7 @@ CAPTIONS = ("a red heart", "blue square", "zebra")
 LINES, SHARD = 4000, 50
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason='Ray is not installed; pip install "ray[data]"'
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed; `make test-hosts` does it"
 )
 
 

@@ -27,7 +27,7 @@ from dmgan_runtime import Generator, SettingsError
 from tests.ray_cluster import ENVIRONMENT, running_cluster
 
 if importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None:
-    pytest.skip('Ray Serve is not installed; pip install "dmgan[ray]"', allow_module_level=True)
+    pytest.skip("Ray Serve is not installed; `make test-hosts` does it", allow_module_level=True)
 
 CLIENTS = 4
 SEEDS = range(8)

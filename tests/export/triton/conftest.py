@@ -45,7 +45,7 @@ def tritonserver(folder: Path, *repositories: Path) -> Iterator[Server]:
     program = packages / "pytriton" / "tritonserver"
     libraries = Path(sysconfig.get_config_var("LIBDIR"))
     if not program.is_dir():
-        pytest.skip(f"no tritonserver in {ENVIRONMENT}; `make setup` installs it on Linux x86_64")
+        pytest.skip(f"no tritonserver in {ENVIRONMENT}; `make test-hosts` installs it on Linux x86_64")
     if not (libraries / f"libpython{version}.so.1.0").exists():
         pytest.skip("this Python has no shared library, and the Python backend of Triton needs that")
     backends, later = folder / "backends", folder / "later"
