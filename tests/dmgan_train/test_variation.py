@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import SettingsError
+from dmgan_train.data.pyramid import pyramid
 from dmgan_train.losses import reconstruction_loss
 from dmgan_train.variation import COMPONENTS, noise_of_pictures, vary
 from tests.training import phase_of, small_settings
@@ -109,7 +110,9 @@ def test_the_targets_and_what_the_discriminators_see_are_varied_by_the_generator
     batches = [next(phase.batches(step)) for step in range(2)]
     for step, batch in enumerate(batches):
         phase.step(batch, step)
-    first, second = (vary(list(batch.images), noise) for batch, noise in zip(batches, drawn, strict=True))
+    resolutions = run.settings().model.resolutions
+    pyramids = (pyramid(batch.images, batch.mirrored, resolutions) for batch in batches)
+    first, second = (vary(list(images), noise) for images, noise in zip(pyramids, drawn, strict=True))
     assert torch.equal(targets[0][0], first[0])
     assert len(targets[0]) == 1  # the first stage alone is warmed up
     for target, expected, pictures in zip(targets[1], second, seen_real[:3], strict=True):
