@@ -6,6 +6,7 @@ import atexit
 import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -337,6 +338,19 @@ def _outlive_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Holds signals back, also from processes that are started meanwhile, until they know what to do with them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _close(batches: weakref.ref[Generator[TrainingBatch]]) -> None:
     """Ends a loader that is still open when Python ends: its processes do not hear Python's own request."""
     if (loader := batches()) is not None:
@@ -346,7 +360,9 @@ def _close(batches: weakref.ref[Generator[TrainingBatch]]) -> None:
 def _watched(loader: DataLoader[Item], broken: BrokenFiles) -> Generator[TrainingBatch]:
     batch: TrainingBatch
     try:
-        for batch in loader:
+        with _signals_wait():
+            batches = iter(loader)  # starts the workers
+        for batch in batches:
             broken.add(batch.broken)
             yield batch
     except DataError as error:
