@@ -63,7 +63,7 @@ def test_processes_share_the_pixels(split) -> None:
     assert len(ForkingPickler.dumps(cached)) < len(ForkingPickler.dumps(fresh)) + pixels / 10
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_started_in_any_way_processes_read_the_same(split, method) -> None:
     before = multiprocessing.get_start_method(allow_none=True)
     data = dataset(split, "crop_flip", cache=True)
