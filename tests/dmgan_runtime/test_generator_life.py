@@ -280,6 +280,7 @@ class TestClose:
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
     def test_a_paused_stream_keeps_nothing(self, bundle: Path, backend: str) -> None:
         kind = onnxruntime.InferenceSession if backend == "onnxruntime" else openvino.CompiledModel
+        gc.collect()  # what other tests left
         before = loaded(kind)
         with Generator.open(bundle, backend=backend, device="cpu", threads=1) as generator:
             stream = generator.stream(CAPTION)

@@ -227,6 +227,7 @@ def test_signals_for_the_whole_group_leave_the_workers_alone(split, number):
 
 
 def test_reading_alone_needs_no_tensorboard_and_ends_though_nobody_closes_the_loader(split):
+    """Else the process fails."""
     script = """
 import sys
 from pathlib import Path
