@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmgan_runtime.backends.base import generator_precisions, graph_precision
-from dmgan_runtime.backends.registry import ENGINES, PACKAGES
+from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.backends.tuned import TunedWay, Tuning, circumstances
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor
@@ -57,7 +57,7 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
     """
     with Bundle(path) as bundle:
         stored = generator_precisions(bundle)
-        now = circumstances(bundle, PACKAGES)
+        now = circumstances(bundle)
     cpus = now.cpus
     found: list[TunedWay] = []
     reference: FloatArray | None = None

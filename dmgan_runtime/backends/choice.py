@@ -21,7 +21,7 @@ from dmgan_runtime.backends.base import (
     generator_precisions,
     graph_precision,
 )
-from dmgan_runtime.backends.registry import BACKENDS, CPU_ORDER, CPU_ORDER_WITH_BF16, ENGINES, PACKAGES, Engine
+from dmgan_runtime.backends.registry import BACKENDS, CPU_ORDER, CPU_ORDER_WITH_BF16, ENGINES, Engine
 from dmgan_runtime.backends.tuned import TunedWay, Tuning, read_tuning
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor
@@ -72,7 +72,7 @@ def acceptable_precisions(manifest: Manifest, quality: Quality) -> frozenset[Ari
     exact: frozenset[Arithmetic] = frozenset({"fp32"})
     if quality == "exact":
         return exact
-    if isinstance(quality, bool | str) or not isinstance(quality, int | float) or not 0 < quality <= MAX_QUALITY:
+    if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0 < quality <= MAX_QUALITY:
         raise SettingsError(
             f"quality is {quality!r}; pass a PSNR in dB over 0 and at most {MAX_QUALITY:g}, or 'exact' for fp32"
         )
@@ -147,21 +147,28 @@ def open_backend(
     check_precision(bundle, precision)
     acceptable = acceptable_precisions(bundle.manifest, quality)
     # Whoever names threads has other circumstances than those that were measured.
-    tuning, note = read_tuning(bundle, PACKAGES) if precision == "auto" and threads is None else (None, "")
+    tuning, note = read_tuning(bundle) if precision == "auto" and threads is None else (None, "")
     ways = _ways(engines, bundle, precision, quality, tuning)
     trusted = backend != "auto" if named is None else named
     refused: list[Candidate] = []
+    missing: set[Engine] = set()
     for place, way in enumerate(ways):
         engine, name = way.engine, way.engine.device_name(index)
+        if engine in missing:  # said once, whatever it would compute in
+            continue
+        try:
+            engine.load_class().probe(index)
+        except BackendError as error:
+            missing.add(engine)
+            refused.append(Candidate(engine.backend, name, "missing", str(error)))
+            continue
         settings = EngineSettings(
             index, way.precision, acceptable, way.threads or counted, trusted, engine_options or {}
         )
         try:
-            backend_class = engine.load_class()
-            backend_class.probe(index)
             if precision == "auto" and not way.threads and way.precision not in (*acceptable, "auto"):
                 raise BackendError(_too_far(bundle.manifest, way.precision, quality))
-            opened = backend_class(bundle, settings)
+            opened = engine.load_class()(bundle, settings)
         except BackendError as error:
             refused.append(way.candidate(index, "missing", str(error)))
         except EngineError as error:
@@ -169,13 +176,14 @@ def open_backend(
             # for the next engine. On a GPU there are many, from cuDNN to its memory; what lies in `engines/` may break.
             if engine_options:
                 raise EngineError(f"{error}; or engine_options are wrong: {', '.join(engine_options)}") from error
-            if (engine.device == "cpu" and engine.plans == "none") or len(ways) == 1:
+            if (engine.device == "cpu" and engine.plans == "none") or len(engines) == 1:
                 raise
             _LOG.warning("%s on %s is here but does not work, so another is taken: %s", engine.backend, name, error)
             refused.append(way.candidate(index, "broken", str(error)))
         else:
             why = "the best that can be had here" if "auto" in (backend, device) else "as asked for"
-            why = "; ".join(filter(None, [why, note]))
+            # A word on what was measured, if it is what is taken, or if it is stale.
+            why = "; ".join(filter(None, [why, note if way.threads or tuning is None else ""]))
             return _explained(opened, way, refused, index, ways[place + 1 :], why)
     raise BackendError(_nothing(backend, device, precision, refused))
 

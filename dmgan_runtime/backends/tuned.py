@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.backends.base import MAX_THREADS
 from dmgan_runtime.backends.built_engines import ENGINES_FOLDER
+from dmgan_runtime.backends.registry import PACKAGES
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor, usable_cpus
 from dmgan_runtime.errors import shortened
@@ -97,22 +98,17 @@ class FoundTuning(NamedTuple):
     note: str
 
 
-def circumstances(bundle: Bundle, packages: tuple[str, ...]) -> Circumstances:
-    """What a measurement made now would hold for.
-
-    Args:
-        bundle: An open bundle.
-        packages: Of all engines; those that are installed count.
-    """
+def circumstances(bundle: Bundle) -> Circumstances:
+    """What a measurement made now would hold for."""
     return Circumstances(
         processor=find_processor().name,
         cpus=usable_cpus(),
-        versions={name: number for name in packages if (number := _version(name))},
+        versions={name: number for name in PACKAGES if (number := _version(name))},
         plans=tuple(bundle.folders(ENGINES_FOLDER)),
     )
 
 
-def read_tuning(bundle: Bundle, packages: tuple[str, ...]) -> FoundTuning:
+def read_tuning(bundle: Bundle) -> FoundTuning:
     """The measurement of a bundle on this machine; one that is stale or damaged is left aside with a word."""
     path = _path(bundle)
     try:
@@ -123,7 +119,7 @@ def read_tuning(bundle: Bundle, packages: tuple[str, ...]) -> FoundTuning:
         tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return FoundTuning(None, f"what dmgan-doctor --tune kept cannot be read ({shortened(error)}); run it again")
-    if difference := tuning.circumstances.difference(circumstances(bundle, packages)):
+    if difference := tuning.circumstances.difference(circumstances(bundle)):
         return FoundTuning(None, f"what dmgan-doctor --tune kept is of {shortened(difference)}; run it again")
     return FoundTuning(tuning, f"as dmgan-doctor --tune measured on {tuning.measured_on}")
 

@@ -76,6 +76,11 @@ def test_what_was_measured_is_what_is_opened(bundle: Path) -> None:
         assert "as dmgan-doctor --tune measured on" in active.reason
     with Generator.open(bundle, device="cpu", threads=1) as generator:
         assert "--tune" not in generator.active.reason
+    others = {"onnxruntime", "openvino"} - {result.ways[0].backend}
+    with Bundle(bundle) as opened:
+        write_tuning(opened, result.__replace__(ways=result.ways[:1]))
+    with Generator.open(bundle, backend=others.pop(), device="cpu") as generator:  # which was not measured
+        assert "--tune" not in generator.active.reason
 
 
 def test_a_measured_way_that_breaks_is_passed_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

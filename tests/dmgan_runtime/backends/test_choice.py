@@ -229,6 +229,16 @@ class TestQuality:
         assert chosen() == "onnxruntime on cuda:0 in fp16"
         assert chosen(quality=62) == "onnxruntime on cuda:0 in fp32"
 
+    def test_an_engine_that_is_missing_is_said_once_and_one_by_name_that_breaks_is_an_error(
+        self, rounding: Opens, missing: dict[Any, Exception]
+    ) -> None:
+        missing[("onnxruntime", "cuda")] = BackendError("no CUDA here")
+        with pytest.raises(BackendError, match=r"device 'cuda' cannot be had: no CUDA here$"):
+            rounding(backend="onnxruntime", device="cuda")
+        missing[("onnxruntime", "cuda")] = EngineError("out of memory")
+        with pytest.raises(EngineError, match="out of memory"):  # and not fp32 instead
+            rounding(backend="onnxruntime", device="cuda")
+
     def test_what_was_never_compared_is_not_near_enough(
         self, opens: Opens, missing: dict[Any, Exception], monkeypatch: pytest.MonkeyPatch
     ) -> None:

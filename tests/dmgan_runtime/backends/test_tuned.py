@@ -12,8 +12,6 @@ import pytest
 from dmgan_runtime.backends.tuned import Circumstances, TunedWay, Tuning, circumstances, read_tuning, write_tuning
 from dmgan_runtime.bundle import Bundle
 
-PACKAGES = ("onnxruntime", "msgspec", "no-such-package")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -32,10 +30,10 @@ def measured(now: Circumstances) -> Tuning:
 
 
 def test_what_was_kept_is_found(opened: Bundle, cache: Path) -> None:
-    assert read_tuning(opened, PACKAGES) == (None, "")
-    tuning = measured(circumstances(opened, PACKAGES))
+    assert read_tuning(opened) == (None, "")
+    tuning = measured(circumstances(opened))
     assert write_tuning(opened, tuning).startswith(f"kept in {cache}")
-    assert read_tuning(opened, PACKAGES) == (tuning, "as dmgan-doctor --tune measured on 2026-11-28")
+    assert read_tuning(opened) == (tuning, "as dmgan-doctor --tune measured on 2026-11-28")
     assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".json"]  # no scratch is left
 
 
@@ -46,23 +44,23 @@ def test_what_was_kept_is_found(opened: Bundle, cache: Path) -> None:
         (lambda old: {"cpus": old.cpus + 1}, "another number of CPUs"),
         (lambda old: {"plans": ("cpu-mnn3.6.1-fp32",)}, "other built engines"),
         (lambda old: {"versions": {**old.versions, "onnxruntime": "1.0"}}, "onnxruntime 1.0"),
-        (lambda old: {"versions": {"msgspec": old.versions["msgspec"]}}, "onnxruntime missing"),
+        (lambda old: {"versions": {**old.versions, "abacus": "2.0"}}, "abacus 2.0"),
     ],
 )
 def test_what_is_stale_is_left_aside_with_a_word(
     opened: Bundle, change: Callable[[Circumstances], dict[str, Any]], words: str
 ) -> None:
-    now = circumstances(opened, PACKAGES)
+    now = circumstances(opened)
     write_tuning(opened, measured(now.__replace__(**change(now))))
-    assert read_tuning(opened, PACKAGES) == (None, f"what dmgan-doctor --tune kept is of {words}; run it again")
+    assert read_tuning(opened) == (None, f"what dmgan-doctor --tune kept is of {words}; run it again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"measured_on": "soon"}'])
 def test_what_is_damaged_is_left_aside_with_a_word(opened: Bundle, cache: Path, content: bytes) -> None:
-    write_tuning(opened, measured(circumstances(opened, PACKAGES)))
+    write_tuning(opened, measured(circumstances(opened)))
     (file,) = cache.rglob("*.json")
     file.write_bytes(content)
-    tuning, note = read_tuning(opened, PACKAGES)
+    tuning, note = read_tuning(opened)
     assert tuning is None
     assert note.startswith("what dmgan-doctor --tune kept cannot be read (")
     assert len(note) < 500
@@ -70,8 +68,8 @@ def test_what_is_damaged_is_left_aside_with_a_word(opened: Bundle, cache: Path, 
 
 def test_a_folder_that_cannot_be_written_is_no_error(opened: Bundle, cache: Path) -> None:
     cache.write_text("in the way")
-    assert write_tuning(opened, measured(circumstances(opened, PACKAGES))).startswith("not kept (")
-    assert read_tuning(opened, PACKAGES).tuning is None
+    assert write_tuning(opened, measured(circumstances(opened))).startswith("not kept (")
+    assert read_tuning(opened).tuning is None
 
 
 @pytest.mark.parametrize(
@@ -86,20 +84,20 @@ def test_a_folder_that_cannot_be_written_is_no_error(opened: Bundle, cache: Path
     ],
 )
 def test_what_nobody_measured_is_left_aside(opened: Bundle, cache: Path, way: dict[str, Any]) -> None:
-    write_tuning(opened, measured(circumstances(opened, PACKAGES)))
+    write_tuning(opened, measured(circumstances(opened)))
     (file,) = cache.rglob("*.json")
     content = json.loads(file.read_bytes())
     content["ways"][0] |= way
     file.write_text(json.dumps(content))
-    assert read_tuning(opened, PACKAGES).note.startswith("what dmgan-doctor --tune kept cannot be read (")
+    assert read_tuning(opened).note.startswith("what dmgan-doctor --tune kept cannot be read (")
     file.write_text(json.dumps(content | {"ways": []}))
-    assert read_tuning(opened, PACKAGES).tuning is None
+    assert read_tuning(opened).tuning is None
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
 def test_what_is_no_file_is_left_aside(opened: Bundle, cache: Path, make: Callable[[Path], None]) -> None:
-    write_tuning(opened, measured(circumstances(opened, PACKAGES)))
+    write_tuning(opened, measured(circumstances(opened)))
     (file,) = cache.rglob("*.json")
     file.unlink()
     make(file)
-    assert "it is no file of at most" in read_tuning(opened, PACKAGES).note
+    assert "it is no file of at most" in read_tuning(opened).note
