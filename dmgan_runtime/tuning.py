@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dmgan_runtime.backends.base import generator_precisions, graph_precision
+from dmgan_runtime.backends.base import generator_precisions
 from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.backends.tuned import TunedWay, Tuning, circumstances
 from dmgan_runtime.bundle import Bundle
@@ -56,7 +56,7 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
         EngineError: if what is installed fails over the bundle's own graphs.
     """
     with Bundle(path) as bundle:
-        stored = generator_precisions(bundle)
+        stored = {"fp32", "bf16", *generator_precisions(bundle)}  # bf16 is made of fp32 graphs
         now = circumstances(bundle)
     cpus = now.cpus
     found: list[TunedWay] = []
@@ -86,7 +86,7 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
 
     # ONNX Runtime in fp32 first: the export proved the graphs with it, and the others are compared with its images.
     for backend, precision in sorted(_ways(), key=lambda way: way != ("onnxruntime", "fp32")):
-        if graph_precision(precision) in stored:
+        if precision in stored:
             add(backend, precision, cpus)
     if not found:
         raise BackendError('no engine can be had on this CPU; install one with: pip install "dmgan[cpu]"')

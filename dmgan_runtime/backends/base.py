@@ -259,7 +259,7 @@ def check_precision(bundle: Bundle, asked: str) -> None:
     if asked not in PRECISIONS:
         raise BackendError(f"precision {asked!r} is unknown; pass one of {', '.join(map(repr, PRECISIONS))}")
     available = generator_precisions(bundle)
-    if asked != "auto" and graph_precision(cast(Arithmetic, asked)) not in available:
+    if asked != "auto" and _graph_precision(cast(Arithmetic, asked)) not in available:
         flag = "" if asked in ("fp32", "bf16") else f" with --{asked}"
         raise BackendError(
             f"{bundle.path} has no generator graphs for precision {asked!r}, but {', '.join(available) or 'none'};"
@@ -279,7 +279,7 @@ def choose_precision(bundle: Bundle, asked: str, offered: Sequence[Arithmetic], 
     Raises:
         BackendError: if it cannot be had. It never becomes another.
     """
-    available = [name for name in offered if graph_precision(name) in generator_precisions(bundle)]
+    available = [name for name in offered if _graph_precision(name) in generator_precisions(bundle)]
     if asked == "auto" and available:
         return available[0]
     if asked in available:
@@ -300,7 +300,7 @@ def graphs_of(bundle: Bundle, precision: Arithmetic) -> dict[Role, GraphEntry]:
         BundleError: if one is missing.
     """
     wanted: dict[Role, Precision] = {"text_encoder": "fp32"}
-    wanted |= dict.fromkeys(bundle.manifest.model.generator_roles, graph_precision(precision))
+    wanted |= dict.fromkeys(bundle.manifest.model.generator_roles, _graph_precision(precision))
     graphs: dict[Role, GraphEntry] = {}
     for role, stored in wanted.items():
         graph = bundle.manifest.graph(role, stored)
@@ -340,6 +340,5 @@ def generator_precisions(bundle: Bundle) -> list[Precision]:
     return list(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs if graph.role != "text_encoder"))
 
 
-def graph_precision(precision: Arithmetic) -> Precision:
-    """The precision of the graphs that are computed in some arithmetic."""
+def _graph_precision(precision: Arithmetic) -> Precision:
     return "fp32" if precision == "bf16" else precision

@@ -19,7 +19,6 @@ from dmgan_runtime.backends.base import (
     check_precision,
     check_threads,
     generator_precisions,
-    graph_precision,
 )
 from dmgan_runtime.backends.registry import BACKENDS, CPU_ORDER, CPU_ORDER_WITH_BF16, ENGINES, Engine
 from dmgan_runtime.backends.tuned import TunedWay, Tuning, read_tuning
@@ -85,22 +84,26 @@ def _ways(
     """The ways to serve a bundle with some of the engines, fastest first: as measured, or else as the processor is."""
     if precision != "auto":
         return [Way(engine, cast(Arithmetic, precision)) for engine in engines]
-    stored, bf16 = generator_precisions(bundle), find_processor().has_bf16
-    order = CPU_ORDER_WITH_BF16 if bf16 else CPU_ORDER
-    on_gpu: list[Way] = []
-    on_cpu: list[Way] = []
-    for engine in engines:
-        precisions = [each for each in engine.automatic if graph_precision(each) in stored and (bf16 or each != "bf16")]
-        ways = [Way(engine, each) for each in precisions] if engine.automatic else [Way(engine, "auto")]
-        (on_cpu if engine.device == "cpu" else on_gpu).extend(ways)
-    on_cpu.sort(key=lambda way: order.index((way.engine.backend, way.precision)))
+    order = CPU_ORDER_WITH_BF16 if find_processor().has_bf16 else CPU_ORDER
+    on_gpu = [
+        Way(engine, each) for engine in engines if engine.device == "cuda" for each in engine.precisions or ("auto",)
+    ]
+    on_cpu = [
+        Way(engine, each)
+        for backend, each in order
+        for engine in engines
+        if (engine.backend, engine.device) == (backend, "cpu")
+    ]
     measured: dict[tuple[Engine, Arithmetic], Way] = {}
     for each in tuning.ways if tuning else ():
         for engine in engines:
             if (engine.backend, engine.device) == (each.backend, "cpu") and _is_near(each, quality):
                 # Fastest first: the same way with other threads comes later.
                 measured.setdefault((engine, each.precision), Way(engine, each.precision, each.threads))
-    return on_gpu + [*measured.values()] + [way for way in on_cpu if (way.engine, way.precision) not in measured]
+    unmeasured = [way for way in on_cpu if (way.engine, way.precision) not in measured]
+    # Of fp32 the engine itself says if a bundle lacks it, and of plans which of them fit.
+    stored = {"auto", "fp32", "bf16", *generator_precisions(bundle)}
+    return [way for way in (*on_gpu, *measured.values(), *unmeasured) if way.precision in stored]
 
 
 def _is_near(way: TunedWay, quality: Quality) -> bool:

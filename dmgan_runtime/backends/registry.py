@@ -21,8 +21,7 @@ class Engine(NamedTuple):
         distributions: The packages that it comes in.
         plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
             the `refinements`; the others are served from the bundle's ONNX files.
-        precisions: What it computes in; empty if its plans decide.
-        automatic: Those of them that `auto` takes, fastest first; bf16 where the CPU has instructions for it.
+        precisions: What it computes in, on a GPU fastest first; empty if its plans decide.
         options: What its `engine_options` are; empty if it takes none.
         after_fork: Whether a forked process can open it again: `always`, `if idle`, that is, if it was not at work when
             the process was forked, or `never`.
@@ -36,7 +35,6 @@ class Engine(NamedTuple):
     distributions: tuple[str, ...]
     plans: Literal["none", "all", "refinements"] = "none"
     precisions: tuple[Arithmetic, ...] = ()
-    automatic: tuple[Arithmetic, ...] = ()
     options: str = ""
     after_fork: Literal["always", "if idle", "never"] = "always"
 
@@ -90,7 +88,6 @@ ENGINES = (
         "gpu",
         ("onnxruntime-gpu",),
         precisions=("fp16", "fp32"),
-        automatic=("fp16", "fp32"),
         options="options of its CUDA provider",
         after_fork="never",
     ),
@@ -104,7 +101,6 @@ ENGINES = (
         ("mnn", "onnxruntime"),
         plans="refinements",
         precisions=("fp32",),
-        automatic=("fp32",),
     ),
     Engine(
         "onnxruntime",
@@ -114,9 +110,7 @@ ENGINES = (
         "cpu",
         ("onnxruntime",),
         # Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
-        # int8 is nowhere faster than fp32 (docs/benchmarks.md).
         precisions=("fp32", "fp16", "int8"),
-        automatic=("fp32",),
         options="session configuration entries",
     ),
     Engine(
@@ -127,14 +121,13 @@ ENGINES = (
         "openvino",
         ("openvino",),
         precisions=("fp32", "bf16", "int8"),
-        automatic=("bf16", "fp32"),
         options="properties of a compiled model",
         # Its child hangs otherwise, in most of 8 tries, when it loads a graph (2026.4).
         after_fork="if idle",
     ),
 )
-# Fastest first, as measured (docs/benchmarks.md). Winograd's algorithm, which MNN has, is the fastest way in fp32 on a
-# CPU that has nothing better, and the slowest on one that has AMX.
+# What `auto` takes on a CPU, fastest first as measured (docs/benchmarks.md). Winograd's algorithm, which MNN has, is
+# the fastest way in fp32 on a CPU that has nothing better, and the slowest on one with AMX. int8 is nowhere faster.
 CPU_ORDER: tuple[tuple[str, Arithmetic], ...] = (("mnn", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"))
 CPU_ORDER_WITH_BF16: tuple[tuple[str, Arithmetic], ...] = (
     ("openvino", "bf16"),
