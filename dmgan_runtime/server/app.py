@@ -89,7 +89,6 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
             DmganError: errors.answer_runtime_error,
             HTTPException: errors.answer_http_error,
             ClientDisconnect: answer_nobody,
-            Exception: errors.answer_defect,
         },
         lifespan=lifespan,
     )

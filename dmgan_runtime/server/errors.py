@@ -92,6 +92,11 @@ def stopping() -> ApiError:
     return ApiError(503, "the server is stopping; ask again, and another one answers", code="stopping", headers=headers)
 
 
+def defect() -> ApiError:
+    """What is answered to what nobody foresaw, whose details are for the log alone."""
+    return ApiError(500, "the server failed; its log says how", code="internal_error")
+
+
 def of_runtime(error: DmganError) -> ApiError:
     """What the runtime says, as an answer."""
     if isinstance(error, CaptionError):
@@ -121,8 +126,3 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not for this path",
     }
     return ApiError(error.status_code, said.get(error.status_code, error.detail), headers=error.headers).response()
-
-
-async def answer_defect(_: Request, error: Exception) -> Response:
-    """For Starlette's table of exceptions: what nobody foresaw, whose details are for the log alone."""
-    return ApiError(500, "the server failed; its log says how", code="internal_error").response()

@@ -10,7 +10,7 @@ import time
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dmgan_runtime.server.errors import CLIENT_GONE, ApiError
+from dmgan_runtime.server.errors import CLIENT_GONE, ApiError, defect
 from dmgan_runtime.server.metrics import Metrics
 
 _LOG = logging.getLogger("dmgan")
@@ -25,7 +25,11 @@ _HEADERS = [
 
 
 class Watch:
-    """Gives every request a name, counts it and logs it, and refuses those that are no proper requests."""
+    """Gives every request a name, counts and logs it, refuses those that are no proper requests, and answers defects.
+
+    A defect is answered here, and not by Starlette, whose own place for it is outside of this: the answer would have no
+    name by which to find the defect in the log.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -50,9 +54,12 @@ class Watch:
         try:
             refusal = _refusal(scope)
             await (refusal.response() if refusal else self._app)(scope, receive, send_named)
-        except Exception:
-            status = 500
-            raise
+        except Exception:  # what nobody foresaw, of any class
+            _LOG.exception("defect", extra={"fields": {"id": name}})
+            if status != CLIENT_GONE:  # an answer has begun, and the host is to break it off
+                status = 500
+                raise
+            await defect().response()(scope, receive, send_named)
         finally:
             seconds = time.perf_counter() - start
             path = route.path if isinstance(route := scope.get("route"), Route) else "other"

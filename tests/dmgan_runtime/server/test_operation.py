@@ -222,16 +222,38 @@ def test_work_stops_when_the_client_leaves(held: HeldGenerator, path: str, asked
     assert 2 <= held.stages <= 3
 
 
-def test_a_defect_is_500_without_its_details(held: HeldGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_is_500_without_its_details(
+    held: HeldGenerator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr(held, "stream", fail)
-    with TestClient(create_app(held), raise_server_exceptions=False) as client:
+    with TestClient(create_app(held)) as client:
         answer = client.post(GENERATIONS, json=ASKED)
         assert (answer.status_code, "secret" in answer.text) == (500, False)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        (record,) = (each for each in caplog.records if each.getMessage() == "defect")
+        line = json.loads(JsonLines().format(record))
+        assert line["id"] == answer.headers["x-request-id"]
+        assert "ZeroDivisionError: secret detail" in line["traceback"]
         assert metrics(client)[("dmgan_requests_total", GENERATIONS, "500")] == 1
         wait_for(lambda: metrics(client)[("dmgan_in_flight",)] == 0)
+
+
+def test_a_defect_after_the_first_stage_breaks_the_answer_off(held: HeldGenerator) -> None:
+    inner = held.stream
+
+    def stream(*arguments: Any, **options: Any) -> Iterator[Generation]:
+        yield next(inner(*arguments, **options))
+        raise ZeroDivisionError
+
+    held.stream = stream
+    held.allowed.release()
+    with TestClient(create_app(held)) as client:
+        with pytest.raises(ZeroDivisionError):
+            client.post(GENERATIONS, json={**ASKED, "stream": True, "partial_images": 1})
+        assert metrics(client)[("dmgan_requests_total", GENERATIONS, "500")] == 1
 
 
 def test_logs_are_json_lines_without_captions(generator: Generator, caplog: pytest.LogCaptureFixture) -> None:
