@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 from dmgan_runtime import SettingsError
 
+_LEAST = {
+    "concurrency": 1,
+    "queue": 0,
+    "max_body_bytes": 1,
+    "max_prompt_characters": 1,
+    "max_images": 1,
+    "max_steps": 2,
+}
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -34,10 +43,8 @@ class ServerSettings:
     metadata: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "max_body_bytes", "max_prompt_characters", "max_images"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; pass at least 1")
-        if self.queue < 0:
-            raise SettingsError(f"queue is {self.queue}; pass at least 0")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}; pass at least {least}")
         if self.api_key is not None and not (self.api_key and self.api_key.isascii() and self.api_key.isprintable()):
             raise SettingsError("the API key is empty or has characters that no header holds; pass printable ASCII")

@@ -161,7 +161,7 @@ def test_limits(generator: Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"queue": -1}, {"max_images": 0}, {"api_key": ""}, {"api_key": "é"}]
+    "wrong", [{"concurrency": 0}, {"queue": -1}, {"max_images": 0}, {"max_steps": 1}, {"api_key": ""}, {"api_key": "é"}]
 )
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
