@@ -6,11 +6,11 @@
 //   stream({caption, seed, count, stages, attention, signal}) -> async iterator of pictures
 //       Every stage of every image if `stages` is true, otherwise the last ones; image i has the seed `seed + i`. Seeds
 //       are BigInts.
-//   generate(the same) -> the last stages, as an array
 //   interpolate({captions, seeds, steps, signal}) -> an array of PNG blobs; two captions and two seeds
 //
 // A picture is {blob, last, resolution, seed, words, unknownWords, nearWords, cutWords, milliseconds, attention}: a PNG;
-// what the model read of the caption, with known words that are near to an unknown one, by it; the time of each stage so far, by resolution; and null or, by resolution of a stage,
+// what the model read of the caption, with known words that are near to an unknown one, by it; the time of each stage so
+// far, by resolution; and null or, by resolution of a stage,
 //   {side, maps, largest, shares, writingGate, responseGate, largestResponse}
 //       maps[i] is a Uint8Array of side * side for word i, where 255 stands for the stage's `largest` weight;
 //       responseGate is such an array, where 255 stands for `largestResponse`, or null; shares and writingGate have a
@@ -55,12 +55,6 @@ export class PageGenerator {
       yield picture;
       if (picture.last) seed += 1n; // counted here, since the number in the event was rounded when it was read
     }
-  }
-
-  async generate(options) {
-    const pictures = [];
-    for await (const picture of this.stream({ ...options, stages: false })) pictures.push(picture);
-    return pictures;
   }
 
   async interpolate({ captions, seeds, steps, signal }) {

@@ -61,12 +61,6 @@ export class PageGenerator {
     }
   }
 
-  async generate(options) {
-    const pictures = [];
-    for await (const picture of this.stream({ ...options, stages: false })) pictures.push(picture);
-    return pictures;
-  }
-
   async interpolate({ captions, seeds, steps, signal }) {
     return refusing(async () => {
       const blobs = [];
