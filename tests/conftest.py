@@ -1,10 +1,17 @@
+from __future__ import annotations
+
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dmgan_train.run_folder import RunFolder
 from tests.training import train_small, write_images
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,3 +51,15 @@ def bundle(run: RunFolder, exports: Path, tmp_path_factory: pytest.TempPathFacto
     with exported_once(exports):
         write_bundle(read_model(run, "squares", "CC0-1.0"), path, lambda _: None)
     return path
+
+
+@pytest.fixture(scope="module")  # of a session it would be an event loop that runs, which asyncio's own tests refuse
+def browser() -> Iterator[Browser]:
+    """Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -24,8 +24,6 @@ from dmgan_runtime.bundle import packaged_bundle
 from export.browser.onnxruntime_web import find_runtime
 from export.browser.site import write_site
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 playwright = pytest.importorskip("playwright.sync_api")
 GRAPH = "bundle/onnx/generator_1.onnx"
 WASM = "onnxruntime/ort-wasm-simd-threaded.wasm"
@@ -77,14 +75,6 @@ def own_site(exported: Path, tmp_path: Path) -> Iterator[Site]:
     served = Site(Path(shutil.copytree(exported, tmp_path / "site")))
     yield served
     served.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from PIL import Image
 
 from tests.dmgan_runtime.server.conftest import ServerProcess, running_server
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 playwright = pytest.importorskip("playwright.sync_api")
 REFUSAL = "the server responded with a status of 400"
 PHONE = {"width": 375, "height": 700}
@@ -24,14 +21,6 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server of the packaged model, which asks for a key."""
     with running_server(tmp_path_factory.mktemp("emoji"), [], {"DMGAN_API_KEY": "secret"}) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
