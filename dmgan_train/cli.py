@@ -15,7 +15,7 @@ from dmgan_runtime.errors import DataError
 from dmgan_train import __version__, distributed
 from dmgan_train.data import SOURCES
 from dmgan_train.data.prepare.cli import prepare
-from dmgan_train.devices import choose_device, decide_arithmetic, default_workers, resolve_precision
+from dmgan_train.devices import choose_device, default_workers, resolve_precision
 from dmgan_train.evaluation.ablation_cli import ablate
 from dmgan_train.evaluation.cli import evaluate, report
 from dmgan_train.evaluation.figures.cli import figure
@@ -102,7 +102,6 @@ def _run(
     dry_run: bool,
 ) -> None:
     chosen = choose_device(device)
-    decide_arithmetic(chosen)
     with stops_at_once(), distributed.joined(chosen):
         run = RunFolder(run_folder)
         begun = run.begun()

@@ -13,14 +13,18 @@ from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
 from dmgan_train.settings import Settings, TrainingPrecision
 
-# What PyTorch's convolutions and products use, as `torch.cpu` names it: on x86 the first two, on ARM the last.
+# What PyTorch's convolutions and products use, as `torch.cpu` names it: on x86 the first two, on ARM the last. The
+# runtime, which has no PyTorch, asks Linux for the same (`dmgan_runtime.cpus`); PyTorch knows on other systems too.
 _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Each of several processes takes a GPU of its own.
 
-    PyTorch, which does not know of a container's quota, is kept to as many CPU threads as there are CPUs to use.
+    For the whole process PyTorch is told how to compute there. It takes as many CPU threads as a container's quota
+    leaves, of which it does not know. On a GPU fp32 is fp32: TF32 keeps 10 bits of a product, and whoever wants that
+    speed has `gan.precision: bf16`. cuDNN times its algorithms for each shape there and takes the fastest, so two runs
+    may round differently; resuming on a GPU is not bit-exact anyway, because many gradients are summed in no fixed order.
 
     Returns:
         A device whose index is set if it is a GPU, as `torch.cuda.set_device` demands.
@@ -51,20 +55,11 @@ def choose_device(name: str) -> torch.device:
         raise BackendError(
             f"--device {name}: {distributed.local_count()} processes cannot share one GPU; use cuda or auto"
         )
-    return device
-
-
-def decide_arithmetic(device: torch.device) -> None:
-    """Sets what PyTorch leaves open on a GPU, for the whole process; on a CPU nothing is open.
-
-    fp32 is fp32: TF32 keeps 10 bits of a product, and whoever wants that speed has `gan.precision: bf16`. cuDNN times
-    its algorithms for each shape and takes the fastest, so two runs may round differently; resuming on a GPU is not
-    bit-exact anyway, because many gradients are summed there in no fixed order.
-    """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
+    return device
 
 
 def place(network: nn.Module, device: torch.device, layout: torch.memory_format = torch.channels_last) -> None:

@@ -53,7 +53,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--workers",
     type=click.IntRange(0, 64),
-    help="Processes that read pictures ahead.  [default: one a spare core, at most 4]",
+    help="Processes that read pictures ahead.  [default: one a spare CPU, at most 16; 0 with data.cache]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan of one row, train nothing.")
 def ablate(

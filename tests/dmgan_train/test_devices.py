@@ -1,11 +1,13 @@
 """Where training runs, and in which precision."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from dmgan_runtime.errors import BackendError
 from dmgan_train import distributed
-from dmgan_train.devices import autocast_type, choose_device, decide_arithmetic, default_workers, resolve_precision
+from dmgan_train.devices import autocast_type, choose_device, default_workers, resolve_precision
 from dmgan_train.settings import resolve_settings
 from tests.training import small_settings
 
@@ -13,6 +15,15 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 BF16 = pytest.mark.parametrize("has_bf16", [True, False], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def arithmetic() -> Iterator[None]:
+    """What PyTorch is told for the whole process is told back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 @pytest.fixture
@@ -153,17 +164,16 @@ def test_processes_do_not_share_a_gpu(monkeypatch) -> None:
         choose_device("cuda:0")
 
 
-def test_on_a_gpu_fp32_is_fp32_and_cudnn_takes_its_fastest_algorithm() -> None:
+def test_on_a_gpu_fp32_is_fp32_and_cudnn_takes_its_fastest_algorithm(monkeypatch) -> None:
+    """Whoever has chosen a device has it decided: training, evaluation, ablations and figures."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    try:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = True, True, False
-        decide_arithmetic(CPU)
-        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (True, True, False)
-        decide_arithmetic(CUDA)
-        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = True, True, False
+    choose_device("cpu")
+    assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (True, True, False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    choose_device("cuda")
+    assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
 
 
 @pytest.mark.parametrize(

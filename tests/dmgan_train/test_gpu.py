@@ -24,7 +24,7 @@ from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data.pyramid import pyramid, to_levels
-from dmgan_train.devices import choose_device, decide_arithmetic
+from dmgan_train.devices import choose_device
 from dmgan_train.gan import GanPhase
 from dmgan_train.models.trunks import SmallTrunk
 from dmgan_train.run_folder import RunFolder
@@ -58,13 +58,12 @@ AFTER_AN_UPDATE = 1e-2
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     try:
         chosen = choose_device(request.param)
     except BackendError as error:
         pytest.skip(f"needs an NVIDIA GPU: {error}")
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    decide_arithmetic(chosen)
     with distributed.joined(chosen):
         yield chosen
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
