@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from msgspec import inspect
 from dmgan_runtime.errors import SettingsError, shortened
 from dmgan_runtime.manifest import ModelSpec, PositiveInt
 from dmgan_train.models.trunks import TrunkName
+from dmgan_train.safe_yaml import LONGEST, parse_yaml
 from dmgan_train.variation import COMPONENTS
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
@@ -24,8 +24,6 @@ Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
 Steps = Annotated[int, msgspec.Meta(ge=0)]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-_LONGEST = 100_000
-_DEEPEST = 20
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -261,7 +259,7 @@ def resolve_settings(
         if name not in known:
             raise SettingsError(f"there is no {kind} {name!r}; {_nearest(name, known)}")
         text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-        _merge(values, _parse_yaml(text), f"the {kind} {name}")
+        _merge(values, parse_yaml(text), f"the {kind} {name}")
     _merge_all(values, file, overrides)
     for kind, name in (("preset", preset), ("recipe", recipe)):
         if values[kind] != name:
@@ -297,50 +295,10 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     return {key: (before[key], after[key]) for key in after if before[key] != after[key]}
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number; YAML 1.1 takes it for a string, because it has no dot.
-
-    Settings are shallow and repeat nothing, so depth is bounded and aliases are refused: some hundred bytes of them can
-    stand for more than any memory holds.
-    """
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("settings have no aliases (*name) and merge keys (<<); write the values")
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise yaml.YAMLError(f"it is nested more than {_DEEPEST} deep")
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
-)
-
-
-def _parse_yaml(text: str) -> Any:
-    """Reads YAML.
-
-    Raises:
-        ValueError: if it is none, is far too long, or holds a number or a date that is none.
-    """
-    if len(text) > _LONGEST:
-        raise ValueError(f"{len(text):,} characters, over {_LONGEST:,}")
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
-    except (yaml.YAMLError, RecursionError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            values = _parse_yaml(stream.read(_LONGEST + 1))
+            values = parse_yaml(stream.read(LONGEST + 1))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be read as YAML settings ({shortened(error)})") from error
     if not isinstance(values, dict):
@@ -353,7 +311,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise SettingsError(f"--set {shortened(text)}: write section.key=value, for example gan.batch_size=16")
     try:
-        parsed: Any = _parse_yaml(value)
+        parsed: Any = parse_yaml(value)
     except ValueError as error:
         raise SettingsError(f"--set {shortened(text)}: the value is not valid YAML ({shortened(error)})") from error
     for part in reversed(key.split(".")):
