@@ -109,13 +109,13 @@ class Bundle:
         """
         content = self._read(entry.path, limit)
         digest = hashlib.sha256(content).hexdigest()
-        if digest == entry.sha256:
+        if (len(content), digest) == (entry.bytes, entry.sha256):
             return content
         found, expected = f"its SHA-256 is {digest}", entry.sha256
         if len(content) != entry.bytes:
             found, expected = f"it has {len(content):,} bytes", f"{entry.bytes:,}"
         remedy = "copy the bundle again from where it came"
-        if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == entry.sha256:
+        if b"\r\n" in content and hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == entry.sha256:
             remedy = "its line breaks were changed, as Git for Windows does; check it out again with `* -text` in the"
             remedy += " .gitattributes beside it"
         raise BundleError(

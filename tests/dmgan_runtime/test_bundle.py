@@ -88,6 +88,14 @@ class TestAFolder:
         with pytest.raises(BundleError, match=f"{name}: damaged or replaced: .*{message}.*; copy the bundle again"):
             read_everything(own_bundle)
 
+    @pytest.mark.parametrize("claimed", [0, 10**18])
+    def test_whose_manifest_claims_another_size(self, own_bundle: Path, claimed: int) -> None:
+        manifest = json.loads((own_bundle / MANIFEST_NAME).read_bytes())
+        manifest["graphs"][2]["file"]["bytes"] = claimed
+        (own_bundle / MANIFEST_NAME).write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=f"it has .* bytes, the manifest says {claimed:,}; copy the bundle again"):
+            read_everything(own_bundle)
+
     def test_with_two_files_swapped(self, own_bundle: Path) -> None:
         one, other = own_bundle / GRAPH, own_bundle / "onnx/generator_0.onnx"
         content = one.read_bytes()

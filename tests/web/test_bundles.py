@@ -211,6 +211,9 @@ CASES = {
     ),
     "another type": Case(with_manifest("graphs", 0, "inputs", 0, "dtype", value="int32"), "Invalid enum value 'int32'"),
     "unknown arithmetic": Case(with_manifest("image_psnr_db", value={"fp8": 1.0}), "Invalid enum value 'fp8'"),
+    "size that is claimed": Case(
+        with_manifest("graphs", 0, "file", "bytes", value=10**6), DAMAGED.format("bytes, the manifest says 1,000,000")
+    ),
     "negative size": Case(with_manifest("graphs", 0, "file", "bytes", value=-1), "Expected `int` >= 0"),
     "no hash": Case(with_manifest("graphs", 0, "file", "sha256", value="A" * 64), "Expected `str`.*sha256"),
     "seed of 65 bits": Case(
