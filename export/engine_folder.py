@@ -15,12 +15,15 @@ from dmgan_runtime.backends.built_engines import (
     PlanEntry,
     parse_engine_manifest,
     record_built_here,
+    was_built_here,
 )
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import FileEntry, GraphEntry, Manifest
 from dmgan_train.staging import move_into_place, staging_folder
+
+_REMEDY = "remove that folder to build it again"
 
 Report = Callable[[str], None]
 """Told each step as it begins or ends."""
@@ -102,16 +105,16 @@ def make_engine_folder(source: Bundle, recipe: EngineRecipe, output: Path | None
     wanted = recipe.wanted
     folder = (output or source.path / ENGINES_FOLDER) / wanted.folder
     if folder.exists():
-        return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
+        return _existing(folder, wanted, source.manifest, report)
     with staging_folder(folder) as unfinished:
         if folder.exists():  # another process built it before this one had the lock
-            return EngineFolder(folder, _check_existing(folder, wanted, source.manifest), is_new=False)
+            return _existing(folder, wanted, source.manifest, report)
         manifest = _fill(unfinished, source, recipe, report)
+        try:
+            record_built_here((unfinished / ENGINE_MANIFEST_NAME).read_bytes())
+        except OSError as error:
+            report(f"'auto' will not take it, because that it was built here cannot be recorded ({error})")
         move_into_place(unfinished, folder)
-    try:
-        record_built_here((folder / ENGINE_MANIFEST_NAME).read_bytes())
-    except OSError as error:
-        report(f"'auto' will not take it, because that it was built here cannot be recorded ({error})")
     return EngineFolder(folder, manifest, is_new=True)
 
 
@@ -136,20 +139,27 @@ def _fill(unfinished: Path, source: Bundle, recipe: EngineRecipe, report: Report
     return manifest
 
 
+def _existing(folder: Path, wanted: EngineManifest, bundle: Manifest, report: Report) -> EngineFolder:
+    """The engine that is there already, if it is what would be built; says if `auto` will not take it."""
+    manifest = _check_existing(folder, wanted, bundle)
+    if not was_built_here((folder / ENGINE_MANIFEST_NAME).read_bytes()):
+        report(f"'auto' will not take it, because it is not known to be built by you on this machine; {_REMEDY}")
+    return EngineFolder(folder, manifest, is_new=False)
+
+
 def _check_existing(folder: Path, wanted: EngineManifest, bundle: Manifest) -> EngineManifest:
     """Reads the manifest of an engine that is there already, if it is in every respect what would be built."""
-    remedy = "remove that folder to build it again"
     file = folder / ENGINE_MANIFEST_NAME
     if not file.is_file():
-        raise BundleError(f"{folder}: exists and has no {ENGINE_MANIFEST_NAME}; {remedy}")
+        raise BundleError(f"{folder}: exists and has no {ENGINE_MANIFEST_NAME}; {_REMEDY}")
     found = parse_engine_manifest(file.read_bytes(), str(file))
     if found.__replace__(plans=()) != wanted:
-        raise BundleError(f"{folder}: exists and was built with other settings or for another device; {remedy}")
+        raise BundleError(f"{folder}: exists and was built with other settings or for another device; {_REMEDY}")
     if not found.is_of(bundle):
-        raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {remedy}")
+        raise BundleError(f"{folder}: stale: not built from the ONNX files that the bundle has now; {_REMEDY}")
     if tuple(plan.role for plan in found.plans) != find_engine_row(wanted.engine).planned_roles(bundle.model):
-        raise BundleError(f"{folder}: has not one plan for each graph; {remedy}")
+        raise BundleError(f"{folder}: has not one plan for each graph; {_REMEDY}")
     for plan in found.plans:
         if not (folder / plan.file.path).is_file() or FileEntry.of(folder, plan.file.path) != plan.file:
-            raise BundleError(f"{folder / plan.file.path}: missing, damaged or replaced; {remedy}")
+            raise BundleError(f"{folder / plan.file.path}: missing, damaged or replaced; {_REMEDY}")
     return found

@@ -225,10 +225,10 @@ def find_engine(
             obstacles.append(f"{folder} is no engine: {error}")
             continue
         obstacle = manifest.obstacle(engine, version, compute_capability) or _obstacle(manifest, bundle, settings)
-        if obstacle is None and not (settings.named or _was_built_here(content)):
+        if obstacle is None and not (settings.named or was_built_here(content)):
             obstacle = (
-                f"not known to be built by you on this machine, and 'auto' takes no other; build it again, or pass"
-                f" backend={engine!r} if you trust where it came from"
+                f"not known to be built by you on this machine, and 'auto' takes no other; remove its folder to"
+                f" build it again, or pass backend={engine!r} if you trust where it came from"
             )
         if obstacle is None:
             fitting.append(FoundEngine(folder, manifest))
@@ -259,7 +259,8 @@ def record_built_here(content: bytes) -> None:
     record.touch()
 
 
-def _was_built_here(content: bytes) -> bool:
+def was_built_here(content: bytes) -> bool:
+    """Whether this user is known to have built the engine of an engine.json on this machine."""
     try:
         return _record(content).exists()
     except OSError:  # the cache of another user

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,7 +50,26 @@ def test_it_builds_compares_and_says_so(small: Path) -> None:
     assert lines[0] == f"mnn {manifest.version}, fp32"
     assert [line.partition(":")[0] for line in lines[-2:]] == ["generator_1", "generator_2"]
     assert all("dB from onnxruntime's" in line for line in lines[-2:])
-    assert run(small, "--engine", "mnn").stdout.endswith(": is there already, and every hash is right\n")
+    again = run(small, "--engine", "mnn")
+    assert again.stdout.endswith(": is there already, and every hash is right\n")
+    assert again.stderr.splitlines() == lines[:1]
+
+
+def test_one_that_came_from_elsewhere_is_kept_and_named(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(small).path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another user"))
+    again = run(small, "--engine", "mnn")
+    assert again.exit_code == 0
+    said = "'auto' will not take it, because it is not known to be built by you on this machine; remove that folder to"
+    assert said in again.stderr
+    with Generator.open(small) as generator:
+        assert generator.active.backend == "onnxruntime"
+    shutil.rmtree(folder)
+    build(small)
+    with Generator.open(small) as generator:
+        assert generator.active.backend == "mnn"
 
 
 def test_what_is_written_is_bound_to_the_bundle(small: Path) -> None:

@@ -237,8 +237,8 @@ def test_auto_loads_no_engine_that_was_not_built_here(
     with Generator.open(own, threads=1) as served:
         assert served.active.backend == "onnxruntime"
         (verdict,) = (each.verdict for each in served.active.considered if each.backend == "mnn")
-    assert "is not known to be built by you on this machine, and 'auto' takes no other; build it again" in verdict
-    assert "or pass backend='mnn' if you trust where it came from" in verdict
+    assert "is not known to be built by you on this machine, and 'auto' takes no other; remove its folder" in verdict
+    assert "to build it again, or pass backend='mnn' if you trust where it came from" in verdict
 
 
 def test_an_engine_from_elsewhere_serves_by_name(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
