@@ -143,11 +143,7 @@ class Latency(GenerationMeasure):
     def tables(cls, result: BenchmarkResult) -> Iterable[str]:
         for batch in result.batches():
             at = partial(cell, result, figure=END_TO_END, batch=batch)
-            columns: dict[str, Cell] = {
-                "p50, ms": at(show_median),
-                "p95": at(lambda series: show_ms(percentile(series, 95))),
-                "p99": at(lambda series: show_ms(percentile(series, 99))),
-                "speed": at(partial(show_speed, result)),
+            columns = latency_columns(result, batch) | {
                 "PSNR, dB": at(partial(_show_quality, result)),
                 "arithmetic, ms": at(lambda series: show_ms(series.arithmetic_s)),
                 "p50 / arithmetic": at(
@@ -174,6 +170,17 @@ class Latency(GenerationMeasure):
             far=None if far is None else far * 1e3,
             line=None if series.arithmetic_s is None else series.arithmetic_s * 1e3,
         )
+
+
+def latency_columns(result: BenchmarkResult, batch: int | None) -> dict[str, Cell]:
+    """Percentiles from end to end, and how many times as fast as the reference."""
+    at = partial(cell, result, figure=END_TO_END, batch=batch)
+    return {
+        "p50, ms": at(show_median),
+        "p95": at(lambda series: show_ms(percentile(series, 95))),
+        "p99": at(lambda series: show_ms(percentile(series, 99))),
+        "speed": at(partial(show_speed, result)),
+    }
 
 
 def _show_quality(result: BenchmarkResult, series: Series) -> str:
@@ -209,21 +216,14 @@ class Throughput(GenerationMeasure):
                 # Engines prepare in a thread's first calls what they keep for it; the same threads have the turns.
                 for _ in range(WARM_UPS):
                     able = pool.each(batch, "serve", captions, clients, 0)
-                turn = partial(self._turn, pool, captions, clients)
+                turn = partial(serve_turn, pool, captions, clients, self.turn_seconds)
                 yield pool.sample(able, turn, "images/s", self.limits, batch, clients)
             pool.each(batch, "release")
 
-    def _turn(self, pool: Pool, captions: list[str], clients: int, name: str) -> Mapping[str, Sequence[float]]:
-        return {IMAGES_PER_SECOND: [pool.workers[name].call("serve", captions, clients, self.turn_seconds)]}
-
     @classmethod
     def tables(cls, result: BenchmarkResult) -> Iterable[str]:
-        counts = sorted({series.clients for series in result.series if series.clients is not None})
         for batch in result.batches():
-            columns: dict[str, Cell] = {
-                f"{count} client{'s' * (count > 1)}": cell(result, show_median, IMAGES_PER_SECOND, batch, count)
-                for count in counts
-            }
+            columns = client_columns(result, batch)
             columns["of the matrix rate"] = partial(_show_share, result, batch)
             yield write_table(result, f"images/s, batch {batch}", columns)
 
@@ -233,6 +233,21 @@ class Throughput(GenerationMeasure):
         shared = f", {share} of the matrix rate" if share else ""
         value = median(series)
         return Bar(entry, value, f"{show_number(value)}, {clients} client{'s' * (clients != 1)}{shared}")
+
+
+def serve_turn(
+    pool: Pool, captions: list[str], clients: int, seconds: float, name: str
+) -> Mapping[str, Sequence[float]]:
+    """A turn in which clients ask a contender again and again; see `Caller.serve`."""
+    return {IMAGES_PER_SECOND: [pool.workers[name].call("serve", captions, clients, seconds)]}
+
+
+def client_columns(result: BenchmarkResult, batch: int | None) -> dict[str, Cell]:
+    """Images a second by the number of clients."""
+    return {
+        f"{count} client{'s' * (count > 1)}": cell(result, show_median, IMAGES_PER_SECOND, batch, count)
+        for count in sorted({series.clients for series in result.series if series.clients is not None})
+    }
 
 
 def _show_share(result: BenchmarkResult, batch: int | None, entry: Entry) -> str | None:

@@ -16,12 +16,12 @@ import click
 import openai
 from PIL import Image
 
-from benchmarks.contender import SEED, BundleFolder, Caller, RuntimeContender, select
-from benchmarks.generation import serving_options
-from benchmarks.measure import WARM_UPS, Measure, Task, show_speed
-from benchmarks.pool import END_TO_END, IMAGES_PER_SECOND, Pool
+from benchmarks.contender import SEED, BundleFolder, Caller, Contender, select
+from benchmarks.generation import client_columns, latency_columns, serve_turn, serving_options
+from benchmarks.measure import WARM_UPS, Measure, Task
+from benchmarks.pool import END_TO_END, Pool
 from benchmarks.results import BenchmarkResult, Series
-from benchmarks.tables import Cell, cell, percentile, show_median, show_ms, write_table
+from benchmarks.tables import write_table
 from benchmarks.turns import Calls
 from benchmarks.worker import Worker
 from dmgan_runtime import Generator
@@ -35,8 +35,8 @@ _UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" & read -r _; kill $!; wait $!', "sh")
 
 
 @dataclass(frozen=True)
-class Way(RuntimeContender):
-    """An engine in the asking process, or in that of a `dmgan-serve`."""
+class Transport(Contender):
+    """How an engine is asked: in the asking process, or in that of a `dmgan-serve`."""
 
     served: bool = False
 
@@ -48,14 +48,14 @@ class Way(RuntimeContender):
     def label(self) -> str:
         return "HTTP" if self.served else "Python"
 
-    def open(self, model: BundleFolder) -> Caller:  # type: ignore[override]
-        return (Client if self.served else Painter)(self, model)
+    def open(self, model: BundleFolder) -> Caller:
+        return (HttpCaller if self.served else PythonCaller)(self, model)
 
 
-class Painter(Caller):
+class PythonCaller(Caller):
     """A generator."""
 
-    def __init__(self, asked: Way, model: BundleFolder) -> None:
+    def __init__(self, asked: Transport, model: BundleFolder) -> None:
         super().__init__()
         self._generator = Generator.open(
             model.path, backend=asked.engine, device=asked.device, precision=asked.precision, threads=asked.threads
@@ -69,10 +69,10 @@ class Painter(Caller):
         return [_read(encode(each.image, "PNG", each.metadata)) for each in made]
 
 
-class Client(Caller):
+class HttpCaller(Caller):
     """A server, and a client that asks it."""
 
-    def __init__(self, asked: Way, model: BundleFolder) -> None:
+    def __init__(self, asked: Transport, model: BundleFolder) -> None:
         super().__init__()
         command = [*_UNTIL_INPUT_ENDS, sys.executable, "-m", "dmgan_runtime.cli.serve", str(model.path), "--port", "0"]
         command += ["--backend", asked.engine, "--device", asked.device, "--precision", asked.precision]
@@ -86,7 +86,7 @@ class Client(Caller):
 
     def version(self) -> str:
         (model,) = self._client.models.list().data
-        return str(model.dmgan["version"])  # type: ignore[attr-defined]
+        return str(model.model_dump()["dmgan"]["version"])
 
     def generate(self, captions: Sequence[str]) -> list[Image.Image]:
         (caption,) = captions
@@ -123,7 +123,7 @@ class Http(Measure):
         folder = BundleFolder(asked["bundle"] or packaged_bundle())
         with Generator.open(folder.path, device=device, threads=threads) as generator:
             active = generator.active
-        ways = [Way(active.precision, device, threads, active.backend, served) for served in (False, True)]
+        transports = [Transport(active.precision, device, threads, active.backend, served) for served in (False, True)]
         reference: list[bytes] = []
 
         def check(worker: Worker) -> None:
@@ -132,7 +132,7 @@ class Http(Measure):
             if picture.tobytes() != reference[0]:
                 raise EngineError("HTTP and Python give other pictures")
 
-        return Task(folder, select(ways, names), check)
+        return Task(folder, select(transports, names), check)
 
     def take(self, pool: Pool) -> Iterator[list[Series]]:
         captions = pool.model.take_captions(1)
@@ -140,25 +140,14 @@ class Http(Measure):
         yield pool.sample(able, partial(self._time, pool, captions), "s", self.limits, 1)
         for clients in self.clients:
             able = pool.each(1, "serve", captions, clients, 0)
-            turn = partial(self._serve, pool, captions, clients)
+            turn = partial(serve_turn, pool, captions, clients, self.turn_seconds)
             yield pool.sample(able, turn, "images/s", self.limits, 1, clients)
 
     def _time(self, pool: Pool, captions: list[str], name: str) -> Mapping[str, Sequence[float]]:
         return {END_TO_END: pool.workers[name].call("time", captions, _CALLS)}
 
-    def _serve(self, pool: Pool, captions: list[str], clients: int, name: str) -> Mapping[str, Sequence[float]]:
-        return {IMAGES_PER_SECOND: [pool.workers[name].call("serve", captions, clients, self.turn_seconds)]}
-
     @classmethod
     def tables(cls, result: BenchmarkResult) -> Iterable[str]:
-        at = partial(cell, result, figure=END_TO_END, batch=1)
-        columns: dict[str, Cell] = {
-            "p50, ms": at(show_median),
-            "p95": at(lambda series: show_ms(percentile(series, 95))),
-            "p99": at(lambda series: show_ms(percentile(series, 99))),
-            "speed": at(partial(show_speed, result)),
-        }
-        for count in sorted({series.clients for series in result.series if series.clients}):
-            asking = f"images/s, {count} client{'s' * (count > 1)}"
-            columns[asking] = cell(result, show_median, IMAGES_PER_SECOND, 1, count)
+        columns = latency_columns(result, 1)
+        columns |= {f"images/s, {asking}": cell for asking, cell in client_columns(result, 1).items()}
         yield write_table(result, "a PNG", columns)

@@ -17,13 +17,14 @@ from typing import Any
 import click
 
 from benchmarks.cli import make_command
-from benchmarks.contender import BundleFolder, RuntimeContender, read_captions, select
+from benchmarks.contender import BundleFolder, Contender, RuntimeContender, read_captions, select
 from benchmarks.generation import batches_option, find_contenders
 from benchmarks.measure import WARM_UPS, Measure, Task
 from benchmarks.pool import Pool
 from benchmarks.results import Series
 from benchmarks.turns import Calls, calls_per_turn
 from dmgan_runtime.backends.choice import open_backend
+from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.graphs import EVERYTHING, IMAGE
 from dmgan_runtime.request import Batch
@@ -32,10 +33,14 @@ WAYS = {"images": IMAGE, "everything": EVERYTHING}
 
 
 @dataclass(frozen=True)
-class Fetcher(RuntimeContender):
+class Fetcher(Contender):
     """An engine that is asked for some of a stage's outputs."""
 
-    def open(self, model: BundleFolder) -> FetchingEngine:  # type: ignore[override]
+    @property
+    def label(self) -> str:
+        return find_engine_row(self.engine).label
+
+    def open(self, model: BundleFolder) -> FetchingEngine:
         return FetchingEngine(self, model.path)
 
 
@@ -43,10 +48,15 @@ class FetchingEngine:
     """An engine that has loaded a bundle: what a worker holds."""
 
     def __init__(self, fetcher: Fetcher, folder: Path) -> None:
-        asked = {"device": fetcher.device, "precision": fetcher.precision, "threads": fetcher.threads}
         with Bundle(folder) as bundle:
             self._tokenizer, self._manifest = bundle.tokenizer(), bundle.manifest
-            self._backend = open_backend(bundle, backend=fetcher.engine, **asked)  # type: ignore[arg-type]
+            self._backend = open_backend(
+                bundle,
+                backend=fetcher.engine,
+                device=fetcher.device,
+                precision=fetcher.precision,
+                threads=fetcher.threads,
+            )
 
     def version(self) -> str:
         """The engine's."""

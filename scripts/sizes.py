@@ -26,7 +26,7 @@ from dmgan_runtime.backends.base import graphs_of
 from dmgan_runtime.backends.registry import ENGINES
 from dmgan_runtime.bundle import Bundle
 
-_COMMON = ("numpy", "pillow", "click", "msgspec")
+_COMMON = ("numpy", "pillow", "click", "msgspec", "platformdirs")
 _EXTRAS = {"onnxruntime-gpu": "[cuda,cudnn]"}  # with which pip installs them, since they are of no use without
 
 

@@ -1,5 +1,9 @@
 """What has to be installed is counted with all that it needs, once."""
 
+import importlib.metadata
+
+from packaging.requirements import Requirement
+
 from benchmarks.contender import RuntimeContender
 from scripts.sizes import closure, installed_bytes, model_bytes, packages
 from tests.benchmarks.fakes import MODEL, Known
@@ -41,3 +45,5 @@ def test_a_model_weighs_what_its_contender_reads(tmp_path) -> None:
 def test_serving_needs_what_the_registry_lists() -> None:
     assert {"onnxruntime", "onnxruntime-gpu[cuda,cudnn]", "numpy"} <= set(packages("onnxruntime"))
     assert "torch" in packages("torch")
+    own = {Requirement(each) for each in importlib.metadata.requires("dmgan") or []}
+    assert {each.name for each in own if each.marker is None} <= set(packages("torch"))
