@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import dmgan_runtime
 from dmgan_runtime.errors import BundleError, ExportError
-from dmgan_runtime.manifest import ModelSpec, parse_manifest
+from dmgan_runtime.manifest import parse_manifest
 from dmgan_runtime.onnx_file import check_onnx_file
 from dmgan_runtime.self_test import run_self_test
 from dmgan_runtime.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ from export.onnx_file import write_onnx
 from export.parity import measure_parity, random_captions, reference_case
 from export.sources import read_model
 from tests import golden_data
-from tests.export.models import compare_few, small_model
+from tests.export.models import compare_few, small_model, small_spec
 
 
 def test_a_bundle_holds_every_graph_and_their_parity(bundle) -> None:
@@ -184,18 +184,7 @@ def test_a_vocabulary_that_is_not_the_text_encoders_is_refused(run, tmp_path) ->
     ("writing", "response"), [("gated", "concatenation"), ("words", "concatenation"), ("none", "concatenation")]
 )
 def test_every_ablation_exports(writing, response, tmp_path) -> None:
-    spec = ModelSpec(
-        base_resolution=8,
-        generator_channels=4,
-        text_features=8,
-        embedding_features=6,
-        noise_features=5,
-        condition_features=3,
-        memory_features=6,
-        residual_blocks=1,
-        memory_writing=writing,
-        memory_response=response,
-    )
+    spec = small_spec(3).__replace__(memory_writing=writing, memory_response=response)
     encoder, generator = TextEncoder(11, spec).eval(), GeneratorNetwork(spec).eval()
     cases = [reference_case(build_graphs(encoder, generator, 7), captions, 0) for captions in random_captions(11, 7)]
     graphs = rewritten_graphs(encoder, generator, 7, Variant("fp32", "phases"))
