@@ -78,7 +78,7 @@ def make_vectors(generator: Generator, count: int) -> dict[str, Any]:
         "captions": captions,
         "noise": [_draw(generator, seed, truncation) for seed, truncation in draws],
         "pictures": [
-            _paint(generator, caption, *draw)
+            _generate(generator, caption, *draw)
             for caption, draw in zip(readable[:PICTURES], draws[:PICTURES], strict=False)
         ],
     }
@@ -126,7 +126,7 @@ def _draw(generator: Generator, seed: int, truncation: float) -> dict[str, Any]:
     return {"seed": str(seed), "truncation": truncation, "bits": bits}
 
 
-def _paint(generator: Generator, caption: str, seed: int, truncation: float) -> dict[str, Any]:
+def _generate(generator: Generator, caption: str, seed: int, truncation: float) -> dict[str, Any]:
     (generation,) = generator.generate(caption, seed=seed, truncation=truncation)
     pictures = generation.stages.items()
     return {

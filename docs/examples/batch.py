@@ -59,9 +59,7 @@ def generate(bundle: str, text: Path, folder: Path, seed: int) -> None:
 
         for done, generation in enumerate(generator.generate_iter(captions(), seed=seed, batch_size=8), 1):
             name = f"{numbers.pop(0):06}.png"
-            # Under another name first: a picture is there whole, or not at all.
-            generation.image.save(folder / "unfinished", "PNG")
-            (folder / "unfinished").rename(folder / name)
+            generation.save(folder / name)
             entry = {"file": name, "caption": generation.caption, "seed": generation.seed, "words": generation.words}
             print(json.dumps(entry), file=made, flush=True)
             if done % 100 == 0:

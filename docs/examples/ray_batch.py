@@ -10,7 +10,6 @@ BUNDLE, CAPTIONS.jsonl and FOLDER on a file system that all machines share; RAY_
 
 import argparse
 import hashlib
-import io
 import json
 import secrets
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from dmgan_runtime import CaptionError, DmganError, Generation, Generator
+from dmgan_runtime import CaptionError, DmganError, Generator
+from dmgan_runtime.viz import encode
 
 BATCH_SIZE = 8
 EXAMPLE = 'like {"caption": "red heart", "seed": 7}'
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Painter:
+class ShardMaker:
     """One actor: a generator that makes shards, and keeps no other state."""
 
     def __init__(self, bundle: Path, captions: Path, folder: Path, shard_size: int, threads: int) -> None:
@@ -76,19 +76,12 @@ class Painter:
             )
             for row, generation in zip(part, last, strict=True):
                 row |= {name: getattr(generation, name) for name in ("words", "unknown_words", "cut_words")}
-                row["png"] = png(generation)
+                row["png"] = encode(generation.image, "PNG", generation.metadata)
         # Under another name first: a shard is there whole, or not at all.
         scratch = self.folder / f".{secrets.token_hex(8)}"
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), scratch)
         scratch.rename(self.folder / name_of(shard))
         return len(readable)
-
-
-def png(generation: Generation) -> bytes:
-    """A picture as a file's content."""
-    content = io.BytesIO()
-    generation.image.save(content, "PNG")
-    return content.getvalue()
 
 
 def name_of(shard: int) -> str:
@@ -166,7 +159,7 @@ def main() -> None:
     if not (most := int(min(actors))):
         raise SystemExit(f"no actor of {given.cpus} CPUs and {given.gpus} GPUs fits the cluster; ask for less")
     work = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-        Painter,
+        ShardMaker,
         fn_constructor_args=(bundle, captions, folder, given.shard_size, given.cpus),
         batch_size=1,
         num_cpus=given.cpus,
