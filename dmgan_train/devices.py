@@ -24,7 +24,8 @@ def choose_device(name: str) -> torch.device:
     For the whole process PyTorch is told how to compute there. It takes as many CPU threads as a container's quota
     leaves, of which it does not know. On a GPU fp32 is fp32: TF32 keeps 10 bits of a product, and whoever wants that
     speed has `gan.precision: bf16`. cuDNN times its algorithms for each shape there and takes the fastest, so two runs
-    may round differently; resuming on a GPU is not bit-exact anyway, because many gradients are summed in no fixed order.
+    may round differently; resuming on a GPU is not bit-exact anyway, because many gradients are summed in no fixed
+    order.
 
     Returns:
         A device whose index is set if it is a GPU, as `torch.cuda.set_device` demands.
