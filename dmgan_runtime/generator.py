@@ -19,7 +19,7 @@ from dmgan_runtime.engine_handle import EngineHandle, reopen
 from dmgan_runtime.errors import CaptionError, EngineError, SettingsError
 from dmgan_runtime.interpolation import blend_texts, slerp
 from dmgan_runtime.manifest import Manifest
-from dmgan_runtime.noise import check_seed, fresh_seed
+from dmgan_runtime.noise import Condition, check_seed, fresh_seed
 from dmgan_runtime.request import (
     Batch,
     FloatArray,
@@ -146,6 +146,7 @@ class Generator:
         resolution: int | None = None,
         attention: bool = False,
         truncation: float = 1.0,
+        condition: Condition | None = None,
         batch_size: int = BATCH_SIZE,
         progress: ProgressCallback | None = None,
     ) -> list[Generation]:
@@ -163,6 +164,8 @@ class Generator:
             attention: Also return the memory's attention and gates.
             truncation: Over 0 and at most 1: multiplies both noises. Less is nearer to the typical image of the
                 caption, and less varied.
+            condition: What is generated from: "sampled" from the condition's distribution (conditioning augmentation),
+                or its "mean", with which images of one caption vary less. None is what the bundle says.
             batch_size: How many images are computed together; cut to what the engine takes (`active.max_batch`). More
                 takes more memory.
             progress: Called after each batch with the numbers of images done and to do; if it raises, no more follow.
@@ -181,6 +184,7 @@ class Generator:
             resolution=resolution,
             attention=attention,
             truncation=truncation,
+            condition=condition,
             images_per_caption=images_per_caption,
             batch_size=batch_size,
         )
@@ -201,6 +205,7 @@ class Generator:
         resolution: int | None = None,
         attention: bool = False,
         truncation: float = 1.0,
+        condition: Condition | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Generation]:
         """Makes images as `generate` does, with its options, but reads captions and hands out images as it goes.
@@ -222,6 +227,7 @@ class Generator:
             resolution=resolution,
             attention=attention,
             truncation=truncation,
+            condition=condition,
             images_per_caption=images_per_caption,
             batch_size=batch_size,
         )
@@ -236,6 +242,7 @@ class Generator:
         resolution: int | None = None,
         attention: bool = False,
         truncation: float = 1.0,
+        condition: Condition | None = None,
     ) -> Iterator[Generation]:
         """Makes one image with the options of `generate`, and hands out each stage as soon as it is there.
 
@@ -248,7 +255,9 @@ class Generator:
         Raises:
             CaptionError, SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
         """
-        options = self._options(seed=seed, resolution=resolution, attention=attention, truncation=truncation)
+        options = self._options(
+            seed=seed, resolution=resolution, attention=attention, truncation=truncation, condition=condition
+        )
         (request,) = self._requests([caption], options)
         return (generation for (generation,) in self._stream([request], options))
 
@@ -260,6 +269,7 @@ class Generator:
         resolution: int | None = None,
         attention: bool = False,
         truncation: float = 1.0,
+        condition: Condition | None = None,
     ) -> Iterator[list[Generation]]:
         """Makes an image of each caption, all as one batch and each with its own seed, and hands out the stages.
 
@@ -271,6 +281,7 @@ class Generator:
             resolution: As in `generate`, like the arguments after it.
             attention: Also return the memory's attention and gates.
             truncation: Over 0 and at most 1.
+            condition: "sampled", "mean" or None.
 
         Returns:
             An iterator over the N images of each stage, smallest first, which are as those of `stream`.
@@ -278,7 +289,7 @@ class Generator:
         Raises:
             CaptionError, SettingsError, EngineError: as `generate`, at the call; EngineError also while iterating.
         """
-        options = self._options(resolution=resolution, attention=attention, truncation=truncation)
+        options = self._options(resolution=resolution, attention=attention, truncation=truncation, condition=condition)
         if not isinstance(seeds, Iterable):
             raise SettingsError(f"seeds is {seeds!r}; pass one for each caption, in a list")
         texts, numbers = list(_texts(captions)), [fresh_seed() if seed is None else check_seed(seed) for seed in seeds]
@@ -299,6 +310,7 @@ class Generator:
         steps: int = 8,
         resolution: int | None = None,
         truncation: float = 1.0,
+        condition: Condition | None = None,
         batch_size: int = BATCH_SIZE,
         progress: ProgressCallback | None = None,
     ) -> list[Image.Image]:
@@ -313,6 +325,7 @@ class Generator:
             steps: How many pictures, both ends included; at least 2.
             resolution: As in `generate`, like the arguments after it.
             truncation: Over 0 and at most 1.
+            condition: "sampled", "mean" or None.
             batch_size: How many images are computed together.
             progress: Called after each batch with the numbers of images done and to do; if it raises, no more follow.
 
@@ -330,7 +343,9 @@ class Generator:
         first, last = (captions, captions) if isinstance(captions, str) else captions
         seed, end_seed = seeds if isinstance(seeds, tuple | list) else (seeds, seeds)
         steps = check_at_least("steps", steps, 2)
-        options = self._options(seed=seed, resolution=resolution, truncation=truncation, batch_size=batch_size)
+        options = self._options(
+            seed=seed, resolution=resolution, truncation=truncation, condition=condition, batch_size=batch_size
+        )
         start = ImageRequest(first, self.encode(first), options.seed)
         end = ImageRequest(last, self.encode(last), options.seed if end_seed is None else check_seed(end_seed))
         pictures: list[Image.Image] = []
@@ -431,7 +446,7 @@ class Generator:
     def _options(self, **options: Any) -> GenerationOptions:
         """Checks what calls take, before anything is computed."""
         self._engine.check_open()
-        return check_options(self.resolutions, self.active.max_batch, **options)
+        return check_options(self.manifest.model, self.active.max_batch, **options)
 
     def _requests(self, captions: str | Iterable[str], options: GenerationOptions) -> Iterator[ImageRequest]:
         """Every image that is to be made, each when it is asked for."""

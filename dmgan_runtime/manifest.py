@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from dmgan_runtime.errors import BundleError, shortened
-from dmgan_runtime.noise import MAX_SEED
+from dmgan_runtime.noise import MAX_SEED, Condition
 
 SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "manifest.json"
@@ -59,6 +59,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         memory_writing: `gated` is the paper's eq. 7 and 8; `words` writes the words alone (eq. 3, "+M" in
             table 3); `none` attends to the words themselves (the table's baseline, AttnGAN).
         memory_response: `gated` is eq. 9; `concatenation` is eq. 6, the table's rows without "RG".
+        condition: What images are generated from: a sample of the condition's distribution, as the paper does, or its
+            mean, with which images of one caption vary less. Training always samples.
     """
 
     stages: Annotated[int, msgspec.Meta(ge=1, le=MAX_STAGES)] = 3
@@ -72,6 +74,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     residual_blocks: Width = 2
     memory_writing: MemoryWriting = "gated"
     memory_response: MemoryResponse = "gated"
+    condition: Condition = "sampled"
 
     def __post_init__(self) -> None:
         if self.base_resolution & (self.base_resolution - 1):

@@ -6,6 +6,7 @@ import operator
 import secrets
 from collections.abc import Iterable
 from numbers import Real
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from numpy.random import Generator, Philox  # now: a fork in the middle of a laz
 from dmgan_runtime.errors import SettingsError
 
 MAX_SEED = 2**64 - 1
+Condition = Literal["sampled", "mean"]
+"""Whether images are generated from a sample of the condition's distribution, or from its mean."""
 
 
 def fresh_seed() -> int:
@@ -50,7 +53,11 @@ def check_truncation(truncation: float) -> float:
 
 
 def draw_noise(
-    seeds: Iterable[int], noise_features: int, condition_features: int, truncation: float = 1.0
+    seeds: Iterable[int],
+    noise_features: int,
+    condition_features: int,
+    truncation: float = 1.0,
+    condition: Condition = "sampled",
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Draws the noise z and the noise of the conditioning augmentation from a standard normal distribution.
 
@@ -62,6 +69,7 @@ def draw_noise(
         condition_features: Width of the conditioning noise.
         truncation: Over 0 and at most 1; both noises are multiplied by it. Less means images nearer to the
             caption's typical one, and so less variety.
+        condition: With `mean` the conditioning noise is 0, which gives the mean of the condition's distribution.
 
     Returns:
         z [N, noise_features] float32, and the conditioning noise [N, condition_features] float32.
@@ -73,4 +81,7 @@ def draw_noise(
     rows = [Generator(Philox(key=check_seed(seed))).standard_normal(width, dtype=np.float32) for seed in seeds]
     noise = np.stack(rows) if rows else np.empty((0, width), dtype=np.float32)
     noise *= np.float32(check_truncation(truncation))
-    return noise[:, :noise_features].copy(), noise[:, noise_features:].copy()
+    condition_noise = noise[:, noise_features:].copy()
+    if condition == "mean":
+        condition_noise[:] = 0
+    return noise[:, :noise_features].copy(), condition_noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.graphs import EVERYTHING, IMAGE
 from dmgan_runtime.manifest import ModelSpec
-from dmgan_runtime.noise import MAX_SEED, check_seed, check_truncation, draw_noise, fresh_seed
+from dmgan_runtime.noise import MAX_SEED, Condition, check_seed, check_truncation, draw_noise, fresh_seed
 from dmgan_runtime.tokenizer import Encoding, Tokens
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -29,6 +29,7 @@ class GenerationOptions:
         images_per_caption: How many images each caption has; their seeds are `seed`, `seed + 1` and so on.
         attention: Whether to return the memory's attention and gates.
         truncation: Over 0 and at most 1.
+        condition: Whether the condition is sampled or its mean.
         batch_size: How many images are computed together.
     """
 
@@ -37,6 +38,7 @@ class GenerationOptions:
     images_per_caption: int
     attention: bool
     truncation: float
+    condition: Condition
     batch_size: int
 
     @property
@@ -98,7 +100,7 @@ class Batch(NamedTuple):
 
 
 def check_options(
-    resolutions: Sequence[int],
+    model: ModelSpec,
     max_batch: int | None,
     *,
     seed: int | None = None,
@@ -106,23 +108,26 @@ def check_options(
     resolution: int | None = None,
     attention: bool = False,
     truncation: float = 1.0,
+    condition: Condition | None = None,
     batch_size: int = 1,
 ) -> GenerationOptions:
     """Checks the options of `Generator.generate`, and draws a seed if there is none.
 
     Args:
-        resolutions: Of the model's stages, in pixels.
+        model: The model's shape.
         max_batch: How many images the engine takes at once; None for any number.
         seed: As in `Generator.generate`, like all that follow.
         images_per_caption: At least 1.
-        resolution: One of `resolutions`, or None for the largest.
+        resolution: One of the model's, or None for the largest.
         attention: Whether to return the memory's attention and gates.
         truncation: Over 0 and at most 1.
+        condition: "sampled", "mean", or None for the model's own.
         batch_size: At least 1; cut to `max_batch`.
 
     Raises:
         SettingsError: naming what is out of its range.
     """
+    resolutions = model.resolutions
     stages = len(resolutions)
     if resolution is not None:
         try:
@@ -134,6 +139,8 @@ def check_options(
             ) from None
     if not isinstance(attention, bool):
         raise SettingsError(f"attention is {attention!r}; pass True or False")
+    if condition not in (None, *get_args(Condition)):
+        raise SettingsError(f"condition is {condition!r}; pass 'sampled', 'mean', or None for the model's own")
     images = check_at_least("images_per_caption", images_per_caption, 1)
     size = check_at_least("batch_size", batch_size, 1)
     first = fresh_seed() if seed is None else check_seed(seed)
@@ -148,6 +155,7 @@ def check_options(
         images_per_caption=images,
         attention=attention,
         truncation=check_truncation(truncation),
+        condition=condition or model.condition,
         batch_size=min(size, max_batch or size),
     )
 
@@ -190,7 +198,9 @@ def in_batches(requests: Iterable[ImageRequest], size: int) -> Iterator[list[Ima
 def to_batch(requests: Sequence[ImageRequest], model: ModelSpec, options: GenerationOptions) -> Batch:
     """The inputs of the networks: every row is a function of its own request and the options alone."""
     seeds = (request.seed for request in requests)
-    noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, options.truncation)
+    noise, condition_noise = draw_noise(
+        seeds, model.noise_features, model.condition_features, options.truncation, options.condition
+    )
     return Batch(Tokens.of(request.encoding for request in requests), noise, condition_noise)
 
 

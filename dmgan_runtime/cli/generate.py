@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from PIL import Image
@@ -24,7 +24,7 @@ from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.errors import SettingsError, printable
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.image_file import encode, save
-from dmgan_runtime.noise import MAX_SEED, fresh_seed
+from dmgan_runtime.noise import MAX_SEED, Condition, fresh_seed
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import Encoding
 from dmgan_runtime.viz import pictures
@@ -80,6 +80,11 @@ _SHOWN_CHARACTERS = 80
     help="Multiplies the noise: less is nearer to the typical image, and less varied.",
 )
 @click.option(
+    "--condition",
+    type=click.Choice(get_args(Condition)),
+    help="Generate from a sample of the condition's distribution, or from its mean.  [default: the bundle's own]",
+)
+@click.option(
     "--grid",
     is_flag=True,
     help=f"Write one picture of all images, at most {MAX_GRID}, with their captions; with -n over 1, a row a caption.",
@@ -111,6 +116,7 @@ def main(
     seed: int | None,
     resolution: int | None,
     truncation: float,
+    condition: Condition | None,
     grid: bool,
     stages: bool,
     attention: bool,
@@ -166,6 +172,7 @@ def main(
             resolution=resolution,
             attention=attention,
             truncation=truncation,
+            condition=condition,
         )
         _write(generations, plan, images_per_caption, metadata=metadata, as_json=as_json)
 

@@ -102,7 +102,12 @@ class Images:
         for _ in range(asked.n):
             milliseconds: dict[str, float] = {}
             stages = generator.stream(
-                asked.prompt, seed=seed, resolution=resolution, attention=asked.attention, truncation=asked.truncation
+                asked.prompt,
+                seed=seed,
+                resolution=resolution,
+                attention=asked.attention,
+                truncation=asked.truncation,
+                condition=asked.condition,
             )
             for index in range(last + 1):
                 start = time.perf_counter()
@@ -139,6 +144,7 @@ class Images:
             steps=asked.steps,
             resolution=resolution,
             truncation=asked.truncation,
+            condition=asked.condition,
             progress=stop,
         )
         self._metrics.images.labels(name).inc(len(frames))

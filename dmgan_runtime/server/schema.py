@@ -42,12 +42,14 @@ class ImageOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         size: "auto" is the largest, or "64x64".
         output_format: Of the pictures.
         truncation: As in `Generator.generate`.
+        condition: As in `Generator.generate`.
     """
 
     model: str | None = None
     size: str = "auto"
     output_format: OutputFormat = "png"
     truncation: float = 1.0
+    condition: Literal["sampled", "mean"] | None = None
 
 
 class ImageGeneration(ImageOptions, kw_only=True, forbid_unknown_fields=True):

@@ -19,7 +19,8 @@ const PASSED_ON = ["word_features", "sentence_feature", "features"];
  * @typedef {import("./tokenizer.js").Encoding} Encoding
  * @typedef {import("./interpolation.js").TextFeatures} TextFeatures
  * @typedef {import("./engine.js").Tensors} Tensors
- * @typedef {{seed: bigint, stages: number, attention: boolean, truncation: number}} Checked Options that were checked.
+ * @typedef {{seed: bigint, stages: number, attention: boolean, truncation: number,
+ *   condition: string}} Checked Options that were checked.
  */
 
 /** A DM-GAN that is ready to make images; `open` makes one. */
@@ -136,9 +137,9 @@ export class Generator {
    * @param {GenerationOptions} options
    * @returns {Checked}
    */
-  #check({ seed, resolution, attention = false, truncation = 1, ...unknown }) {
+  #check({ seed, resolution, attention = false, truncation = 1, condition = undefined, ...unknown }) {
     for (const name of Object.keys(unknown)) {
-      throw new SettingsError(`there is no option ${name}; pass seed, resolution, attention or truncation`);
+      throw new SettingsError(`there is no option ${name}; pass seed, resolution, attention, truncation or condition`);
     }
     const stages = resolution === undefined ? this.resolutions.length : this.resolutions.indexOf(resolution) + 1;
     if (!stages) {
@@ -150,23 +151,27 @@ export class Generator {
     if (typeof attention !== "boolean") {
       throw new SettingsError(`attention is ${String(attention)}; pass true or false`);
     }
+    if (condition !== undefined && condition !== "sampled" && condition !== "mean") {
+      throw new SettingsError(`condition is ${String(condition)}; pass "sampled" or "mean", or leave it out`);
+    }
     return {
       seed: seed === undefined ? freshSeed() : checkSeed(seed),
       stages,
       attention,
       truncation: checkTruncation(truncation),
+      condition: condition ?? this.manifest.model.condition,
     };
   }
 
   /** @param {{caption: string, encoding: Encoding} & Checked} request */
-  async *#stream({ caption, encoding, seed, stages, attention, truncation }) {
+  async *#stream({ caption, encoding, seed, stages, attention, truncation, condition }) {
     const text = await this.#encodeText(encoding);
     const { words, unknownWords, cutWords } = encoding;
     const generation = /** @type {Generation} */ ({ caption, seed, words, unknownWords, cutWords });
     generation.stages = new Map();
     generation.attention = attention ? new Map() : null;
     generation.gates = attention ? new Map() : null;
-    for await (const { resolution, outputs } of this.#run(text, this.#noise(seed, truncation), stages, attention)) {
+    for await (const { resolution, outputs } of this.#run(text, this.#noise(seed, truncation, condition), stages, attention)) {
       generation.image = toPicture(floats(outputs.image), resolution);
       generation.stages = new Map(generation.stages).set(resolution, generation.image);
       if (outputs.attention) {
@@ -191,9 +196,9 @@ export class Generator {
    * @param {number} steps
    * @param {Checked} options
    */
-  async *#interpolate(ends, seeds, steps, { stages, truncation }) {
+  async *#interpolate(ends, seeds, steps, { stages, truncation, condition }) {
     const [first, last] = [await this.#encodeText(ends[0]), await this.#encodeText(ends[1])];
-    const [start, end] = seeds.map((seed) => this.#noise(seed, truncation));
+    const [start, end] = seeds.map((seed) => this.#noise(seed, truncation, condition));
     for (let step = 0; step < steps; step++) {
       const position = step / (steps - 1);
       const noise = {
@@ -209,10 +214,13 @@ export class Generator {
   /**
    * @param {bigint} seed
    * @param {number} truncation
+   * @param {string} condition
    */
-  #noise(seed, truncation) {
-    const { noise_features: noise, condition_features: condition } = this.manifest.model;
-    return drawNoise(seed, noise, condition, truncation);
+  #noise(seed, truncation, condition) {
+    const { noise_features: noiseFeatures, condition_features: conditionFeatures } = this.manifest.model;
+    const noises = drawNoise(seed, noiseFeatures, conditionFeatures, truncation);
+    if (condition === "mean") noises.conditionNoise.fill(0);
+    return noises;
   }
 
   /**

@@ -27,9 +27,11 @@ export interface GenerationOptions {
   attention?: boolean;
   /** Over 0 and at most 1: multiplies both noises. Less is nearer to the typical image, and less varied. */
   truncation?: number;
+  /** Generate from a sample of the condition's distribution, or from its mean; the bundle's own if absent. */
+  condition?: "sampled" | "mean";
 }
 
-export interface InterpolationOptions extends Pick<GenerationOptions, "resolution" | "truncation"> {
+export interface InterpolationOptions extends Pick<GenerationOptions, "resolution" | "truncation" | "condition"> {
   /** One seed, or the first and the last; drawn at random if absent. */
   seeds?: number | bigint | [number | bigint, number | bigint];
   /** How many pictures, both ends included; at least 2, and 8 if absent. */

@@ -18,7 +18,8 @@ export const MAX_STAGES = 6;
  *   outputs: TensorEntry[], up_blocks: string | null}} GraphEntry
  * @typedef {{stages: number, base_resolution: number, generator_channels: number, text_features: number,
  *   embedding_features: number, noise_features: number, condition_features: number, memory_features: number,
- *   residual_blocks: number, memory_writing: string, memory_response: string}} ModelSpec
+ *   residual_blocks: number, memory_writing: string, memory_response: string,
+ *   condition: string}} ModelSpec
  * @typedef {{schema_version: string, name: string, license: string, model: ModelSpec,
  *   tokenizer: {file: FileEntry, max_words: number}, graphs: GraphEntry[], files: FileEntry[], parity: object[],
  *   image_psnr_db: object, metrics: object, provenance: object,
@@ -171,6 +172,7 @@ const model = object(
     residual_blocks: [width, 2],
     memory_writing: [oneOf("gated", "words", "none"), "gated"],
     memory_response: [oneOf("gated", "concatenation"), "gated"],
+    condition: [oneOf("sampled", "mean"), "sampled"],
   },
   (spec) => {
     if (spec.base_resolution & (spec.base_resolution - 1)) {

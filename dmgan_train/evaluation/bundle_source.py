@@ -15,7 +15,7 @@ from torch import Tensor
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError, SettingsError
 from dmgan_runtime.generator import Generator
-from dmgan_runtime.noise import draw_noise
+from dmgan_runtime.noise import Condition, draw_noise
 from dmgan_runtime.results import Generation
 from dmgan_train.data.pyramid import to_levels
 from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundle
@@ -40,10 +40,11 @@ class _Provenance(msgspec.Struct, frozen=True):
 class BundleSource:
     """A bundle, whose images the runtime generates as it does for a user."""
 
-    def __init__(self, path: Path, truncation: float = 1.0) -> None:
+    def __init__(self, path: Path, truncation: float = 1.0, condition: Condition | None = None) -> None:
         """Args:
         path: A folder or .zip that `dmgan-export` wrote.
         truncation: Over 0 and at most 1; multiplies the noise.
+        condition: Whether the condition is sampled or its mean; None is what the bundle says.
 
         Raises:
             BundleError: if the bundle is missing, damaged or unsafe.
@@ -61,6 +62,7 @@ class BundleSource:
             ) from error
         self._generator = Generator.open(path)
         self._name, self.truncation = path.resolve().stem, truncation
+        self.condition: Condition = condition or self._manifest.model.condition
         self.resolution = self._manifest.model.resolutions[-1]
         self.steps, self._trained_on = provenance.gan_steps, provenance.data
 
@@ -76,13 +78,17 @@ class BundleSource:
     def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
         tokens = self._tokenizer.encode_batch(captions, max_words)
-        noise, condition_noise = draw_noise(seeds, model.noise_features, model.condition_features, self.truncation)
+        noise, condition_noise = draw_noise(
+            seeds, model.noise_features, model.condition_features, self.truncation, self.condition
+        )
         synthesis = self._generator.synthesize(*tokens, noise, condition_noise)
         return to_levels(torch.from_numpy(synthesis.images[self.resolution]))
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
         return [
-            self._generator.generate(caption, seed=seed, attention=True, truncation=self.truncation)[0]
+            self._generator.generate(
+                caption, seed=seed, attention=True, truncation=self.truncation, condition=self.condition
+            )[0]
             for caption, seed in zip(captions, seeds, strict=True)
         ]
 
@@ -100,7 +106,11 @@ class BundleSource:
 
 
 def open_source(
-    path: Path, device: torch.device, truncation: float = 1.0, step: int | None = None
+    path: Path,
+    device: torch.device,
+    truncation: float = 1.0,
+    step: int | None = None,
+    condition: Condition | None = None,
 ) -> AbstractContextManager[ImageSource]:
     """Opens a run or a bundle, whichever the path is.
 
@@ -109,6 +119,7 @@ def open_source(
         device: Where a run computes; a bundle's engine chooses its own.
         truncation: Over 0 and at most 1; multiplies the noise.
         step: Of a run's snapshot; None takes the newest checkpoint.
+        condition: Whether the condition is sampled or its mean; None is the model's own.
 
     Raises:
         BundleError, BackendError: as `BundleSource`.
@@ -120,5 +131,5 @@ def open_source(
     if is_bundle(path):
         if step is not None:
             raise SettingsError(f"{path}: a bundle holds one generator; leave --step out, or pass a run")
-        return BundleSource(path, truncation)
-    return nullcontext(RunSource(RunFolder(path), device, truncation, step))
+        return BundleSource(path, truncation, condition)
+    return nullcontext(RunSource(RunFolder(path), device, truncation, step, condition))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmgan_runtime.manifest import MANIFEST_NAME
+from dmgan_runtime.noise import Condition
 from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint, load_model
@@ -29,12 +30,14 @@ class ImageSource(Protocol):
         data: How the pictures and captions that it was trained on were read.
         steps: How many steps its generator was trained for; None if it does not say.
         truncation: What the noise is multiplied by.
+        condition: Whether the condition is sampled or its mean.
     """
 
     resolution: int
     data: DataSettings
     steps: int | None
     truncation: float
+    condition: Condition
 
     def takes(self, caption: str) -> bool:
         """Whether it knows a word of a caption, and so can make an image of it."""
@@ -60,18 +63,27 @@ class ImageSource(Protocol):
 class RunSource:
     """The averaged generator of a run's newest checkpoint, or of a snapshot."""
 
-    def __init__(self, run: RunFolder, device: torch.device, truncation: float = 1.0, step: int | None = None) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        device: torch.device,
+        truncation: float = 1.0,
+        step: int | None = None,
+        condition: Condition | None = None,
+    ) -> None:
         """Args:
         run: A run whose second phase has begun.
         device: Where to compute.
         truncation: Over 0 and at most 1; multiplies the noise.
         step: Of a snapshot; None takes the newest checkpoint.
+        condition: Whether the condition is sampled or its mean; None is what the run's settings say.
 
         Raises:
             CheckpointError: if a checkpoint is missing or damaged, or there is no such snapshot.
         """
         settings = run.settings()
         self._run, self._device, self.truncation = run, device, truncation
+        self.condition: Condition = condition or settings.model.condition
         self._text_encoder, self._generator, steps = load_model(run, step)
         self._sha256 = fingerprint(self._generator)
         self._text_encoder.to(device)
@@ -109,7 +121,7 @@ class RunSource:
 
     def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
         tokens = self._tokenizer.encode_batch(captions, self._max_words)
-        return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation)
+        return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation, self.condition)
 
 
 def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> Split:

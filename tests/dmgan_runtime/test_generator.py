@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +124,33 @@ class TestGenerate:
 
         assert spread(0.1) < spread(0.5) < spread(1)
 
+    def test_the_mean_condition_is_no_noise_in_it(self, generator: Generator) -> None:
+        model = generator.manifest.model
+        tokens = generator.tokenizer.encode_batch([CAPTION], generator.manifest.tokenizer.max_words)
+        noise = draw_noise([4], model.noise_features, model.condition_features, condition="mean")
+        by_hand = to_pil(generator.synthesize(*tokens, *noise).images[32][0])
+        (sampled,) = generator.generate(CAPTION, seed=4)
+        for condition, is_mean in (("mean", True), ("sampled", False), (None, False)):
+            (generation,) = generator.generate(CAPTION, seed=4, condition=condition)
+            *_, streamed = generator.stream(CAPTION, seed=4, condition=condition)
+            walked = generator.interpolate(CAPTION, seeds=4, steps=2, condition=condition)[0]
+            expected = pixels(sampled) if not is_mean else np.asarray(by_hand)
+            for picture in (generation.image, streamed.image, walked):
+                assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+        assert np.abs(np.asarray(by_hand).astype(int) - pixels(sampled)).max() > 1
+
+    def test_a_bundle_says_which_condition_is_its_own(self, bundle: Path, tmp_path: Path) -> None:
+        own = shutil.copytree(bundle, tmp_path / "own")
+        manifest = json.loads((own / "manifest.json").read_text())
+        manifest["model"]["condition"] = "mean"
+        (own / "manifest.json").write_text(json.dumps(manifest))
+        with Generator.open(own) as generator:
+            (mean,) = generator.generate(CAPTION, seed=4)
+            (asked,) = generator.generate(CAPTION, seed=4, condition="mean")
+            (sampled,) = generator.generate(CAPTION, seed=4, condition="sampled")
+        np.testing.assert_array_equal(pixels(mean), pixels(asked))
+        assert (pixels(mean) != pixels(sampled)).any()
+
     def test_progress_counts_images(self, generator: Generator) -> None:
         seen: list[tuple[int, int]] = []
         generator.generate(
@@ -181,6 +211,7 @@ class TestGenerate:
             ({"truncation": "0.5"}, SettingsError, "truncation is '0.5'; pass a number over 0"),
             ({"truncation": None}, SettingsError, "truncation is None"),
             ({"truncation": float("nan")}, SettingsError, "truncation is nan"),
+            ({"condition": "median"}, SettingsError, "condition is 'median'; pass 'sampled', 'mean', or None"),
         ],
     )
     def test_a_wrong_argument_is_named_before_anything_is_computed(

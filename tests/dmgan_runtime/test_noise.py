@@ -56,6 +56,15 @@ def test_truncation_scales_both(seed: int, truncation: float) -> None:
         np.testing.assert_array_equal(scaled, whole * np.float32(truncation))
 
 
+def test_the_mean_condition_has_no_noise_and_the_same_z() -> None:
+    noise, condition_noise = draw_noise([7], 4, 2)
+    same, none = draw_noise([7], 4, 2, condition="mean")
+    np.testing.assert_array_equal(same, noise)
+    assert condition_noise.any()
+    assert none.shape == condition_noise.shape
+    assert not none.any()
+
+
 def test_no_seeds_are_no_rows() -> None:
     noise, condition_noise = draw_noise([], 4, 2)
     assert (noise.shape, condition_noise.shape) == ((0, 4), (0, 2))

@@ -77,6 +77,13 @@ class TestPictures:
         assert found["attention"] is None
         assert_near(found["stages"]["32"], expected.image)
 
+    def test_the_mean_condition_is_pythons(self, node: Node, js: int, python: Generator) -> None:
+        found = node("generate", id=js, caption=CAPTION, options={"seed": "7", "condition": "mean"})
+        (expected,) = python.generate(CAPTION, seed=7, condition="mean")
+        (sampled,) = python.generate(CAPTION, seed=7)
+        assert_near(found["stages"]["32"], expected.image)
+        assert (np.asarray(expected.image) != np.asarray(sampled.image)).any()
+
     def test_a_smaller_one_is_a_stage_of_the_larger(self, node: Node, js: int) -> None:
         large = node("generate", id=js, caption=CAPTION, options={"seed": 1})
         small = node("generate", id=js, caption=CAPTION, options={"seed": 1, "resolution": 16})
@@ -176,6 +183,7 @@ class TestRefusals:
             ({"truncation": 0}, "truncation is 0; pass a number over 0 and at most 1"),
             ({"truncation": 1.1}, "truncation is 1.1"),
             ({"truncation": "1"}, "truncation is 1;"),
+            ({"condition": "median"}, 'condition is median; pass "sampled" or "mean"'),
             ({"attention": 1}, "attention is 1; pass true or false"),
             ({"size": 64}, "there is no option size"),
         ],
