@@ -38,25 +38,33 @@ _TORCH_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16")}
 class _Numbers(click.ParamType[tuple[int, ...]]):
     name = "N,N,..."
 
+    def __init__(self, least: int) -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         try:
             numbers = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is no list of numbers; write them as 1,4,16", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{value!r} holds a number under 1", param, ctx)
+        if min(numbers) < self._least:
+            self.fail(f"{value!r} holds a number under {self._least}", param, ctx)
         return numbers
+
+
+def numbers_option(name: str, default: str, text: str, least: int = 1) -> click.Option:
+    """An option that takes numbers, joined by commas."""
+    return click.Option([name], type=_Numbers(least), default=default, help=text)
 
 
 def batches_option(default: str) -> click.Option:
     """`--batches`."""
-    return click.Option(["--batches"], type=_Numbers(), default=default, help="Images at once.")
+    return numbers_option("--batches", default, "Images at once.")
 
 
 def serving_options(clients: str) -> tuple[click.Option, ...]:
     """`--clients` and `--turn`."""
     return (
-        click.Option(["--clients"], type=_Numbers(), default=clients, help="Threads that ask at once."),
+        numbers_option("--clients", clients, "Threads that ask at once."),
         click.Option(["--turn", "turn_seconds"], type=click.FloatRange(0.01), default=5.0, help="Seconds of a turn."),
     )
 
