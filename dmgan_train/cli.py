@@ -24,6 +24,7 @@ from dmgan_train.fit import fit as fit_run
 from dmgan_train.fit import pretrain as pretrain_run
 from dmgan_train.interruption import stops_at_once
 from dmgan_train.official import OfficialFiles, adopt
+from dmgan_train.published import introduce
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import PRESETS, RECIPES, override_settings, resolve_settings
 
@@ -189,6 +190,9 @@ def adopt_command(
     settings = resolve_settings(preset, recipe=recipe, overrides=overrides)
     settings = resolve_precision(settings, choose_device("auto"))
     adopt(files, settings, RunFolder(run_folder))
+    for path in vars(files).values():
+        if path is not None and (said := introduce(path)):
+            click.echo(said)
     laid = f" --recipe {recipe}" if recipe != "preset" else ""
     same = laid + "".join(f" --set {override}" for override in overrides)
     click.echo(f"Begun. Next: python -m dmgan_train fit --preset {preset}{same} --data DATA --run {run_folder}")

@@ -25,6 +25,7 @@ from dmgan_train.checkpoint import save_checkpoint
 from dmgan_train.data.unpickle import load_pickle
 from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.inception import InceptionTrunk
+from dmgan_train.published import digest, find_file
 from dmgan_train.run_folder import RunFolder, write_whole
 from dmgan_train.settings import Settings
 
@@ -48,11 +49,15 @@ _IMAGE_ENCODER_NAMES = (
     (r"emb_cnn_code\.", "to_global."),
     (r"(Conv2d|Mixed)_", lambda found: f"trunk.{found[0]}"),
 )
+OFFICIAL_WORDS = 25
+"""Words of a caption that the authors evaluate with on CUB; 20 on COCO."""
 _TEXT_ENCODER_NAMES = ((r"encoder\.", "embedding."), (r"rnn\.", "lstm."))
 
 
 def load_official_generator(path: Path) -> GeneratorNetwork:
     """Reads a published generator: three stages; its widths are inferred from the shapes.
+
+    A known file says whether its authors sample the condition or take its mean; others sample it.
 
     Args:
         path: A `netG*.pth` file.
@@ -67,17 +72,18 @@ def load_official_generator(path: Path) -> GeneratorNetwork:
         raise CheckpointError(f"{path}: lacks {error}; pass a generator published with DM-GAN (netG*.pth)") from error
     except (IndexError, ValueError) as error:
         raise CheckpointError(f"{path}: its tensors have no widths that a generator can have ({error})") from error
-    generator = GeneratorNetwork(spec)
+    known = find_file(digest(path))
+    generator = GeneratorNetwork(spec.__replace__(condition=known.condition) if known else spec)
     _fill(generator, state, path)
     return generator.eval()
 
 
-def load_official_text_encoder(path: Path, spec: ModelSpec) -> TextEncoder:
+def load_official_text_encoder(path: Path, spec: ModelSpec | None = None) -> TextEncoder:
     """Reads a published DAMSM text encoder.
 
     Args:
         path: A `text_encoder*.pth` file.
-        spec: The generator's shape; its text features must be the encoder's.
+        spec: The generator's shape, if there is one; its text features must be the encoder's.
 
     Raises:
         CheckpointError: as `load_official_generator`.
@@ -86,9 +92,17 @@ def load_official_text_encoder(path: Path, spec: ModelSpec) -> TextEncoder:
     vocabulary = state.get("embedding.weight")
     if vocabulary is None or not vocabulary.dim():
         raise CheckpointError(f"{path}: lacks encoder.weight; pass a published text encoder (text_encoder*.pth)")
-    encoder = TextEncoder(vocabulary.shape[0], spec)
+    encoder = TextEncoder(vocabulary.shape[0], spec or _text_spec(state, path))
     _fill(encoder, state, path)
     return encoder.eval()
+
+
+def _text_spec(state: dict[str, Tensor], path: Path) -> ModelSpec:
+    try:
+        embedding, half = state["embedding.weight"].shape[1], state["lstm.weight_hh_l0"].shape[1]
+        return msgspec.convert({"embedding_features": embedding, "text_features": 2 * half}, ModelSpec)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no published text encoder ({error})") from error
 
 
 def load_official_image_encoder(path: Path) -> ImageEncoder:
@@ -134,6 +148,37 @@ def load_official_captions(path: Path) -> tuple[Tokenizer, tuple[str, ...]]:
         return tokenizer, tuple(" ".join(words[index] for index in sentence) for sentence in sentences)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is no published captions.pickle ({shortened(error)})") from error
+
+
+def load_official_encoders(
+    text: Path, image: Path, captions: Path, spec: ModelSpec | None = None
+) -> tuple[TextEncoder, ImageEncoder, Tokenizer]:
+    """Reads both published encoders, with their vocabulary.
+
+    Args:
+        text: `text_encoder*.pth`.
+        image: `image_encoder*.pth`.
+        captions: `captions.pickle`.
+        spec: As in `load_official_text_encoder`.
+
+    Raises:
+        CheckpointError: if a file is not what it should be, or they do not belong together.
+    """
+    tokenizer, _ = load_official_captions(captions)
+    text_encoder = load_official_text_encoder(text, spec)
+    image_encoder = load_official_image_encoder(image)
+    if text_encoder.embedding.num_embeddings != len(tokenizer):
+        raise CheckpointError(
+            f"{captions} has {len(tokenizer):,} words and {text} embeds {text_encoder.embedding.num_embeddings:,};"
+            " take both from the same data set"
+        )
+    features = 2 * text_encoder.lstm.hidden_size
+    if image_encoder.to_global.out_features != features:
+        raise CheckpointError(
+            f"{image} has {image_encoder.to_global.out_features} features and {text} has {features}; take both from the"
+            " same release"
+        )
+    return text_encoder, image_encoder, tokenizer
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -229,28 +274,19 @@ def adopt(files: OfficialFiles, settings: Settings, run: RunFolder) -> None:
         raise SettingsError(f"{run.root}: is a run already; choose another --run")
     if settings.damsm.trunk != "inception_v3":
         raise SettingsError("the published image encoder is an Inception-v3; add --set damsm.trunk=inception_v3")
-    tokenizer, _ = load_official_captions(files.captions)
     generator = None if files.generator is None else load_official_generator(files.generator)
     if generator is not None:
         _check_shape(settings, generator.spec.__replace__(embedding_features=settings.model.embedding_features))
-    text_encoder = load_official_text_encoder(files.text_encoder, settings.model)
-    image_encoder = load_official_image_encoder(files.image_encoder)
-    if text_encoder.embedding.num_embeddings != len(tokenizer):
-        raise CheckpointError(
-            f"{files.captions} has {len(tokenizer):,} words and {files.text_encoder} embeds"
-            f" {text_encoder.embedding.num_embeddings:,}; take both from the same data set"
-        )
-    if image_encoder.to_global.out_features != settings.model.text_features:
-        raise CheckpointError(
-            f"{files.image_encoder} has {image_encoder.to_global.out_features} features and {files.text_encoder} has"
-            f" {settings.model.text_features}; take both from the same release"
-        )
+    text_encoder, image_encoder, tokenizer = load_official_encoders(
+        files.text_encoder, files.image_encoder, files.captions, settings.model
+    )
     encoders = {"text_encoder": text_encoder.state_dict(), "image_encoder": image_encoder.state_dict()}
     save_checkpoint(run.checkpoint("damsm"), {"phase": "damsm", "step": 0, "finished": True, **encoders})
     if generator is not None:
         save_checkpoint(run.initial_generator, {"phase": "gan", "generator": generator.state_dict()})
-    names = {key: value.name for key, value in vars(files).items() if value is not None}
-    provenance = {"dmgan": dmgan_train.__version__, "adopted": names}
+    given = {key: value for key, value in vars(files).items() if value is not None}
+    adopted = {key: {"file": value.name, "sha256": digest(value)} for key, value in given.items()}
+    provenance = {"dmgan": dmgan_train.__version__, "adopted": adopted}
     write_whole(run.provenance_file, json.dumps(provenance, indent=2).encode())
     write_whole(run.vocabulary_file, tokenizer.to_json())
     write_whole(run.settings_file, settings.to_yaml().encode())  # last: with it, the folder is a run

@@ -220,6 +220,15 @@ class RunFolder:
         """Whether it began with the authors' encoders, whose vocabulary stays."""
         return "adopted" in self.provenance()
 
+    def adopted_files(self) -> dict[str, str]:
+        """SHA-256 of the authors' files that it began with, by what they hold, such as "text encoder".
+
+        Empty if a version of dmgan began it that kept their names alone.
+        """
+        adopted = self.provenance().get("adopted", {})
+        files = {name.replace("_", " "): file for name, file in adopted.items() if isinstance(file, dict)}
+        return {name: str(file["sha256"]) for name, file in files.items()}
+
     def data_folder(self) -> Path | None:
         """Where the data set was when the run was last started; None if it does not say."""
         return Path(self.data_file.read_text(encoding="utf-8")) if self.data_file.exists() else None

@@ -14,6 +14,8 @@ from rich.table import Table
 
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.manifest import Manifest, Precision, UpBlocks
+from dmgan_train.official import OFFICIAL_WORDS
+from dmgan_train.published import introduce
 from dmgan_train.run_folder import RunFolder
 from export.bundle import write_bundle
 from export.card import allowed, likeness
@@ -23,7 +25,6 @@ from export.onnx_file import quiet_exporter
 from export.sources import read_model, read_official_model
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-OFFICIAL_MAX_WORDS = 25
 UNSTATED_LICENSE = "not stated; it depends on the training data"
 
 
@@ -50,7 +51,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option(
     "--max-words",
     type=click.IntRange(1, 512),
-    show_default=str(OFFICIAL_MAX_WORDS),
+    show_default=str(OFFICIAL_WORDS),
     help="Words of a caption that official weights serve: 25 for CUB, 20 for COCO. A RUN has its own.",
 )
 @click.option("--fp16", is_flag=True, help="Add graphs in fp16, for GPUs.")
@@ -100,7 +101,10 @@ def main(
     elif run is None and official_generator and official_text_encoder and captions:
         if step is not None:
             raise click.UsageError("--step: only with a RUN; official weights are of one step")
-        name, words = name or official_generator.stem, max_words or OFFICIAL_MAX_WORDS
+        for path in (official_generator, official_text_encoder):
+            if said := introduce(path):
+                click.echo(said, err=True)
+        name, words = name or official_generator.stem, max_words or OFFICIAL_WORDS
         model = read_official_model(official_generator, official_text_encoder, captions, words, name, license_)
     else:
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")

@@ -12,6 +12,7 @@ from dmgan_train.evaluation.metrics.protocol import read_evaluation
 from dmgan_train.fit import KEPT_CAPTIONS
 from dmgan_train.monitor import sample_name
 from dmgan_train.official import load_official_captions, load_official_generator, load_official_text_encoder
+from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
 from export.bundle import Model
 
@@ -83,7 +84,8 @@ def read_official_model(
             f"{captions} has {len(tokenizer):,} words and {text_encoder} embeds {encoder.embedding.num_embeddings:,};"
             " take both from the same data set"
         )
-    files = {"generator": generator.name, "text_encoder": text_encoder.name, "captions": captions.name}
+    given = {"generator": generator, "text_encoder": text_encoder, "captions": captions}
+    files = {key: {"file": path.name, "sha256": digest(path)} for key, path in given.items()}
     return Model(
         name=name,
         license=license_,

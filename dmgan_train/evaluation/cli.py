@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import BackendError
+from dmgan_runtime.noise import Condition
 from dmgan_train import distributed
 from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
@@ -80,6 +81,11 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     "--truncation", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Multiplies the noise; 1 leaves it."
 )
 @click.option(
+    "--condition",
+    type=click.Choice(get_args(Condition)),
+    help="Generate from a sample of the condition's distribution, or from its mean.  [default: the model's own]",
+)
+@click.option(
     "--features",
     type=click.Choice(FEATURE_NAMES),
     default="efficientnet_lite2",
@@ -90,7 +96,23 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Its weights.  [default: packaged, or downloaded from their official address]",
 )
-@click.option("--encoders", type=FOLDER, help="The run whose DAMSM judges R-precision.  [default: RUN itself]")
+@click.option(
+    "--judge",
+    metavar="RUN_OR_ENCODERS",
+    type=FOLDER,
+    help="Whose DAMSM judges R-precision: a run's, or a folder with the authors' text_encoder*.pth, image_encoder*.pth"
+    " and captions.pickle.  [default: RUN itself]",
+)
+@click.option(
+    "--real-statistics",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take mu and sigma of the real pictures for FID from this .npz, in place of the split's pictures.",
+)
+@click.option(
+    "--save-statistics",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write mu and sigma of the real pictures to this .npz, as pytorch-fid reads it.",
+)
 @click.option("--device", default="auto", metavar="[auto|cpu|cuda[:N]]", help="Where networks compute.")
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=16, help="Images at once.")
 @click.option(
@@ -103,28 +125,30 @@ def evaluate(model: Path, device: str, **options: Any) -> None:
     """Measure a RUN's averaged generator, or a BUNDLE through the runtime.
 
     Every number is written with its protocol: images, split, seed, feature network and the digest of its weights,
-    preprocessing, versions. Under torchrun the processes share the images; the numbers stay the same.
+    preprocessing, versions; and the command says with which published numbers it may be compared, or why with none.
+    Under torchrun the processes share the images; the numbers stay the same.
     """
     chosen = choose_device(device)
     with distributed.joined(chosen), needs_extra():
+        from dmgan_train.evaluation.metrics.comparison import comparisons
         from dmgan_train.evaluation.metrics.protocol import table
 
         written, evaluation = measure(model, device=chosen, **options)
         if distributed.is_main():
-            for line in table(evaluation.results.values()):
+            for line in (*table(evaluation.results.values()), *comparisons(evaluation)):
                 click.echo(line)
             click.echo(f"{written}: written, with the protocol")
 
 
 def measure(
-    model: Path, *, output: Path | None, device: torch.device, encoders: Path | None, step: int | None, **options: Any
+    model: Path, *, output: Path | None, device: torch.device, judge: Path | None, step: int | None, **options: Any
 ) -> tuple[Path, Evaluation]:
     """Runs the metrics and writes the JSON, in the main process; returns its path and the evaluation."""
     from dmgan_train.evaluation.bundle_source import open_source
     from dmgan_train.evaluation.metrics.evaluate import Plan
     from dmgan_train.evaluation.metrics.evaluate import evaluate as run_metrics
     from dmgan_train.evaluation.metrics.features import load_features
-    from dmgan_train.evaluation.metrics.r_precision import read_encoders
+    from dmgan_train.evaluation.metrics.r_precision import read_encoders, read_judge
 
     plan = Plan(
         metrics=options["metrics"],
@@ -134,11 +158,14 @@ def measure(
         images=options["images"],
         seed=options["seed"],
         batch_size=options["batch_size"],
+        real_statistics=options["real_statistics"],
+        save_statistics=options["save_statistics"],
     )
-    judge = encoders or (None if is_bundle(model) else model)
-    with open_source(model, device, options["truncation"], step) as source:
+    with open_source(model, device, options["truncation"], step, options["condition"]) as source:
         network = load_features(options["features"], device, options["feature_weights"])
-        judges = read_encoders(RunFolder(judge), device) if judge and "r_precision" in plan.metrics else None
+        judges = None
+        if "r_precision" in plan.metrics and not (judge is None and is_bundle(model)):
+            judges = read_judge(judge, device) if judge else read_encoders(RunFolder(model), device)
         evaluation = run_metrics(source, network, judges, plan)
         steps = source.steps
     folder = model.with_name(f"{model.stem}-metrics") if is_bundle(model) else model / "metrics"
@@ -147,7 +174,8 @@ def measure(
         plan.split,
         network.name,
         *plan.metrics,
-        *_unusual(plan, source.truncation, encoders),
+        *_unusual(plan, source.truncation, judge),
+        *([f"condition-{source.condition}"] if options["condition"] else []),
         *_elsewhere(plan, evaluation, network if options["feature_weights"] else None),
     ]
     path = output or folder / ("-".join(parts) + ".json")
@@ -156,13 +184,14 @@ def measure(
     return path, evaluation
 
 
-def _unusual(plan: Plan, truncation: float, encoders: Path | None) -> list[str]:
+def _unusual(plan: Plan, truncation: float, judge: Path | None) -> list[str]:
     """What differs from the defaults, so that another protocol is another file."""
     usual = type(plan)(plan.metrics, plan.data)
     own = {name: getattr(plan, name) for name in ("images", "seed")}
     named = [f"{name}-{value}" for name, value in own.items() if value != getattr(usual, name)]
     named += [f"truncation-{truncation}"] if truncation != 1 else []
-    return named + ([f"by-{encoders.resolve().name}"] if encoders else [])
+    named += [f"against-{plan.real_statistics.stem}"] if plan.real_statistics else []
+    return named + ([f"by-{judge.resolve().name}"] if judge else [])
 
 
 def _elsewhere(plan: Plan, evaluation: Evaluation, network: FeatureNetwork | None) -> list[str]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
+from dmgan_train.evaluation.metrics.r_precision import read_encoders, read_judge
 from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.inception import InceptionTrunk
 from dmgan_train.official import (
@@ -20,6 +21,7 @@ from dmgan_train.official import (
     load_official_image_encoder,
     load_official_text_encoder,
 )
+from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
 from tests import golden_data
 from tests.training import write_images
@@ -246,6 +248,39 @@ def adopt(run, image_encoder, *, captions="captions.pickle", settings=()):
     return CliRunner().invoke(main, arguments)
 
 
+@pytest.fixture
+def encoders_folder(image_encoder, tmp_path):
+    """The authors' encoders in a folder, as a judge is named."""
+    folder = tmp_path / "bird"
+    folder.mkdir()
+    shutil.copy(image_encoder, folder / "image_encoder200.pth")
+    shutil.copy(golden_data.FOLDER / "text_encoder.pth", folder / "text_encoder200.pth")
+    shutil.copy(golden_data.FOLDER / "captions.pickle", folder)
+    return folder
+
+
+def test_the_authors_encoders_judge_as_they_were_published(encoders_folder) -> None:
+    judge = read_judge(encoders_folder, torch.device("cpu"))
+    assert judge.name == "bird"
+    assert not judge.taught
+    assert judge.files == {
+        "text encoder": digest(encoders_folder / "text_encoder200.pth"),
+        "image encoder": digest(encoders_folder / "image_encoder200.pth"),
+    }
+    published = torch.load(golden_data.FOLDER / "text_encoder.pth", weights_only=True)
+    assert torch.equal(judge.text.embedding.weight, published["encoder.weight"])
+
+
+def test_a_judge_that_is_not_whole_is_a_message(encoders_folder) -> None:
+    shutil.copy(encoders_folder / "text_encoder200.pth", encoders_folder / "text_encoder100.pth")
+    with pytest.raises(CheckpointError, match=r"bird: has 2 files text_encoder\*.pth; pass a run"):
+        read_judge(encoders_folder, torch.device("cpu"))
+    for path in encoders_folder.glob("text_encoder*.pth"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"bird: has 0 files text_encoder\*.pth; pass a run"):
+        read_judge(encoders_folder, torch.device("cpu"))
+
+
 def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> None:
     result = adopt(tmp_path / "run", image_encoder)
     assert result.exit_code == 0, result.output
@@ -269,7 +304,10 @@ def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> N
     after = load_checkpoint(run.checkpoint("damsm"), "damsm")["text_encoder"]
     assert all(torch.equal(encoder[name], after[name]) for name in encoder)
     assert run.vocabulary().words == words
-    assert json.loads(run.provenance_file.read_bytes())["adopted"]["generator"] == "netG.pth"
+    adopted = json.loads(run.provenance_file.read_bytes())["adopted"]
+    assert adopted["generator"] == {"file": "netG.pth", "sha256": digest(golden_data.FOLDER / "netG.pth")}
+    judge = read_encoders(run, torch.device("cpu"))
+    assert judge.files["image encoder"] == digest(image_encoder)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dmgan_runtime.errors import SettingsError
+from dmgan_train import distributed
 from dmgan_train.data import MissingSplitError, Split, SplitName, check_files, check_left_out, detect_source, keep_known
 from dmgan_train.evaluation.image_source import ImageSource, read_split
 from dmgan_train.evaluation.metrics.diversity import Spread, diversity_orders, measure_diversity
@@ -21,6 +22,7 @@ from dmgan_train.evaluation.metrics.orders import Order, generated, photographed
 from dmgan_train.evaluation.metrics.protocol import Evaluation, MetricName, MetricResult, versions
 from dmgan_train.evaluation.metrics.r_precision import Encoders, RPrecision
 from dmgan_train.evaluation.metrics.retrieval import Retrieval
+from dmgan_train.evaluation.metrics.statistics import read_statistics, write_statistics
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Plan:
         images: How many are generated for FID, IS and R-precision; at most so many for the others.
         seed: Draws captions; image k has the seed `seed + k`.
         batch_size: Images at once.
+        real_statistics: An .npz to take FID's real statistics from, in place of the split's pictures.
+        save_statistics: The .npz to write FID's real statistics to.
     """
 
     metrics: tuple[MetricName, ...]
@@ -44,6 +48,14 @@ class Plan:
     images: int = 30_000
     seed: int = 0
     batch_size: int = 16
+    real_statistics: Path | None = None
+    save_statistics: Path | None = None
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether real pictures are looked at."""
+        own = {"is", "fid"} if self.real_statistics else {"is"}
+        return not own.issuperset(self.metrics)
 
 
 def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | None, plan: Plan) -> Evaluation:
@@ -57,12 +69,15 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
 
     Raises:
         DataError: if the data set cannot be read, or is too small for a metric.
-        SettingsError: if R-precision has no encoders.
+        SettingsError: if R-precision has no encoders, or statistics are named without FID.
     """
+    for option in ("real_statistics", "save_statistics"):
+        if getattr(plan, option) and "fid" not in plan.metrics:
+            raise SettingsError(f"--{option.replace('_', '-')} is for FID; add fid to --metrics")
     if "r_precision" in plan.metrics and encoders is None:
         raise SettingsError(
-            "R-precision is judged by a run's encoders, and a bundle has none; pass --encoders RUN, or leave"
-            " r_precision out of --metrics"
+            "R-precision is judged by image and text encoders, and a bundle has none of images; pass --judge with a run"
+            " or a folder of the authors' encoders, or leave r_precision out of --metrics"
         )
     kind = plan.data_source or detect_source(plan.data)
     splits = _read_splits(kind, source, encoders, plan)
@@ -85,6 +100,7 @@ def describe(source: ImageSource, plan: Plan, kind: str, split: Split) -> dict[s
         "images": plan.images,
         "seed": f"{plan.seed}; image k is generated with the seed {plan.seed} + k, unless a metric says otherwise",
         "truncation": source.truncation,
+        "condition": source.condition,
         "batch_size": plan.batch_size,
         "versions": versions(),
     }
@@ -98,14 +114,16 @@ class _Work:
     ) -> None:
         self._source, self._network, self._plan, self._split = source, network, plan, split
         self._wanted = set(plan.metrics)
-        self._distance: FrechetDistance | None = None
+        self._distance = self._open_distance() if "fid" in self._wanted else None
         self._score, self._spread = ClassScore(plan.seed), Spread()
         judged = encoders if "r_precision" in self._wanted else None
         self._r_precision = RPrecision(judged, split, plan.seed) if judged else None
 
     def measure(self) -> dict[str, MetricResult]:
-        if self._wanted & {"fid", "r_precision", "diversity"}:
+        if self._plan.needs_pictures:
             self._look_at_real()
+        if self._distance and self._plan.save_statistics and distributed.is_main():
+            write_statistics(self._distance.real_gaussian(), self._plan.save_statistics)
         if self._wanted & {"fid", "is", "r_precision"}:
             self._look_at_generated()
         results = {}
@@ -119,15 +137,19 @@ class _Work:
             results["diversity"] = self._diversity()
         return results
 
+    def _open_distance(self) -> FrechetDistance:
+        dimensions, path = self._network.dimensions(), self._plan.real_statistics
+        return FrechetDistance(dimensions, read_statistics(path, dimensions) if path else None)
+
     def _look_at_real(self) -> None:
-        look = partial(self._look, seen=bool(self._wanted & {"fid", "diversity"}))
+        collected = self._distance if not self._plan.real_statistics else None
+        look = partial(self._look, seen=bool(collected) or "diversity" in self._wanted)
         pictures = photographed(self._split, self._source, self._plan.batch_size, "real pictures", look)
         for indices, (seen, judged) in pictures:
             if seen:
                 self._spread.add(seen.features)
-                if "fid" in self._wanted:
-                    self._distance = self._distance or FrechetDistance(seen.features.shape[1])
-                    self._distance.add(seen.features, real=True)
+                if collected:
+                    collected.add(seen.features, real=True)
             if self._r_precision and judged is not None:
                 self._r_precision.add(judged, self._own_captions(indices), real=True)
 
@@ -175,6 +197,6 @@ def _read_splits(kind: str, source: ImageSource, encoders: Encoders | None, plan
             split = read_split(source, kind, plan.data, name)
             if encoders and "r_precision" in wanted and name == plan.split:
                 split = keep_known(split, encoders.tokenizer.takes, encoders.name)
-            (check_left_out if wanted == {"is"} else check_files)(split, limit)
+            (check_files if plan.needs_pictures else check_left_out)(split, limit)
             splits[name] = split
     return splits

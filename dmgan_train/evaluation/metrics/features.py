@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.metrics.fid_inception import fid_inception_trunk
 from dmgan_train.models.inception import InceptionTrunk
 from dmgan_train.models.trunks import INCEPTION_ADDRESS
+from dmgan_train.published import digest
 
 FeatureName = Literal["inception_v3", "inception_v3_fid", "efficientnet_lite0", "efficientnet_lite2"]
 
@@ -131,6 +131,10 @@ class FeatureNetwork:
         # On a CPU the depthwise convolutions are several times as fast this way.
         return cast("Seen", self.module(scaled.contiguous(memory_format=torch.channels_last)))
 
+    def dimensions(self) -> int:
+        """How many features it has."""
+        return self.see(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).features.shape[1]
+
     def describe(self) -> dict[str, Any]:
         """Its part of a protocol."""
         return {
@@ -162,11 +166,9 @@ def load_features(name: FeatureName, device: torch.device, weights: Path | None 
         raise CheckpointError(
             f"{path}: cannot be read as the weights of {name} ({error}); pass the file from {kind.weights}"
         ) from error
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     origin = str(weights.name) if weights else kind.weights
     module.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    return FeatureNetwork(name, module, kind.resolution, origin, digest, device)
+    return FeatureNetwork(name, module, kind.resolution, origin, digest(path), device)
 
 
 def _find(name: FeatureName, origin: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmgan_runtime.errors import DataError
+from dmgan_runtime.errors import CheckpointError, DataError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.checkpoint import fingerprint, load_encoders
 from dmgan_train.data import Split
@@ -19,21 +21,37 @@ from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.metrics.orders import Order
 from dmgan_train.evaluation.metrics.protocol import MetricResult
 from dmgan_train.models import ImageEncoder, TextEncoder
+from dmgan_train.official import OFFICIAL_WORDS, load_official_encoders
+from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
 
 MISMATCHED = 99
 FOLDS = 10
+RESAMPLES = 10_000
+_RESAMPLES_AT_ONCE = 500
 _CAPTIONS_AT_ONCE = 512
 
 
 class Encoders(NamedTuple):
-    """The DAMSM encoders that judge, with what they need to read a caption."""
+    """The DAMSM encoders that judge, with what they need to read a caption.
+
+    Attributes:
+        text: Of captions.
+        image: Of images.
+        tokenizer: With the vocabulary that they know.
+        max_words: Words of a caption that they read.
+        name: Of their run or folder.
+        files: SHA-256 of the published files that they are, by `PublishedFile.role`; empty if they were trained here.
+        taught: Whether they taught the generator that is judged.
+    """
 
     text: TextEncoder
     image: ImageEncoder
     tokenizer: Tokenizer
     max_words: int
     name: str
+    files: Mapping[str, str] = MappingProxyType({})
+    taught: bool = True
 
 
 def read_encoders(run: RunFolder, device: torch.device) -> Encoders:
@@ -43,8 +61,47 @@ def read_encoders(run: RunFolder, device: torch.device) -> Encoders:
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
     text, image = load_encoders(run)
-    name = run.root.resolve().name
-    return Encoders(text.to(device), image.to(device), run.vocabulary(), run.settings().data.serving_words, name)
+    words, name = run.settings().data.serving_words, run.root.resolve().name
+    files = run.adopted_files() if run.adopted else {}
+    return Encoders(text.to(device), image.to(device), run.vocabulary(), words, name, files)
+
+
+def read_judge(path: Path, device: torch.device) -> Encoders:
+    """Encoders that judge another's generator: a run's, or the authors' as they were published.
+
+    Args:
+        path: A run, or a folder with one `image_encoder*.pth`, one `text_encoder*.pth` and `captions.pickle`.
+        device: Where they compute.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged, or of another data set than the others.
+    """
+    run = RunFolder(path)
+    if run.settings_file.exists():
+        return read_encoders(run, device)._replace(taught=False)
+    names = ("text_encoder*.pth", "image_encoder*.pth", "captions.pickle")
+    text, image, captions = (_the_one(path, name) for name in names)
+    text_encoder, image_encoder, tokenizer = load_official_encoders(text, image, captions)
+    files = {"text encoder": digest(text), "image encoder": digest(image)}
+    return Encoders(
+        text_encoder.to(device),
+        image_encoder.to(device),
+        tokenizer,
+        OFFICIAL_WORDS,
+        path.resolve().name,
+        files,
+        taught=False,
+    )
+
+
+def _the_one(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{folder}: has {len(found)} files {pattern}; pass a run that `fit` wrote, or a folder with one"
+            " text_encoder*.pth, one image_encoder*.pth and captions.pickle, as the authors published them"
+        )
+    return found[0]
 
 
 class RPrecision:
@@ -74,6 +131,7 @@ class RPrecision:
         self._expect_enough([caption for caption, _ in captions])
         self._sentences = F.normalize(self._encode(*map(torch.from_numpy, tokens)))
         self._right: dict[bool, list[bool]] = {True: [], False: []}
+        self._examples: list[int] = []
 
     def add(self, features: Tensor, orders: Sequence[Order], *, real: bool = False) -> None:
         """Judges images, by their `image_features`, against the captions that they were generated for."""
@@ -81,6 +139,8 @@ class RPrecision:
             candidates = self.draw(len(self._right[real]), order)
             scores = self._sentences[candidates] @ feature
             self._right[real].append(bool((scores[0] > scores[1:]).all()))
+            if not real:
+                self._examples.append(order.example)
 
     def draw(self, number: int, order: Order) -> npt.NDArray[np.int64]:
         """The right caption and then the drawn ones, as rows among the split's captions in order."""
@@ -112,12 +172,14 @@ class RPrecision:
         return F.normalize(self._encoders.image(from_levels(images.to(device))).image).cpu()
 
     def result(self) -> MetricResult:
-        """Mean and standard deviation of ten folds, in percent."""
+        """Mean and standard deviation of ten folds, in percent, and an interval that knows of the pictures."""
         folds = [100 * float(fold.mean()) for fold in np.array_split(np.array(self._right[False], float), FOLDS)]
         references = {"chance": 100 / (self.mismatched + 1)}
         if self._right[True]:
             references["real images"] = 100 * float(np.mean(self._right[True]))
         encoders = self._encoders
+        low, high = bootstrap_interval(self._right[False], self._examples, self._seed)
+        cautions = {"caution": "these encoders also taught the generator, as in the paper"} if encoders.taught else {}
         return MetricResult(
             name="R-precision %",
             value=float(np.mean(folds)),
@@ -125,20 +187,23 @@ class RPrecision:
             better="higher",
             definition=f"images whose caption is nearer to them than {self.mismatched} captions of other classes",
             references=references,
+            details={"95% interval": {"from": 100 * low, "to": 100 * high}},
             protocol={
                 "generated_images": len(self._right[False]),
                 "real_images": len(self._right[True]),
                 "R": 1,
                 "mismatched_captions": self.mismatched,
                 "folds": f"{FOLDS}, in the order of sampling; the standard deviation is of the folds' means (n)",
+                "interval": f"bootstrap by picture, {RESAMPLES:,} resamples, as captions of one are not independent",
                 "similarity": "cosine of the global image feature and the sentence feature; a tie is wrong",
                 "encoders": {
-                    "run": encoders.name,
+                    "name": encoders.name,
+                    "files": dict(encoders.files),
                     "image_encoder_sha256": fingerprint(encoders.image),
                     "text_encoder_sha256": fingerprint(encoders.text),
                     "trunk": f"{type(encoders.image.trunk).__name__} at {encoders.image.resolution} px",
                 },
-                "caution": "these encoders also taught the generator, as in the paper",
+                **cautions,
             },
         )
 
@@ -147,3 +212,25 @@ class RPrecision:
         device = next(self._encoders.text.parameters()).device
         parts = zip(tokens.split(_CAPTIONS_AT_ONCE), lengths.split(_CAPTIONS_AT_ONCE), strict=True)
         return torch.cat([self._encoders.text(part.to(device), own).sentence.cpu() for part, own in parts])
+
+
+def bootstrap_interval(right: Sequence[bool], pictures: Sequence[int], seed: int) -> tuple[float, float]:
+    """The 95% interval of a share, when whole pictures, with all of their images, are drawn with replacement.
+
+    Args:
+        right: Of each image, whether it counts.
+        pictures: Of each image, the picture whose caption it was generated from.
+        seed: Draws the resamples.
+
+    Returns:
+        The 2.5th and the 97.5th percentile of the resamples' shares.
+    """
+    _, place = np.unique(np.asarray(pictures), return_inverse=True)
+    images = np.bincount(place)
+    hits = np.bincount(place, np.asarray(right, float))
+    rng, shares = np.random.default_rng([seed, RESAMPLES]), []
+    for _ in range(RESAMPLES // _RESAMPLES_AT_ONCE):
+        drawn = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), _RESAMPLES_AT_ONCE)
+        shares.append((drawn @ hits) / (drawn @ images))
+    low, high = np.percentile(np.concatenate(shares), [2.5, 97.5])
+    return float(low), float(high)

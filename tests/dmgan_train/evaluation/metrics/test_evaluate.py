@@ -14,7 +14,7 @@ from dmgan_train.evaluation.bundle_source import BundleSource, open_source
 from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
 from dmgan_train.evaluation.metrics.protocol import read_evaluation, table
-from dmgan_train.evaluation.metrics.r_precision import read_encoders
+from dmgan_train.evaluation.metrics.r_precision import RPrecision, read_encoders
 from tests.dmgan_train.data.drawing import write_metadata
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 
@@ -208,13 +208,66 @@ def test_a_bundle_with_another_provenance_is_a_message(bundle, tmp_path, provena
 
 def test_r_precision_of_a_bundle_needs_encoders(run, images) -> None:
     plan = Plan(("r_precision",), images, images=20)
-    with pytest.raises(SettingsError, match="--encoders RUN"):
+    with pytest.raises(SettingsError, match="--judge"):
         evaluate(RunSource(run, CPU), flat_network(), None, plan)
+
+
+def test_statistics_stand_for_pictures(run, images, quick, tmp_path) -> None:
+    """FID from statistics that were saved is FID from the pictures, and then no picture is read."""
+    options, found = ("evaluate", run.root, "--metrics", "fid", "--images", 30, "--split", "train"), []
+    statistics, without_pictures = tmp_path / "real.npz", shutil.copytree(images, tmp_path / "squares")
+    for path in without_pictures.glob("*.png"):
+        path.write_bytes(b"")
+    for own in (
+        ("--data", images, "--save-statistics", statistics),
+        ("--data", without_pictures, "--real-statistics", statistics),
+    ):
+        result = invoke(*options, *own, "-o", tmp_path / "results.json")
+        assert result.exit_code == 0, result.output
+        found.append(read_evaluation(tmp_path / "results.json").results["fid"])
+        assert "FID may be compared with no published number: the data are not the 2,933" in result.output
+    assert found[1].value == pytest.approx(found[0].value, rel=1e-9)
+    assert found[1].protocol["real_images"]["statistics"] == "real.npz"
+
+
+def test_a_run_judges_another_models_images(run, bundle, images, quick, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(RPrecision.__init__, "__defaults__", (4,))  # the squares have few captions
+    judge = shutil.copytree(run.root, tmp_path / "judge")
+    written = []
+    for model, own in ((run.root, ()), (run.root, ("--judge", judge)), (bundle, ("--judge", judge))):
+        options = ("--metrics", "r_precision", "--images", 20, "--split", "train", "-o", tmp_path / "results.json")
+        result = invoke("evaluate", model, "--data", images, *options, *own)
+        assert result.exit_code == 0, result.output
+        written.append(read_evaluation(tmp_path / "results.json").results["r_precision"])
+    own, by_judge, of_bundle = written
+    assert own.value == by_judge.value
+    assert of_bundle.value == pytest.approx(own.value, abs=5)  # an image of twenty
+    assert "also taught the generator" in own.protocol["caution"]
+    assert "caution" not in by_judge.protocol
+    assert by_judge.protocol["encoders"]["name"] == "judge"
+
+
+def test_the_mean_condition_has_one_image_for_a_z(run, bundle) -> None:
+    """In a run and in its bundle; a protocol says which it was."""
+    pictures = {}
+    for condition in ("sampled", "mean"):
+        source = RunSource(run, CPU, condition=condition)
+        with open_source(bundle, CPU, condition=condition) as served:
+            assert served.describe()["kind"] == "bundle"
+            pictures[condition] = source.generate(["a red square"], [3]).int()
+            assert (served.generate(["a red square"], [3]).int() - pictures[condition]).abs().max() <= 1
+        assert source.condition == served.condition == condition
+        plan = Plan(("is",), Path(run.data_folder() or ""), images=20)
+        assert evaluate(source, flat_network(), None, plan).protocol["condition"] == condition
+    assert (pictures["mean"] - pictures["sampled"]).abs().max() > 1
+    with open_source(bundle, CPU) as served:
+        assert served.condition == run.settings().model.condition == "sampled"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--metrics", "is", "--save-statistics", "real.npz"], "is for FID; add fid to --metrics"),
         (["--metrics", "fid,fit"], "fit: choose from fid, is"),
         (["--metrics", "r_precision"], "leave r_precision out"),
         (["--images", "3"], "3 is not in the range"),

@@ -50,5 +50,5 @@ def test_few_images_are_said_to_be_few() -> None:
 
 
 def test_one_image_is_refused() -> None:
-    with pytest.raises(DataError, match="50 real with 1 generated"):
+    with pytest.raises(DataError, match="FID has 1 generated images; it needs two of each kind"):
         measure(np.zeros((50, 4)), np.zeros((1, 4)))

@@ -7,7 +7,7 @@ import torch
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import load_split
 from dmgan_train.evaluation.metrics.orders import Order, random_orders
-from dmgan_train.evaluation.metrics.r_precision import FOLDS, RPrecision, read_encoders
+from dmgan_train.evaluation.metrics.r_precision import FOLDS, RPrecision, bootstrap_interval, read_encoders
 
 CPU = torch.device("cpu")
 MISMATCHED = 4
@@ -53,6 +53,8 @@ def test_it_equals_brute_force(encoders, split) -> None:
     assert result.value == pytest.approx(np.mean(folds))
     assert result.std == pytest.approx(np.std(folds))
     assert result.references == {"chance": pytest.approx(20)}
+    interval = result.details["95% interval"]
+    assert interval["from"] < result.value < interval["to"]
 
 
 def test_the_drawn_captions_are_of_other_classes_and_other_words(encoders, split) -> None:
@@ -94,3 +96,31 @@ def test_too_few_captions_are_found_for_any_class_and_words_before_anything_is_j
     RPrecision(encoders, one_class, seed=0, mismatched=fewest)
     with pytest.raises(DataError, match=f"the split has {fewest} for"):
         RPrecision(encoders, one_class, seed=0, mismatched=fewest + 1)
+
+
+def resampled_by_loops(right: list[bool], pictures: list[int], seed: int, times: int) -> tuple[float, float]:
+    """Draws pictures one by one, and puts all of their images together."""
+    rng, names, shares = np.random.default_rng(seed), sorted(set(pictures)), []
+    for _ in range(times):
+        drawn = [right[k] for name in rng.choice(names, len(names)) for k, own in enumerate(pictures) if own == name]
+        shares.append(sum(drawn) / len(drawn))
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return low, high
+
+
+def test_the_interval_draws_whole_pictures() -> None:
+    """Forty images of ten pictures, of which each is found for all of its captions or for none, tell as much as ten."""
+    pictures = [picture for picture in range(10) for _ in range(4)]
+    right = [picture < 6 for picture in pictures]
+    found, expected = bootstrap_interval(right, pictures, 0), resampled_by_loops(right, pictures, 1, 3000)
+    assert found == pytest.approx(expected, abs=0.051)  # a picture of ten at most
+    independent = bootstrap_interval(right, list(range(40)), 0)
+    assert found[1] - found[0] > 1.5 * (independent[1] - independent[0])
+
+
+def test_the_interval_of_pictures_with_more_and_fewer_images() -> None:
+    rng = np.random.default_rng(4)
+    pictures = rng.integers(0, 25, 300).tolist()
+    right = (rng.random(300) < 0.5 + 0.02 * np.array(pictures)).tolist()
+    found = bootstrap_interval(right, pictures, 0)
+    assert found == pytest.approx(resampled_by_loops(right, pictures, 1, 3000), abs=0.015)
