@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmgan_runtime.backends.base import generator_precisions
-from dmgan_runtime.backends.registry import ENGINES
+from dmgan_runtime.backends.registry import ENGINES, find_engine_row
 from dmgan_runtime.backends.tuned import TunedWay, Tuning, circumstances
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor
@@ -80,8 +80,11 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
             milliseconds=round(measured.milliseconds, 2),
             psnr_db=None if quality == float("inf") else round(quality, 1),
         )
-        report(f"{name}: {way.milliseconds:g} ms an image, " + (f"{way.psnr_db} dB" if way.psnr_db else "equal"))
-        found.append(way)
+        kept = find_engine_row(backend, "cpu").auto
+        near = f"{way.psnr_db} dB" if way.psnr_db else "equal"
+        report(f"{name}: {way.milliseconds:g} ms an image, {near}{'' if kept else '; only by name'}")
+        if kept:
+            found.append(way)
         return way
 
     # ONNX Runtime in fp32 first: the export proved the graphs with it, and the others are compared with its images.

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from dmgan_runtime.backends.built_engines import BatchProfile, HardwareCompatibility
 from dmgan_runtime.backends.mnn import MnnBackend
-from dmgan_runtime.backends.registry import PLANNED
+from dmgan_runtime.backends.registry import PLANNED, find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
@@ -211,4 +211,6 @@ def _report(step: str) -> None:
 
 def _print_result(engine: EngineFolder) -> None:
     outcome = "written" if engine.is_new else "is there already, and every hash is right"
-    click.echo(f"{engine.path}: {outcome}")
+    backend = engine.manifest.engine
+    by_name = "" if find_engine_row(backend).auto else f"; it serves those who name it: --backend {backend}"
+    click.echo(f"{engine.path}: {outcome}{by_name}")

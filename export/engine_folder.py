@@ -110,10 +110,11 @@ def make_engine_folder(source: Bundle, recipe: EngineRecipe, output: Path | None
         if folder.exists():  # another process built it before this one had the lock
             return _existing(folder, wanted, source.manifest, report)
         manifest = _fill(unfinished, source, recipe, report)
-        try:
-            record_built_here((unfinished / ENGINE_MANIFEST_NAME).read_bytes())
-        except OSError as error:
-            report(f"'auto' will not take it, because that it was built here cannot be recorded ({error})")
+        if find_engine_row(wanted.engine).auto:
+            try:
+                record_built_here((unfinished / ENGINE_MANIFEST_NAME).read_bytes())
+            except OSError as error:
+                report(f"'auto' will not take it, because that it was built here cannot be recorded ({error})")
         move_into_place(unfinished, folder)
     return EngineFolder(folder, manifest, is_new=True)
 
@@ -142,7 +143,7 @@ def _fill(unfinished: Path, source: Bundle, recipe: EngineRecipe, report: Report
 def _existing(folder: Path, wanted: EngineManifest, bundle: Manifest, report: Report) -> EngineFolder:
     """The engine that is there already, if it is what would be built; says if `auto` will not take it."""
     manifest = _check_existing(folder, wanted, bundle)
-    if not was_built_here((folder / ENGINE_MANIFEST_NAME).read_bytes()):
+    if find_engine_row(wanted.engine).auto and not was_built_here((folder / ENGINE_MANIFEST_NAME).read_bytes()):
         report(f"'auto' will not take it, because it is not known to be built by you on this machine; {_REMEDY}")
     return EngineFolder(folder, manifest, is_new=False)
 

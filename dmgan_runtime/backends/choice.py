@@ -90,7 +90,10 @@ def _ways(
     ]
     on_cpu = [
         Way(engine, each)
-        for backend, each in order
+        for backend, each in (
+            *order,
+            *((engine.backend, engine.precisions[0]) for engine in engines if not engine.auto),
+        )
         for engine in engines
         if (engine.backend, engine.device) == (backend, "cpu")
     ]
@@ -222,7 +225,11 @@ def _fitting(backend: str, device: str) -> list[Engine]:
         choices = ", ".join(map(repr, ("auto", *BACKENDS)))
         raise BackendError(f"backend {backend!r} is unknown; pass one of {choices}")
     kind = device.partition(":")[0]
-    fitting = [each for each in ENGINES if backend in (each.backend, "auto") and kind in (each.device, "auto")]
+    fitting = [
+        each
+        for each in ENGINES
+        if kind in (each.device, "auto") and (each.auto if backend == "auto" else each.backend == backend)
+    ]
     if not fitting:
         kinds = " or ".join(repr(each.device) for each in ENGINES if each.backend == backend)
         raise BackendError(f"the backend {backend} does not run on device {device!r}; pass device={kinds}")

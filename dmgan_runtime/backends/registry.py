@@ -25,6 +25,7 @@ class Engine(NamedTuple):
         options: What its `engine_options` are; empty if it takes none.
         after_fork: Whether a forked process can open it again: `always`, `if idle`, that is, if it was not at work when
             the process was forked, or `never`.
+        auto: Whether `auto` may take it; otherwise it is for those who name it.
     """
 
     backend: str
@@ -37,6 +38,7 @@ class Engine(NamedTuple):
     precisions: tuple[Arithmetic, ...] = ()
     options: str = ""
     after_fork: Literal["always", "if idle", "never"] = "always"
+    auto: bool = True
 
     @property
     def install(self) -> str:
@@ -91,7 +93,8 @@ ENGINES = (
         options="options of its CUDA provider",
         after_fork="never",
     ),
-    # MNN's gain is in the 3x3 convolutions of the refinement stages; ONNX Runtime is faster at the others.
+    # MNN's gain is in the 3x3 convolutions of the refinement stages; ONNX Runtime is faster at the others. Beside other
+    # work its threads wait for each other without end (docs/mnn.md), and a damaged plan can crash it.
     Engine(
         "mnn",
         "MNN",
@@ -101,6 +104,7 @@ ENGINES = (
         ("mnn", "onnxruntime"),
         plans="refinements",
         precisions=("fp32",),
+        auto=False,
     ),
     Engine(
         "onnxruntime",
@@ -126,15 +130,9 @@ ENGINES = (
         after_fork="if idle",
     ),
 )
-# What `auto` takes on a CPU, fastest first as measured (docs/benchmarks.md). Winograd's algorithm, which MNN has, is
-# the fastest way in fp32 on a CPU that has nothing better, and the slowest on one with AMX. int8 is nowhere faster.
-CPU_ORDER: tuple[tuple[str, Arithmetic], ...] = (("mnn", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"))
-CPU_ORDER_WITH_BF16: tuple[tuple[str, Arithmetic], ...] = (
-    ("openvino", "bf16"),
-    ("onnxruntime", "fp32"),
-    ("openvino", "fp32"),
-    ("mnn", "fp32"),
-)
+# What `auto` takes on a CPU, fastest first as measured (docs/benchmarks.md). int8 is nowhere faster.
+CPU_ORDER: tuple[tuple[str, Arithmetic], ...] = (("onnxruntime", "fp32"), ("openvino", "fp32"))
+CPU_ORDER_WITH_BF16: tuple[tuple[str, Arithmetic], ...] = (("openvino", "bf16"), *CPU_ORDER)
 BACKENDS = tuple(dict.fromkeys(engine.backend for engine in ENGINES))
 PACKAGES = tuple(dict.fromkeys(name for engine in ENGINES for name in engine.distributions))
 """The packages of all engines."""

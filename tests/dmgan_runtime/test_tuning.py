@@ -86,7 +86,7 @@ def test_what_was_measured_is_what_is_opened(bundle: Path) -> None:
 def test_a_measured_way_that_breaks_is_passed_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Bundle(bundle) as opened:
         result = tune(bundle, lambda _: None)
-        slow = result.ways[0].__replace__(backend="mnn", milliseconds=0.1)
+        slow = result.ways[0].__replace__(precision="bf16", backend="openvino", milliseconds=0.1)
         assert slow.threads <= result.circumstances.cpus
         write_tuning(opened, result.__replace__(ways=(slow, *result.ways)))
     with Generator.open(bundle, device="cpu") as generator:

@@ -96,7 +96,6 @@ def test_auto_takes_the_first_and_says_so(opens: Opens, missing: dict[Any, Excep
         "tensorrt cuda:0 chosen: the best that can be had here",
         "tensorrt_rtx cuda:0 untried: tensorrt comes first",
         "onnxruntime cuda:0 untried: tensorrt comes first",
-        "mnn cpu untried: tensorrt comes first",
         "onnxruntime cpu untried: tensorrt comes first",
         "openvino cpu untried: tensorrt comes first",
     ]
@@ -146,7 +145,7 @@ def test_asking_for_a_gpu_never_gives_the_cpu(opens: Opens, missing: dict[Any, E
 @pytest.mark.parametrize(
     ("arguments", "backend", "device"),
     [
-        ({"device": "cpu"}, "mnn", "cpu"),
+        ({"device": "cpu"}, "onnxruntime", "cpu"),
         ({"device": "cuda"}, "tensorrt", "cuda:0"),
         ({"device": "cuda:2"}, "tensorrt", "cuda:2"),
         ({"backend": "openvino"}, "openvino", "cpu"),
@@ -193,9 +192,8 @@ class TestQuality:
                 "openvino on cpu in bf16",
                 "onnxruntime on cpu in fp32",
                 "openvino on cpu in fp32",
-                "mnn on cpu in fp32",
             ],
-            "AVX2": ["mnn on cpu in fp32", "onnxruntime on cpu in fp32", "openvino on cpu in fp32"],
+            "AVX2": ["onnxruntime on cpu in fp32", "openvino on cpu in fp32"],
         }
         assert order(rounding(device="cpu").active) == expected[processor]
         assert order(rounding(backend="openvino").active) == [way for way in expected[processor] if "openvino" in way]
@@ -219,7 +217,9 @@ class TestQuality:
     def test_a_precision_by_name_is_taken_whatever_its_quality(
         self, rounding: Opens, missing: dict[Any, Exception], processor: str
     ) -> None:
-        assert order(rounding(device="cpu", precision="bf16", quality="exact").active)[0] == "mnn on cpu in bf16"
+        assert (
+            order(rounding(device="cpu", precision="bf16", quality="exact").active)[0] == "onnxruntime on cpu in bf16"
+        )
 
     def test_a_gpu_takes_fp16_if_it_is_near_enough(self, rounding: Opens, missing: dict[Any, Exception]) -> None:
         def chosen(**asked: Any) -> str:

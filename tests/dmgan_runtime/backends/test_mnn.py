@@ -22,7 +22,6 @@ from dmgan_runtime.backends import mnn
 from dmgan_runtime.backends.base import EngineSettings
 from dmgan_runtime.backends.mnn import MnnBackend
 from dmgan_runtime.bundle import Bundle, packaged_bundle
-from dmgan_runtime.engine_handle import reopen
 from dmgan_runtime.manifest import FileEntry
 from dmgan_runtime.quality import psnr
 from export.mnn import build_mnn_engine
@@ -56,7 +55,7 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def generator(emoji: Path) -> Iterator[Generator]:
-    with Generator.open(emoji, threads=2) as opened:
+    with Generator.open(emoji, backend="mnn", threads=2) as opened:
         yield opened
 
 
@@ -77,23 +76,21 @@ def images(generator: Generator, **how: Any) -> np.ndarray:
 
 def load(path: Path, **changes: Any) -> MnnBackend:
     with Bundle(path) as bundle:
-        return MnnBackend(bundle, EngineSettings(**changes))
+        return MnnBackend(bundle, EngineSettings(named=True, **changes))
 
 
-def test_auto_takes_it_where_there_is_an_engine(generator: Generator, emoji: Path) -> None:
+def test_it_is_for_those_who_name_it(generator: Generator, emoji: Path) -> None:
+    with Generator.open(emoji) as served:
+        assert "mnn" not in {each.backend for each in served.active.considered}
     active = generator.active
     assert (active.backend, active.device, active.precision, active.threads) == ("mnn", "cpu", "fp32", 2)
     assert f"with the engine engines/{engine_of(emoji).name}, and onnxruntime" in active.reason
     assert active.reason.count("for text_encoder and generator_0") == 1
 
 
-def test_without_an_engine_auto_says_how_to_get_one() -> None:
-    with Generator.open(threads=1) as plain:
-        assert plain.active.backend == "onnxruntime"
-        (verdict,) = (str(each) for each in plain.active.considered if each.backend == "mnn")
-    assert verdict.startswith("mnn on cpu in fp32: ")
-    assert "build one with: dmgan-export build-engine" in verdict
-    assert "--engine mnn" in verdict
+def test_without_an_engine_it_says_how_to_get_one() -> None:
+    with pytest.raises(BackendError, match=r"build one with: dmgan-export build-engine .*emoji-64 --engine mnn"):
+        Generator.open(backend="mnn", threads=1)
 
 
 def test_its_numbers_are_those_of_onnxruntime(generator: Generator, emoji: Path) -> None:
@@ -196,12 +193,8 @@ def test_a_plan_that_was_tampered_with_never_reaches_the_engine(
     assert role not in seen
 
 
-def test_auto_passes_over_a_damaged_engine_and_says_so(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_engine_is_an_error(own: Path) -> None:
     (engine_of(own) / "generator_2.mnn").write_bytes(b"damaged")
-    with Generator.open(own, threads=1) as served:
-        assert served.active.backend == "onnxruntime"
-        assert [each.state for each in served.active.considered if each.backend == "mnn"] == ["broken"]
-    assert "mnn on cpu is here but does not work, so another is taken" in caplog.text
     with pytest.raises(EngineError, match=r"generator_2\.mnn: damaged or replaced"):
         Generator.open(own, backend="mnn")
 
@@ -217,48 +210,9 @@ def rewrite(bundle: Path, change: Callable[[Path, dict[str, Any]], None]) -> Non
     (folder / "engine.json").write_text(json.dumps(manifest))
 
 
-def flip(folder: Path, manifest: dict[str, Any]) -> None:
-    plan = folder / manifest["plans"][0]["file"]["path"]
-    content = plan.read_bytes()
-    plan.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-
-
 def swap(folder: Path, manifest: dict[str, Any]) -> None:
     first, second = manifest["plans"]
     first["file"], second["file"] = second["file"], first["file"]
-
-
-@pytest.mark.parametrize("change", [flip, swap, lambda folder, manifest: None], ids=["flipped", "swapped", "rewritten"])
-def test_auto_loads_no_engine_that_was_not_built_here(
-    own: Path, change: Callable[[Path, dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rewrite(own, change)
-    monkeypatch.setattr(mnn, "MnnModule", lambda *_: pytest.fail("a stranger's plan was loaded"))
-    with Generator.open(own, threads=1) as served:
-        assert served.active.backend == "onnxruntime"
-        (verdict,) = (each.verdict for each in served.active.considered if each.backend == "mnn")
-    assert "is not known to be built by you on this machine, and 'auto' takes no other; remove its folder" in verdict
-    assert "to build it again, or pass backend='mnn' if you trust where it came from" in verdict
-
-
-def test_an_engine_from_elsewhere_serves_by_name(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with Generator.open(own, threads=1) as served:
-        assert served.active.backend == "mnn"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    with Generator.open(own, threads=1) as served:
-        assert served.active.backend == "onnxruntime"
-    with Generator.open(own, backend="mnn", threads=1) as served:
-        assert served.active.backend == "mnn"
-
-
-def test_after_a_fork_the_rule_still_holds(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Generator.open(own, threads=1) as served:
-        manifest, active = served.manifest, served.active
-    assert active.backend == "mnn"
-    rewrite(own, flip)
-    monkeypatch.setattr(mnn, "MnnModule", lambda *_: pytest.fail("a stranger's plan was loaded"))
-    with pytest.raises(EngineError, match="not known to be built by you on this machine"):
-        reopen(own, {"backend": "auto", "threads": 1}, manifest, active, busy=False)
 
 
 def test_a_plan_of_another_stage_is_refused_when_it_is_opened(own: Path) -> None:
@@ -269,8 +223,8 @@ def test_a_plan_of_another_stage_is_refused_when_it_is_opened(own: Path) -> None
 
 
 @pytest.mark.parametrize("trouble", ["missing", "full"])
-def test_without_room_for_temporary_files_it_is_an_error_by_name_and_passed_over_by_auto(
-    emoji: Path, trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_room_for_temporary_files_it_is_an_error(
+    emoji: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -281,9 +235,6 @@ def test_without_room_for_temporary_files_it_is_an_error_by_name_and_passed_over
         monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(EngineError, match=r"room .*; make room( there)?, or set TMPDIR to another folder"):
         Generator.open(emoji, backend="mnn", threads=1)
-    with Generator.open(emoji, threads=1) as served:
-        assert served.active.backend == "onnxruntime"
-    assert "mnn on cpu is here but does not work, so another is taken" in caplog.text
 
 
 def test_without_any_temporary_folder_it_is_an_error(emoji: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Gene
     assert report["bundle"]["chosen"].startswith("onnxruntime ")
     assert report["bundle"]["chosen"].endswith(" on cpu in fp32: the best that can be had here")
     assert report["faults"] == []
-    assert [each["state"] for each in report["engines"]] == ["missing"] * 4 + ["chosen", "untried"]
+    assert [each["state"] for each in report["engines"]] == ["missing"] * 3 + ["chosen", "untried"]
 
 
 def test_another_image_is_a_fault(own_bundle: Path, generator: Generator) -> None:

@@ -1,6 +1,7 @@
 """Engine folders, built by tensorrt-rtx on the CPU: whole, bound to their bundle by hashes, or not there."""
 
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dmgan_runtime.backends.built_engines import BatchProfile, EngineManifest, parse_engine_manifest
+from dmgan_runtime.backends.built_engines import BatchProfile, EngineManifest, parse_engine_manifest, was_built_here
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, BundleError, EngineError
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest
@@ -28,9 +29,11 @@ from tests.export.tensorrt.half import add_half
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this platform")
 
 
-def build(bundle: Path, output: Path | None = None, precision="fp32", **settings) -> EngineFolder:
+def build(
+    bundle: Path, output: Path | None = None, precision="fp32", report=lambda _: None, **settings
+) -> EngineFolder:
     chosen = BuildSettings(precision=precision, **settings)
-    return build_engine(bundle, open_bindings("tensorrt_rtx"), chosen, output, lambda _: None)
+    return build_engine(bundle, open_bindings("tensorrt_rtx"), chosen, output, report)
 
 
 def read(folder: Path) -> EngineManifest:
@@ -92,6 +95,26 @@ def test_an_engine_that_is_there_is_kept(small) -> None:
     second = build(small)
     assert (second.path, second.manifest, second.is_new) == (first.path, first.manifest, False)
     assert [path.stat().st_mtime_ns for path in sorted(first.path.iterdir())] == times
+
+
+def test_one_that_came_from_elsewhere_is_kept_and_named(small, tmp_path, monkeypatch) -> None:
+    first, said = build(small), list[str]()
+    build(small, report=said.append)
+    assert not [line for line in said if "auto" in line]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another user"))
+    assert build(small, report=said.append).path == first.path
+    assert "'auto' will not take it, because it is not known to be built by you on this machine; remove" in said[-1]
+    shutil.rmtree(first.path)
+    build(small)
+    assert was_built_here((first.path / "engine.json").read_bytes())
+
+
+@pytest.mark.parametrize("cache", ["/proc/nowhere", f"{__file__}/cache"])
+def test_a_record_that_cannot_be_written_costs_no_engine(small, monkeypatch, cache) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    said: list[str] = []
+    assert build(small, report=said.append).is_new
+    assert "'auto' will not take it, because that it was built here cannot be recorded (" in said[-1]
 
 
 def test_an_engine_of_another_export_is_never_kept(small) -> None:

@@ -36,7 +36,7 @@ class TestWhatCannotBeHad:
             active = generator.active
         assert (active.backend, active.device) == ("onnxruntime", "cpu")
         assert str(active.considered[0]).startswith("tensorrt on cuda:0: ")
-        assert [each.state for each in active.considered] == ["missing"] * 4 + ["chosen", "untried"]
+        assert [each.state for each in active.considered] == ["missing"] * 3 + ["chosen", "untried"]
 
     @pytest.mark.parametrize("version_compatible", [True, False])
     def test_auto_takes_no_engine_that_was_not_built_here(
