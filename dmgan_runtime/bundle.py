@@ -144,13 +144,19 @@ class Bundle:
         return self._read(name, limit)
 
     def tokenizer(self) -> Tokenizer:
-        """The bundle's vocabulary.
+        """The bundle's vocabulary, with its aliases.
 
         Raises:
-            BundleError: as `read`, or if the file is no vocabulary.
+            BundleError: as `read`, or if a file is no vocabulary, or no aliases.
         """
-        entry = self.manifest.tokenizer.file
-        return Tokenizer.from_json(self.read(entry, MAX_VOCABULARY_BYTES), f"{self.path}/{entry.path}")
+        entry = self.manifest.tokenizer
+        content = self.read(entry.file, MAX_VOCABULARY_BYTES)
+        tokenizer = Tokenizer.from_json(content, f"{self.path}/{entry.file.path}")
+        if entry.aliases is None:
+            return tokenizer
+        return tokenizer.with_aliases(
+            self.read(entry.aliases, MAX_VOCABULARY_BYTES), f"{self.path}/{entry.aliases.path}"
+        )
 
     def _read(self, name: str, limit: int) -> bytes:
         where = f"{self.path}/{name}"

@@ -3,6 +3,10 @@
 Every message says what is wrong, where, and what to do next.
 """
 
+import re
+
+_EMOJI = re.compile("[\u200d\U0001f000-\U0001faff]")
+_ESCAPED_EMOJI = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u(200d)|U000(1f[0-9a][0-9a-f]{2}))")
 _LINE_CHARACTERS = 1500
 _MOST_LINES = 20
 
@@ -11,10 +15,17 @@ def printable(text: str) -> str:
     r"""Text that is safe to print: what is neither visible nor a space or line break becomes its `\x1b`-like escape.
 
     A caption or a manifest of unknown origin must not move a terminal's cursor, nor turn the direction of its text.
+    Emoji stay whole: with the joiners in them, and also those that are newer than Python's tables.
     """
     return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+        character if character.isprintable() or character == "\n" or _EMOJI.match(character) else ascii(character)[1:-1]
+        for character in text
     )
+
+
+def quoted(text: str) -> str:
+    """Text in quotes and on one line, as `repr` has it, but with its emoji whole as in `printable`."""
+    return _ESCAPED_EMOJI.sub(lambda found: found[1] + chr(int(found[2] or found[3], 16)), repr(text))
 
 
 def shortened(text: object, most: int = 300) -> str:

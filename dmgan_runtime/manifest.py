@@ -14,7 +14,7 @@ from msgspec import inspect
 from dmgan_runtime.errors import BundleError, shortened
 from dmgan_runtime.noise import MAX_SEED, Condition
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 MANIFEST_NAME = "manifest.json"
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
 _Schema = TypeVar("_Schema", bound=msgspec.Struct)
@@ -175,10 +175,22 @@ class GraphEntry(_Part, frozen=True):
 
 
 class TokenizerEntry(_Part, frozen=True):
-    """The vocabulary, and how many words of a caption the graphs take."""
+    """How captions are read.
+
+    Attributes:
+        file: The vocabulary.
+        max_words: How many words of a caption the graphs take.
+        aliases: The names of what captions may have in place of words, such as emoji; None if there are none.
+    """
 
     file: FileEntry
     max_words: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    aliases: FileEntry | None = None
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The vocabulary, and the aliases if there are any."""
+        return (self.file,) if self.aliases is None else (self.file, self.aliases)
 
 
 class ParityEntry(_Part, frozen=True):
@@ -274,7 +286,7 @@ class Manifest(_Part, frozen=True):
     @property
     def every_file(self) -> tuple[FileEntry, ...]:
         """All files of the bundle but the manifest itself."""
-        return (self.tokenizer.file, *(graph.file for graph in self.graphs), *self.files)
+        return (*self.tokenizer.files, *(graph.file for graph in self.graphs), *self.files)
 
     def graph(self, role: Role, precision: Precision) -> GraphEntry | None:
         """The graph of that role and precision, or None if the bundle has none."""

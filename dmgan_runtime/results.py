@@ -62,7 +62,7 @@ class Generation:
         image: The largest picture that was computed, RGB.
         stages: The picture of each computed stage by resolution, smallest first; the last is `image`.
         words: The words that the model read, in order.
-        unknown_words: The words that its vocabulary lacks; they were left out.
+        unknown_words: The words and emoji that its vocabulary lacks; they were left out.
         cut_words: The known words beyond the model's limit; they were left out.
         attention: If it was asked for: by resolution of each refinement stage, [len(words), r, r] float32, r
             being half that resolution. A pixel's values over the words sum to 1. Otherwise None.

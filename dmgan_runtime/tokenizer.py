@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dmgan_runtime.errors import BundleError, CaptionError, shortened
+from dmgan_runtime.aliases import Aliases, parse_aliases
+from dmgan_runtime.errors import BundleError, CaptionError, quoted, shortened
 
 PAD = "<end>"
 MAX_CAPTION_CHARACTERS = 10_000
 _LONGEST_WORD = 30
 _LEAST_ALIKE = 0.75  # of difflib's ratio: two letters of four in another order
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
-_WORD = re.compile(r"\w+")
+# Emoji and other pictures, which a caption should not lose in silence: in fixed blocks, because what Unicode calls an
+# emoji changes from version to version. One is a flag's two letters, or what skin tones, selectors, tags and joiners
+# make of several.
+_PICTURE = "[\u2190-\u23ff\u25a0-\u2775\u2794-\u2bff\U0001f000-\U0001f0ff\U0001f10d-\U0001faff]"
+_CHANGES = "[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
+_WORD = re.compile(rf"\w+|[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTURE}(?:{_CHANGES}|\u200d{_PICTURE})*")
 
 
 def split_words(caption: str) -> list[str]:
@@ -35,7 +42,7 @@ def split_words(caption: str) -> list[str]:
 
 
 def _split(caption: str) -> list[tuple[str, str]]:
-    """The words as the model reads them, maybe empty, each with the word as it was written in the caption."""
+    """The words as the model reads them, maybe empty, each as it was written in the caption; emoji are empty words."""
     return [(word.encode("ascii", "ignore").decode(), word) for word in _WORD.findall(caption.lower())]
 
 
@@ -46,8 +53,8 @@ class Encoding(NamedTuple):
         tokens: [max_words] int64, padded with 0.
         length: How many of the tokens are words, from 1 to max_words.
         used: The words that became tokens.
-        unknown: The words that the vocabulary lacks, in order, as the caption has them but in lower case; they were
-            left out.
+        unknown: The words that the vocabulary lacks, and the emoji that are none of its aliases, in order, as the
+            caption has them but in lower case; they were left out.
         cut: The known words beyond max_words, in order; they were left out.
     """
 
@@ -77,14 +84,20 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer:
-    """Words to the indices of a vocabulary and back. Index 0 is padding."""
+    """Words to the indices of a vocabulary and back. Index 0 is padding.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    Attributes:
+        words: The vocabulary by index.
+        aliases: Names by what captions may have in their place, such as emoji; all words of a name are known.
+    """
+
+    def __init__(self, words: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})) -> None:
         """Args:
         words: The vocabulary by index; the first must be the padding word `<end>`.
+        aliases: As `Aliases` takes them; those whose names have an unknown word are left out.
 
         Raises:
-            ValueError: if the first word is another, or a word comes twice.
+            ValueError: if the first word is another, a word comes twice, or what is no alias is among the aliases.
         """
         if not words or words[0] != PAD:
             raise ValueError(f"a vocabulary starts with {PAD!r} (the padding); this one starts with {words[:1]!r}")
@@ -92,16 +105,23 @@ class Tokenizer:
         self._index = {word: index for index, word in enumerate(self.words)}
         if len(self._index) != len(self.words):
             raise ValueError("a vocabulary holds each word once; this one has repeated words")
+        self._aliases = Aliases({alias: name for alias, name in aliases.items() if self._reads(name)})
+        self.aliases: Mapping[str, str] = self._aliases.names
+
+    def _reads(self, name: str) -> bool:
+        words = _split(name)
+        return bool(words) and all(word and word in self._index for word, _ in words)
 
     @classmethod
-    def from_captions(cls, captions: Iterable[str]) -> Tokenizer:
+    def from_captions(cls, captions: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> Tokenizer:
         """Collects the vocabulary of some captions, in order of first appearance.
 
         Args:
             captions: The captions of the data set, every split (as the published code does).
+            aliases: As the constructor takes them.
         """
         words = dict.fromkeys(word for caption in captions for word in split_words(caption))
-        return cls([PAD, *words])
+        return cls([PAD, *words], aliases)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -134,8 +154,25 @@ class Tokenizer:
                 f"{source}: cannot be read as a vocabulary ({shortened(error)}); export the bundle again"
             ) from error
 
+    def with_aliases(self, content: bytes, source: str) -> Tokenizer:
+        """The same vocabulary, with the aliases of the text of a JSON object of names by aliases.
+
+        Args:
+            content: The JSON text.
+            source: Where it came from, for messages.
+
+        Raises:
+            BundleError: if it is not such an object.
+        """
+        try:
+            return Tokenizer(self.words, parse_aliases(content))
+        except ValueError as error:
+            raise BundleError(
+                f"{source}: cannot be read as aliases ({shortened(error)}); export the bundle again"
+            ) from error
+
     def to_json(self) -> bytes:
-        """The vocabulary as the JSON list that `load` reads."""
+        """The vocabulary, without its aliases, as the JSON list that `load` reads."""
         return msgspec.json.format(msgspec.json.encode(self.words), indent=0)
 
     def __len__(self) -> int:
@@ -144,9 +181,17 @@ class Tokenizer:
     def __contains__(self, word: str) -> bool:
         return word in self._index
 
+    def spell_out(self, caption: str) -> str:
+        """The caption with the names of its aliases, between spaces, in their place.
+
+        At each place the longest alias counts, and variation selectors do not. A sequence that is no alias as a whole,
+        such as people with a rare combination of skin tones, is thereby read as its parts.
+        """
+        return "".join(part if name is None else f" {name} " for part, name in self._aliases.split(caption))
+
     def indices(self, caption: str) -> list[int]:
         """The indices of the caption's known words, in order; unknown words are left out."""
-        return [self._index[word] for word in split_words(caption) if word in self._index]
+        return [self._index[word] for word in split_words(self.spell_out(caption)) if word in self._index]
 
     def takes(self, caption: str) -> bool:
         """Whether `encode` takes a caption. It answers at once, where `encode` looks for what may have been meant."""
@@ -186,17 +231,19 @@ class Tokenizer:
                 f"a caption has {len(caption):,} characters, over {MAX_CAPTION_CHARACTERS:,}; shorten it"
                 f" (the model reads its first {max_words} words)"
             )
-        words = _split(caption)
+        words = _split(self.spell_out(caption))
         if not any(word for word, _ in words):
-            raise CaptionError(f"the caption {caption[:80]!r} has no words; describe the picture in English words")
+            raise CaptionError(
+                f"the caption {quoted(caption[:80])} has no words; describe the picture in English words"
+            )
         known = [word for word, _ in words if word and word in self._index]
         unknown = tuple(written for word, written in words if not word or word not in self._index)
         if not known:
             near = [repr(neighbour) for word in unknown[:3] for neighbour in self.nearest(word)]
             advice = f"did you mean {' or '.join(near)}?" if near else "describe the picture in words that it knows"
             raise CaptionError(
-                f"no word of the caption {caption[:80]!r} is in the model's vocabulary of {len(self) - 1:,} words;"
-                f" {advice}"
+                f"no word of the caption {quoted(caption[:80])} is in the model's vocabulary of {len(self) - 1:,}"
+                f" words; {advice}"
             )
         used, cut = tuple(known[:max_words]), tuple(known[max_words:])
         tokens = np.zeros(max_words, dtype=np.int64)

@@ -24,6 +24,7 @@ from dmgan_train.data import (
     detect_source,
     keep_known,
     load_split,
+    read_aliases,
     steps_per_epoch,
     unread_layouts,
 )
@@ -47,7 +48,7 @@ class TrainingData:
         source: How it was read, see `dmgan_train.data.SOURCES`.
         train: The training split.
         test: The test split; None where the data set has none.
-        tokenizer: The vocabulary of both.
+        tokenizer: The vocabulary of both, and the data set's aliases.
         unusable: The keys of the training pictures whose files are missing or empty.
     """
 
@@ -59,7 +60,7 @@ class TrainingData:
 
 
 def read_data(root: Path, source: str | None, settings: Settings) -> TrainingData:
-    """Reads both splits and collects their vocabulary, as the published code does.
+    """Reads both splits and collects their vocabulary, as the published code does, and the aliases beside them.
 
     Args:
         root: The data set's folder.
@@ -79,7 +80,7 @@ def read_data(root: Path, source: str | None, settings: Settings) -> TrainingDat
         test = load_split(source, root, "test", captions, share)
         check_left_out(test, settings.data.broken_limit)
         texts += test.captions()
-    return TrainingData(source, split, test, Tokenizer.from_captions(texts), unusable)
+    return TrainingData(source, split, test, Tokenizer.from_captions(texts, read_aliases(root)), unusable)
 
 
 def begin(settings: Settings, data: TrainingData, run: RunFolder) -> None:
@@ -123,7 +124,7 @@ def with_vocabulary(data: TrainingData, run: RunFolder, settings: Settings) -> T
     """
     if not run.adopted:
         return data
-    tokenizer = run.vocabulary()
+    tokenizer = Tokenizer(run.vocabulary().words, data.tokenizer.aliases)
     train = keep_known(data.train, tokenizer.takes, str(run.vocabulary_file))
     check_left_out(train, settings.data.broken_limit)
     test = data.test and keep_known(data.test, tokenizer.takes, str(run.vocabulary_file))

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from filelock import FileLock, Timeout
 
+from dmgan_runtime.aliases import aliases_to_json
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import CheckpointError, SettingsError, shortened
 from dmgan_runtime.tokenizer import Tokenizer
@@ -51,6 +52,8 @@ class RunFolder:
         root: The folder.
         settings_file: The resolved settings.
         vocabulary_file: The words, as a bundle holds them.
+        aliases_file: What captions may have in place of words, as a bundle holds it, if there are any; it may be put
+            here at any time.
         provenance_file: What the run was trained on.
         data_file: The data set's folder when the run was last started, on that machine.
         captions_file: Some captions of the training set, one a line; int8 is calibrated on them.
@@ -64,6 +67,7 @@ class RunFolder:
         self.root = root
         self.settings_file = root / "settings.yaml"
         self.vocabulary_file = root / "vocab.json"
+        self.aliases_file = root / "aliases.json"
         self.provenance_file = root / "provenance.json"
         self.data_file = root / "data_folder.txt"
         self.captions_file = root / "captions.txt"
@@ -132,7 +136,7 @@ class RunFolder:
 
         Args:
             settings: Resolved.
-            tokenizer: With the data set's vocabulary.
+            tokenizer: With the data set's vocabulary and aliases.
             provenance: Versions, and under "data" what the data set is.
             captions: Some of the training set's.
             data_folder: Where the data set is; it may have been moved or renamed since the run began.
@@ -153,6 +157,8 @@ class RunFolder:
             )
         write_whole(self.settings_file, settings.to_yaml().encode())
         write_whole(self.vocabulary_file, tokenizer.to_json())
+        if tokenizer.aliases:
+            write_whole(self.aliases_file, aliases_to_json(tokenizer.aliases))
         write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
         write_whole(self.captions_file, "".join(f"{text}\n" for text in _lines(captions)).encode())
         write_whole(self.data_file, str(data_folder.resolve()).encode())
@@ -206,14 +212,18 @@ class RunFolder:
         return settings
 
     def vocabulary(self) -> Tokenizer:
-        """The run's vocabulary.
+        """The run's vocabulary, with its aliases.
 
         Raises:
             CheckpointError: if the run has none.
+            BundleError: if a file is no vocabulary, or no aliases.
         """
         if not self.vocabulary_file.is_file():
             raise CheckpointError(f"{self.root}: has no vocab.json; pass a folder that `fit` wrote, whole")
-        return Tokenizer.load(self.vocabulary_file)
+        tokenizer = Tokenizer.load(self.vocabulary_file)
+        if not self.aliases_file.is_file():
+            return tokenizer
+        return tokenizer.with_aliases(self.aliases_file.read_bytes(), str(self.aliases_file))
 
     @property
     def adopted(self) -> bool:

@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 
 import dmgan_runtime
+from dmgan_runtime.aliases import aliases_to_json
 from dmgan_runtime.errors import BundleError, CaptionError, ExportError
 from dmgan_runtime.manifest import (
     MANIFEST_NAME,
@@ -47,6 +48,7 @@ from export.rounding import bf16_psnr
 CARD_NAME = "MODEL_CARD.md"
 SAMPLES_NAME = "samples.png"
 VOCABULARY_NAME = "vocab.json"
+ALIASES_NAME = "aliases.json"
 CALIBRATION_BATCH = 8
 EQUAL_PSNR = 200.0  # what the manifest has for images that are equal, since JSON has no infinity
 VERSIONS = {"torch": str(torch.__version__), "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
@@ -61,7 +63,7 @@ class Model:
         license: Of the weights.
         text_encoder: In evaluation mode.
         generator: The averaged one, in evaluation mode.
-        tokenizer: The vocabulary.
+        tokenizer: The vocabulary and its aliases.
         max_words: Words of a caption that the graphs take.
         provenance: Where the weights came from.
         data_license: Of what they were trained on.
@@ -168,14 +170,13 @@ def _fill(folder: Path, model: Model, variants: Sequence[Variant], report: Calla
 
 def _write_manifest(folder: Path, model: Model, files: Sequence[GraphFiles]) -> Manifest:
     """Writes vocabulary, card, samples and, last, the manifest that lists them; its self-test is still to come."""
-    (folder / VOCABULARY_NAME).write_bytes(model.tokenizer.to_json())
     facts = {key: value for of_precision in files for key, value in of_precision.facts.items()}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=model.name,
         license=model.license,
         model=model.generator.spec,
-        tokenizer=TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=model.max_words),
+        tokenizer=write_tokenizer(folder, model.tokenizer, model.max_words),
         graphs=tuple(graph for of_precision in files for graph in of_precision.graphs),
         parity=tuple(entry for of_precision in files for entry in of_precision.parity),
         metrics=dict(model.metrics),
@@ -185,11 +186,22 @@ def _write_manifest(folder: Path, model: Model, files: Sequence[GraphFiles]) -> 
     if model.samples is not None:
         shutil.copyfile(model.samples, folder / SAMPLES_NAME)
         names.append(SAMPLES_NAME)
-    card = model_card(manifest, words=len(model.tokenizer), notes=model.notes, has_samples=model.samples is not None)
+    known = {"words": len(model.tokenizer), "aliases": len(model.tokenizer.aliases)}
+    card = model_card(manifest, **known, notes=model.notes, has_samples=model.samples is not None)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_words: int) -> TokenizerEntry:
+    """Writes the vocabulary, and the aliases if there are any, into a bundle's folder."""
+    (folder / VOCABULARY_NAME).write_bytes(tokenizer.to_json())
+    entry = TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=max_words)
+    if not tokenizer.aliases:
+        return entry
+    (folder / ALIASES_NAME).write_bytes(aliases_to_json(tokenizer.aliases))
+    return entry.__replace__(aliases=FileEntry.of(folder, ALIASES_NAME))
 
 
 def _check_end_to_end(

@@ -31,26 +31,28 @@ Generator.open("BUNDLE").generate("a caption", seed=1)[0].image.save("picture.pn
 _SHOWN_ELSEWHERE = frozenset({"data_license", "settings.preset", "settings.seed"})
 
 
-def model_card(manifest: Manifest, *, words: int, notes: str, has_samples: bool) -> str:
+def model_card(manifest: Manifest, *, words: int, aliases: int, notes: str, has_samples: bool) -> str:
     """Writes Markdown: what the model is, what it was trained on and how, what was measured, and what was not.
 
     Args:
         manifest: The bundle's. The card states nothing that is not in it.
         words: How many words the vocabulary has.
+        aliases: How many emoji, or other characters, captions may have in place of words.
         notes: Markdown about use and limits; may be empty.
         has_samples: Whether `samples.png` lies beside the card.
     """
     spec = manifest.model
     name = _line(manifest.name)
     pyramid = ", ".join(f"{side}x{side}" for side in spec.resolutions)
+    emoji = f" and, by their names, {aliases:,} emoji (`aliases.json`)" if aliases else ""
     sections = [
         f"# {name}",
         f"A DM-GAN (Zhu et al., CVPR 2019): a caption of up to {manifest.tokenizer.max_words} words to images of"
         f" {pyramid} pixels.",
         *(["![Captions and every stage's image](samples.png)", SAMPLES] if has_samples else []),
         USAGE,
-        f"## Use and limits\n\nIt knows {words:,} words (`vocab.json`); others have no effect, and words after the"
-        f" {manifest.tokenizer.max_words}th are cut. `dmgan-generate` says which.",
+        f"## Use and limits\n\nIt knows {words:,} words (`vocab.json`){emoji}; others have no effect, and words"
+        f" after the {manifest.tokenizer.max_words}th are cut. `dmgan-generate` says which.",
         *([notes.strip()] if notes.strip() else []),
         f"## Licence\n\nCode: MIT. Weights: {_line(manifest.license)}. Training data:"
         f" {_line(str(manifest.provenance.get('data_license', 'not stated')))}.",

@@ -25,17 +25,22 @@ PICTURES = 4
 _ABOUT = (
     "Test vectors of a dmgan bundle, whose docs/bundle.md says what they mean. A caption has the tokens of the text"
     " encoder, padding left out, and the words read, unknown and cut; or it is refused, because the model knows no word"
-    " of it. Noise is z and then the conditioning noise, eight hexadecimal digits a number, the bits of a float32;"
+    " of it. There are aliases in them, if the bundle has some."
+    " Noise is z and then the conditioning noise, eight hexadecimal digits a number, the bits of a float32;"
     " where the draw was over 3.654 before truncation, the last bit is the C library's."
     " A picture's levels are base64 of its bytes, row by row, red, green and blue, by resolution; its thumbnails"
     " are as in the manifest's self_test, and may be tolerance levels off. Seeds are text, because they have 64 bits."
 )
-_SEPARATORS = (" ", " ", " ", "  ", ", ", ". ", "-", "'", "/", "\t", "\n", "\u00a0", "\u2009", "\u3000", "_", "")
+_SEPARATORS = (
+    " ", " ", " ", "  ", ", ", ". ", "-", "'", "/", "\t", "\n", "\u00a0", "\u2009", "\u3000", "_", "",
+    "\u200d", "\ufe0f",
+)  # fmt: skip
 _STRANGE = (
     "caf\u00e9", "cafe\u0301", "\u9ce5", "\u212a", "\u0130", "STRASSE", "stra\u00dfe", "\u039f\u0394\u039f\u03a3",
     "\u03a3", "\ufb01sh", "\u0661\u0662", "\u00b2", "\u2167", "\uff21\uff22", "\U0001d400", "\U0001f426",
     "\u05e9\u05dc",
     "\u0928\u092e\u0938\u094d\u0924\u0947", "\u1fbc", "\u01c5", "\u13a0", "x\u200dy", "\u00aa", "\u0345", "7",
+    "\U0001f1e9\U0001f1ea", "\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U0001f3ff", "\U0001faea", "\u2603\ufe0f",
 )  # fmt: skip
 _SEEDS = (0, 1, 2**32 - 1, 2**32, 2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1, 2**63, MAX_SEED)
 _OLD = unicodedata.ucd_3_2_0  # what has had a meaning since 2002 means the same to every library
@@ -85,10 +90,11 @@ def make_vectors(generator: Generator, count: int) -> dict[str, Any]:
 
 
 def _captions(tokenizer: Tokenizer, count: int) -> Iterator[str]:
-    """Captions of known, unknown and strange words, and every twentieth of any characters at all."""
+    """Captions of known, unknown and strange words and of aliases, and every twentieth of any characters at all."""
     source = random.Random(0)  # noqa: S311
     alphabet = [c for c in map(chr, range(sys.maxunicode + 1)) if _OLD.category(c) not in ("Cn", "Cs", "Co")]
     known = [word for word in tokenizer.words[1:] if word]
+    aliases = list(tokenizer.aliases)
     for number in range(count):
         if number % 20 == 19:
             yield "".join(source.choices(alphabet, k=source.randrange(40)))
@@ -96,7 +102,10 @@ def _captions(tokenizer: Tokenizer, count: int) -> Iterator[str]:
         words = []
         for _ in range(source.randint(1, 24)):
             kind = source.random()
-            if kind < 0.8 and known:
+            if kind < 0.2 and aliases:
+                alias = source.choice(aliases)
+                words.append(alias[0] + source.choice(("", "\ufe0e", "\ufe0f")) + alias[1:])
+            elif kind < 0.8 and known:
                 words.append(source.choice((str.lower, str.upper, str.title))(source.choice(known)))
             elif kind < 0.9:
                 words.append("".join(source.choices("abcdefghijklmnopqrstuvwxyz", k=source.randint(1, 9))))

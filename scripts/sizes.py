@@ -48,7 +48,7 @@ class Sizes(GenerationMeasure):
 def model_bytes(model: BenchmarkModel, contender: Contender) -> int:
     """What a contender reads of the model: weights in fp32 for PyTorch, else graphs in its precision; and the words."""
     with Bundle(model.bundle) as bundle:
-        words = bundle.manifest.tokenizer.file.bytes
+        words = sum(entry.bytes for entry in bundle.manifest.tokenizer.files)
         if not isinstance(contender, RuntimeContender):
             return words + Path(model.weights).stat().st_size
         graphs = graphs_of(bundle, contender.precision)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
 
+from dmgan_runtime.aliases import aliases_to_json
 from dmgan_runtime.graphs import Interface, graph_interface
 from dmgan_runtime.manifest import (
     MANIFEST_NAME,
@@ -91,10 +92,14 @@ _REFINEMENT_STAGE = """{
 }"""
 
 
-def build_bundle(folder: Path, *, spec: ModelSpec = SPEC, words: tuple[str, ...] = WORDS) -> Path:
+def build_bundle(
+    folder: Path, *, spec: ModelSpec = SPEC, words: tuple[str, ...] = WORDS, aliases: Mapping[str, str] | None = None
+) -> Path:
     """Writes a whole bundle into `folder` and returns it. The same arguments give the same bytes."""
     (folder / "onnx").mkdir(parents=True)
     (folder / "vocab.json").write_bytes(Tokenizer(words).to_json())
+    if aliases is not None:
+        (folder / "aliases.json").write_bytes(aliases_to_json(aliases))
     for role in spec.roles:
         (folder / "onnx" / f"{role}.onnx").write_bytes(build_graph(role, spec, len(words)).SerializeToString())
     write_manifest(folder, spec)
@@ -123,12 +128,13 @@ def write_manifest(folder: Path, spec: ModelSpec = SPEC, **changes: Any) -> None
         interface = graph_interface(role, spec, MAX_WORDS)
         file = FileEntry.of(folder, f"onnx/{role}.onnx")
         graphs.append(GraphEntry(role=role, precision="fp32", file=file, opset=_OPSET, **interface._asdict()))
+    aliases = FileEntry.of(folder, "aliases.json") if (folder / "aliases.json").exists() else None
     fields: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": "tiny",
         "license": "MIT",
         "model": spec,
-        "tokenizer": TokenizerEntry(file=FileEntry.of(folder, "vocab.json"), max_words=MAX_WORDS),
+        "tokenizer": TokenizerEntry(file=FileEntry.of(folder, "vocab.json"), max_words=MAX_WORDS, aliases=aliases),
         "graphs": tuple(graphs),
     }
     (folder / MANIFEST_NAME).write_bytes(Manifest(**(fields | changes)).to_json())

@@ -22,6 +22,7 @@ from dmgan_train.settings import Settings, resolve_settings
 
 CPU = torch.device("cpu")
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
+ALIASES = {"🟥": "red square", "🟦": "blue square", "🟨": "yellow square"}  # no caption says yellow
 SMALL = (
     "model.base_resolution=8",
     "model.generator_channels=4",
@@ -45,7 +46,7 @@ SMALL = (
 
 
 def write_images(root: Path, count: int = 12) -> Path:
-    """An image folder of squares of one colour each, two thirds of them for training."""
+    """An image folder of squares of one colour each, two thirds of them for training, with emoji for two of them."""
     root.mkdir(parents=True, exist_ok=True)
     lines = []
     for index in range(count):
@@ -56,6 +57,7 @@ def write_images(root: Path, count: int = 12) -> Path:
         captions = [f"a {name} square on white", f"this square is {name} and it stands on a white background"]
         split = "test" if index % 3 == 2 else "train"
         lines.append({"file_name": f"{index}.png", "captions": captions, "class": index, "split": split})
+    (root / "aliases.json").write_text(json.dumps(ALIASES))
     (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root
 

@@ -21,7 +21,7 @@ from dmgan_runtime.cli.captions import check_captions, leave_out_unreadable, rea
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, STANDARD_OUTPUT, OutputPlan, plan_files
 from dmgan_runtime.cli.opening import opening_options
-from dmgan_runtime.errors import SettingsError, printable
+from dmgan_runtime.errors import SettingsError, printable, quoted
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.image_file import encode, save
 from dmgan_runtime.noise import MAX_SEED, Condition, fresh_seed
@@ -163,7 +163,8 @@ def main(
             sources = readable
         texts = [source.caption for source in sources]
         _warn(texts, check_captions(sources, generator.encode, tokenizer.takes), tokenizer.nearest)
-        plan = replace(plan, captions=texts)
+        # In names of files and on grids, whose font has none, emoji are spelled out.
+        plan = replace(plan, captions=[tokenizer.spell_out(text) for text in texts])
         plan.check_place(overwrite=overwrite)
         generations = generator.generate_iter(
             texts,
@@ -192,7 +193,7 @@ def _write(
         else:
             _report(files, generation, plan, as_json)
     if plan.grid:
-        _save(_grid(kept, images_per_caption), plan.grid, _grid_metadata(kept) if metadata else None)
+        _save(_grid(kept, plan.captions, images_per_caption), plan.grid, _grid_metadata(kept) if metadata else None)
     for index, generation in enumerate(kept):
         _report(plan.files(index), generation, plan, as_json)
 
@@ -235,16 +236,19 @@ _PICTURES: dict[str, Callable[[Generation], Image.Image]] = {
 }
 
 
-def _grid(generations: Sequence[Generation], images_per_caption: int) -> Image.Image:
-    """All pictures with their captions; if a caption has several, a row for it, with their seeds."""
+def _grid(generations: Sequence[Generation], captions: Sequence[str], images_per_caption: int) -> Image.Image:
+    """All pictures with their captions, as they are to be shown; if one has several, a row for it, with their seeds."""
     enlarged = [pictures.enlarge(each.image, _legible(each.image.width)) for each in generations]
     if images_per_caption == 1:
-        return pictures.grid(enlarged, [f"{_one_line(each.caption)} (seed\xa0{each.seed})" for each in generations])
+        labels = [
+            f"{_one_line(caption)} (seed\xa0{each.seed})" for caption, each in zip(captions, generations, strict=True)
+        ]
+        return pictures.grid(enlarged, labels)
     rows = []
     for start in range(0, len(generations), images_per_caption):
         part = slice(start, start + images_per_caption)
         row = pictures.grid(enlarged[part], [f"seed {each.seed}" for each in generations[part]], images_per_caption)
-        rows += [pictures.heading(generations[start].caption, row.width), row]
+        rows += [pictures.heading(captions[start // images_per_caption], row.width), row]
     return pictures.stack(rows)
 
 
@@ -268,7 +272,7 @@ def _legible(side: int) -> int:
 def _report(files: dict[str, Path], generation: Generation, plan: OutputPlan, as_json: bool) -> None:
     if not as_json:
         for path in files.values():
-            line = printable(f"{path}: {generation.caption!r}, seed {generation.seed}")
+            line = printable(f"{path}: {quoted(generation.caption)}, seed {generation.seed}")
             click.echo(line, err=plan.to_standard_output)
         return
     made: dict[str, Any] = {
@@ -293,15 +297,15 @@ def _warn(texts: Sequence[str], encodings: Sequence[Encoding], nearest: Callable
             words = dict.fromkeys(encoding.unknown)
             listed = ", ".join(_with_neighbours(word, nearest) for word in list(words)[:_SHOWN_WORDS])
             more = f" and {len(words) - _SHOWN_WORDS} more" if len(words) > _SHOWN_WORDS else ""
-            click.echo(f"warning: {caption!r}: the model does not know {listed}{more}; left out", err=True)
+            click.echo(f"warning: {quoted(caption)}: the model does not know {listed}{more}; left out", err=True)
         if encoding.cut:
             listed = ", ".join(map(repr, encoding.cut[:_SHOWN_WORDS]))
             more = f" and {len(encoding.cut) - _SHOWN_WORDS} more" if len(encoding.cut) > _SHOWN_WORDS else ""
-            click.echo(f"warning: {caption!r}: there is no room for {listed}{more}; left out", err=True)
+            click.echo(f"warning: {quoted(caption)}: there is no room for {listed}{more}; left out", err=True)
     if (more_captions := len(concerned) - _SHOWN_CAPTIONS) > 0:
         click.echo(f"warning: words of {more_captions:,} more captions are left out; --json says which", err=True)
 
 
 def _with_neighbours(word: str, nearest: Callable[[str], list[str]]) -> str:
     neighbours = " or ".join(map(repr, nearest(word)))
-    return f"{word!r} (did you mean {neighbours}?)" if neighbours else repr(word)
+    return f"{word!r} (did you mean {neighbours}?)" if neighbours else quoted(word)

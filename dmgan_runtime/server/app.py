@@ -25,6 +25,7 @@ from dmgan_runtime.server.settings import ServerSettings
 from dmgan_runtime.server.workers import Workers
 
 _STATIC = Path(__file__).parent / "static"
+_WEB = Path(__file__).parents[1] / "web"
 _DRAIN_SECONDS = 5
 
 
@@ -82,6 +83,7 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
             Route("/metrics", metrics.answer),
             Route("/", page),
             Mount("/static", StaticFiles(directory=_STATIC)),
+            Mount("/dmgan", StaticFiles(directory=_WEB)),  # the page reads captions as the browser's runtime does
         ],
         middleware=list(_middleware(settings, metrics)),
         exception_handlers={

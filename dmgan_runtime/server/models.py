@@ -63,10 +63,10 @@ class Models:
         return JSONResponse(self._describe(name))
 
     async def vocabulary(self, request: Request) -> Response:
-        """GET /v1/models/{id}/vocabulary: every word that the model knows, for those who help with typing."""
+        """GET /v1/models/{id}/vocabulary: every word and alias that the model knows, for those who help with typing."""
         _, generator = self.find(request.path_params["id"])
-        words = generator.tokenizer.words[1:]
-        return JSONResponse({"words": words}, headers={"Cache-Control": "max-age=3600"})
+        known = {"words": generator.tokenizer.words[1:], "aliases": dict(generator.tokenizer.aliases)}
+        return JSONResponse(known, headers={"Cache-Control": "max-age=3600"})
 
     def begin_self_test(self) -> None:
         """Generates every bundle's self-test in a thread, once."""

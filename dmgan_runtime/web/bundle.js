@@ -91,10 +91,18 @@ export class Bundle {
     return content;
   }
 
-  /** @param {Arrived} [arrived] */
+  /**
+   * The vocabulary, with its aliases.
+   *
+   * @param {Arrived} [arrived]
+   */
   async tokenizer(arrived) {
-    const entry = this.manifest.tokenizer.file;
-    return Tokenizer.fromJson(await this.read(entry, MAX_VOCABULARY_BYTES, arrived), `${this.where}/${entry.path}`);
+    const { file, aliases } = this.manifest.tokenizer;
+    const content = await this.read(file, MAX_VOCABULARY_BYTES, arrived);
+    const tokenizer = Tokenizer.fromJson(content, `${this.where}/${file.path}`);
+    if (!aliases) return tokenizer;
+    const names = await this.read(aliases, MAX_VOCABULARY_BYTES, arrived);
+    return tokenizer.withAliases(names, `${this.where}/${aliases.path}`);
   }
 }
 

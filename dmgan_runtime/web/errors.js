@@ -1,7 +1,8 @@
 /** The errors that dmgan raises on purpose: one family, one class for each kind of trouble, each with its remedy. */
 
-// Control and format characters, lone surrogates, and every separator but the plain space.
-const UNPRINTABLE = /(?![ \n])[\p{C}\p{Z}]/gu;
+// Control and format characters, lone surrogates, and every separator but the plain space; but emoji stay whole, with
+// the joiners in them, and also those that are newer than the engine's tables.
+const UNPRINTABLE = /(?![ \n\u200d\u{1f000}-\u{1faff}])[\p{C}\p{Z}]/gu;
 
 /**
  * Text that is safe to show: what is neither visible nor a space or line break becomes its `\x1b`-like escape.

@@ -37,6 +37,7 @@ export class Generator {
   constructor(manifest, tokenizer, engine) {
     this.manifest = manifest;
     this.vocabulary = tokenizer.words;
+    this.aliases = tokenizer.aliases;
     this.resolutions = resolutions(manifest.model);
     this.active = { device: engine.device, threads: engine.threads, version: engine.version };
     this.encode = (/** @type {string} */ caption) => tokenizer.encode(caption, manifest.tokenizer.max_words);
@@ -57,7 +58,8 @@ export class Generator {
     const bundle = await Bundle.open(source, (...request) => fetch(...request));
     const { manifest } = bundle;
     const graphs = roles(manifest.model).map((role) => findGraph(manifest, role, precision, bundle.where));
-    const total = [manifest.tokenizer, ...graphs].reduce((sum, { file }) => sum + file.bytes, 0);
+    const files = [manifest.tokenizer.file, manifest.tokenizer.aliases, ...graphs.map(({ file }) => file)];
+    const total = files.reduce((sum, file) => sum + (file?.bytes ?? 0), 0);
     let loaded = 0;
     const arrived = (/** @type {string} */ path, /** @type {number} */ bytes) => {
       loaded += bytes;

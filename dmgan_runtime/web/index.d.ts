@@ -52,7 +52,7 @@ export interface Encoding {
   length: number;
   /** The words that became tokens. */
   words: string[];
-  /** The words that the vocabulary lacks, as the caption has them but in lower case. */
+  /** The words that the vocabulary lacks, and emoji that are no aliases, as the caption has them but in lower case. */
   unknownWords: string[];
   /** The known words beyond T. */
   cutWords: string[];
@@ -96,6 +96,8 @@ export class Generator {
   };
   /** The words that the model knows; the first is the padding. */
   readonly vocabulary: readonly string[];
+  /** Names by what a caption may have in their place, such as emoji. */
+  readonly aliases: ReadonlyMap<string, string>;
   /** The sides of the stages' images in pixels, smallest first. */
   readonly resolutions: readonly number[];
   readonly active: { readonly device: "wasm" | "webgpu"; readonly threads: number; readonly version: string };

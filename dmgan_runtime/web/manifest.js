@@ -4,7 +4,7 @@ import { BundleError, reason, shortened } from "./errors.js";
 import { checkInterfaces } from "./graphs.js";
 import { MAX_SEED } from "./noise.js";
 
-export const SCHEMA_VERSION = "2.0";
+export const SCHEMA_VERSION = "2.1";
 export const MAX_STAGES = 6;
 
 /**
@@ -21,7 +21,7 @@ export const MAX_STAGES = 6;
  *   residual_blocks: number, memory_writing: string, memory_response: string,
  *   condition: string}} ModelSpec
  * @typedef {{schema_version: string, name: string, license: string, model: ModelSpec,
- *   tokenizer: {file: FileEntry, max_words: number}, graphs: GraphEntry[], files: FileEntry[], parity: object[],
+ *   tokenizer: {file: FileEntry, max_words: number, aliases: FileEntry | null}, graphs: GraphEntry[], files: FileEntry[], parity: object[],
  *   image_psnr_db: object, metrics: object, provenance: object,
  *   self_test: {caption: string, seed: number | bigint, thumbnails: Record<string, string>} | null}} Manifest
  */
@@ -232,7 +232,7 @@ const manifest = object(
     name: text,
     license: text,
     model,
-    tokenizer: object({ file, max_words: whole(1, 512) }),
+    tokenizer: object({ file, max_words: whole(1, 512), aliases: [orNull(file), null] }),
     graphs: list(graph),
     files: [list(file), []],
     parity: [list(parity), []],

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import coco, cub, image_folder
+from dmgan_train.data.aliases import read_aliases
 from dmgan_train.data.batches import CaptionedImages, EpochSampler, TrainingBatch, collate, make_loader, steps_per_epoch
 from dmgan_train.data.broken import BrokenFiles, check_files, check_left_out
 from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName
@@ -31,6 +32,7 @@ __all__ = [
     "keep_known",
     "load_split",
     "make_loader",
+    "read_aliases",
     "steps_per_epoch",
     "unread_layouts",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from dmgan_runtime import Generator
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, GraphEntry
+from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, GraphEntry
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.self_test import run_self_test
@@ -56,9 +56,9 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
         graphs = [_fp32(bundle, role) for role in manifest.model.roles]
         cards = [entry for entry in manifest.files if entry.path.lower().endswith(".md")]
         contents = {entry.file.path: bundle.read(entry.file) for entry in graphs}
-        for entry in (manifest.tokenizer.file, *cards):
+        for entry in (*manifest.tokenizer.files, *cards):
             _write(folder, entry.path, bundle.read(entry))
-    manifest = manifest.__replace__(graphs=tuple(graphs), files=tuple(cards))
+    manifest = manifest.__replace__(schema_version=SCHEMA_VERSION, graphs=tuple(graphs), files=tuple(cards))
     report("storing weights in fp16")
     for name, content in contents.items():
         _write(folder, name, store_in_half(content))

@@ -16,7 +16,7 @@ from dmgan_runtime import bundle as bundle_module
 from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle, packaged_bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import MANIFEST_NAME
-from tests.bundles import SPEC, WORDS, write_manifest, zip_bundle
+from tests.bundles import SPEC, WORDS, build_bundle, write_manifest, zip_bundle
 
 GRAPH = "onnx/generator_1.onnx"
 
@@ -45,6 +45,25 @@ def test_a_zip_holds_what_its_folder_holds(bundle: Path, tmp_path: Path, prefix:
     zipped = zip_bundle(bundle, tmp_path / "tiny.zip", prefix)
     assert read_everything(zipped) == read_everything(bundle)
     assert list(tmp_path.iterdir()) == [zipped]
+
+
+def test_emoji_come_with_the_vocabulary(tmp_path: Path) -> None:
+    folder = build_bundle(tmp_path / "tiny", aliases={"❤": "red heart", "🍕": "pizza"})
+    for path in (folder, zip_bundle(folder, tmp_path / "tiny.zip")):
+        with Bundle(path) as bundle:
+            assert bundle.tokenizer().aliases == {"❤": "red heart"}
+            assert [entry.path for entry in bundle.manifest.every_file[:2]] == ["vocab.json", "aliases.json"]
+    (folder / "aliases.json").write_bytes(b"{}")
+    with Bundle(folder) as bundle, pytest.raises(BundleError, match=r"aliases\.json: damaged or replaced"):
+        bundle.tokenizer()
+
+
+def test_a_bundle_of_the_first_minor_version_is_read(own_bundle: Path) -> None:
+    """Schema 2.0 had no aliases."""
+    manifest = json.loads((own_bundle / MANIFEST_NAME).read_bytes())
+    del manifest["tokenizer"]["aliases"]
+    (own_bundle / MANIFEST_NAME).write_text(json.dumps(manifest | {"schema_version": "2.0"}))
+    assert len(read_everything(own_bundle)) == 1 + len(SPEC.roles)
 
 
 def test_a_bundle_is_described(bundle: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from msgspec import NODEFAULT, Struct, inspect
 from numpy.random import Generator, Philox
 
+from dmgan_runtime.aliases import MAX_ALIAS_CHARACTERS, MAX_ALIASES, MAX_NAME_CHARACTERS
 from dmgan_runtime.bundle import (
     MAX_FILE_BYTES,
     MAX_INFLATION,
@@ -43,7 +44,7 @@ from dmgan_runtime.noise import MAX_SEED, draw_noise
 from dmgan_runtime.onnx_file import OPERATORS
 from dmgan_runtime.results import to_levels
 from dmgan_runtime.self_test import TOLERANCE
-from dmgan_runtime.tokenizer import MAX_CAPTION_CHARACTERS, PAD, split_words
+from dmgan_runtime.tokenizer import _CHANGES, _PICTURE, MAX_CAPTION_CHARACTERS, PAD, Tokenizer, split_words
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
@@ -263,9 +264,13 @@ def test_the_limits_are_the_codes() -> None:
     assert limits == {
         "`manifest.json`": MAX_MANIFEST_BYTES,
         "`vocab.json`": MAX_VOCABULARY_BYTES,
+        "`aliases.json`": MAX_VOCABULARY_BYTES,
         "any other file": MAX_FILE_BYTES,
         "an entry of a `.zip`": MAX_INFLATION,
         "a caption": MAX_CAPTION_CHARACTERS,
+        "aliases": MAX_ALIASES,
+        "an alias": MAX_ALIAS_CHARACTERS,
+        "the name of an alias": MAX_NAME_CHARACTERS,
         "a seed": MAX_SEED,
     }
 
@@ -281,6 +286,27 @@ class TestCaptions:
         characters = map(chr, range(0x110000))
         wrong = [c for c in characters if bool(re.match(r"\w", c)) != (c == "_" or unicodedata.category(c)[0] in "LN")]
         assert not wrong
+
+    def test_the_examples_with_aliases(self) -> None:
+        (text,) = re.findall(r"^With the aliases `(.*)`$", PAGE, re.MULTILINE)
+        aliases = json.loads(text)
+        tokenizer = Tokenizer.from_captions([*aliases.values(), "i you"], aliases)
+        assert tokenizer.aliases == aliases
+        rows = table("| caption with aliases, in JSON |")
+        assert len(rows) >= 5
+        for caption, words, unknown in rows:
+            encoding = tokenizer.encode(json.loads(caption.strip("`")), 20)
+            assert (list(encoding.used), list(encoding.unknown)) == (codes(words), codes(unknown))
+
+    def test_the_pictures_that_are_reported(self) -> None:
+        said = PAGE.partition("step 2 takes these, too")[2].partition("These blocks")[0]
+        named = [int(code, 16) for code in re.findall(r"U\+([0-9A-F]+)", said)]
+        pattern = "".join(part for part in (_PICTURE, _CHANGES))
+        used = [ord(character) for character in re.sub(r"[\[\]-]", "", pattern)]
+        flags, blocks, changes = named[:2], named[2:12], named[12:-1]
+        assert flags == [0x1F1E6, 0x1F1FF]
+        assert blocks + changes == used
+        assert named[-1] == 0x200D
 
     def test_the_padding_word(self) -> None:
         assert f"the first is `{PAD}`" in PAGE

@@ -72,6 +72,12 @@ def test_text_lies_in_a_png_as_it_would_be_printed(text: str) -> None:
     assert (b"iTXtDescription" in content) == (not latin)
 
 
+def test_emoji_lie_in_a_png_as_they_were_typed() -> None:
+    typed = "👩🏽\u200d🚀 and ❤️"
+    with Image.open(io.BytesIO(encode(plain("red"), "PNG", {"Description": typed}))) as picture:
+        assert picture.text == {"Description": typed}
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
 def test_other_formats_have_no_text(file_format: str) -> None:
     content = encode(plain("red"), file_format, {"Description": "red heart"})

@@ -43,7 +43,7 @@ def test_a_file_entry_describes_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", "1.1", "schema version 1.1, and this dmgan reads 2.0; upgrade dmgan or export"),
+        ("schema_version", "1.1", "schema version 1.1, and this dmgan reads 2.1; upgrade dmgan or export"),
         ("schema_version", None, "Expected `str`"),
         ("name", 3, "Expected `str`, got `int` - at `\\$.name`"),
         ("surprise", 1, "unknown field `surprise`"),

@@ -61,7 +61,7 @@ def test_every_word_is_used_or_unknown_or_cut(words: list[str], max_words: int) 
         ("赤い red сердце bird", ("red", "bird"), ("赤い", "сердце")),
         ("red CAFÉ", ("red",), ("café",)),
         ("bírd red é", ("red",), ("bírd", "é")),
-        ("red 🐦 bird", ("red", "bird"), ()),
+        ("red 🐦 bird", ("red", "bird"), ("🐦",)),
     ],
 )
 def test_words_that_are_not_ascii_are_reported(caption: str, used: tuple[str, ...], unknown: tuple[str, ...]) -> None:

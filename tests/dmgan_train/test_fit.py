@@ -65,6 +65,29 @@ def test_a_run_leaves_what_a_person_needs(run) -> None:
         assert sheet.width > 6 * 32
 
 
+def test_a_run_keeps_the_aliases_of_its_data_whose_names_it_can_read(run) -> None:
+    assert run.vocabulary().aliases == {"🟥": "red square", "🟦": "blue square"}
+    assert json.loads(run.aliases_file.read_bytes()) == run.vocabulary().aliases
+
+
+def test_a_run_without_aliases_takes_those_that_are_put_into_its_folder(run, images, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    folder.aliases_file.unlink()
+    data = shutil.copytree(images, tmp_path / "squares")
+    (data / "aliases.json").unlink()
+    assert folder.vocabulary().aliases == {}
+    folder.aliases_file.write_text('{"⬜": "white square", "🦓": "zebra"}')
+    train_small(data, folder.root, "gan.steps=5")
+    assert folder.vocabulary().aliases == {"⬜": "white square"}
+
+
+def test_aliases_that_are_none_are_named(images, tmp_path) -> None:
+    data = shutil.copytree(images, tmp_path / "squares")
+    (data / "aliases.json").write_text('{"red": "blue"}')
+    with pytest.raises(DataError, match=r"aliases\.json: cannot be read as aliases \(the alias 'red' is plain text"):
+        read_data(data, None, small_settings())
+
+
 def test_the_averaged_generator_differs_from_the_last_one(run) -> None:
     state = load_checkpoint(run.checkpoint("gan"), "gan")
     key = "initial.project.0.weight"
@@ -379,12 +402,14 @@ def test_captions_that_an_adopted_vocabulary_cannot_read_are_left_out_before_tra
     ]
     for n in range(8):
         write_picture(tmp_path / "data" / f"{n}.png")
+    (tmp_path / "data" / "aliases.json").write_text('{"🟥": "red square", "🎵": "xylophone"}')
     settings = small_settings("data.broken_limit=4")
     data = read_data(write_metadata(tmp_path / "data", lines), None, settings)
     known = with_vocabulary(data, folder, settings)
     assert [example.key for example in known.train.examples] == ["0.png", "2.png"]
     assert [example.captions for example in known.test.examples] == [("a red square",)] * 2
     assert known.tokenizer.words == folder.vocabulary().words
+    assert known.tokenizer.aliases == {"🟥": "red square"}
     with pytest.raises(
         DataError, match=r"(?s)4 of the .*at most 3 may be.*'xylophone' is in the vocabulary of .*vocab"
     ):

@@ -57,6 +57,7 @@ def card_of(**facts: object) -> str:
             provenance=facts,
         ),
         words=30,
+        aliases=0,
         notes="",
         has_samples=False,
     )
@@ -86,7 +87,7 @@ def test_what_was_measured_of_a_run_is_in_its_card(run, tmp_path) -> None:
         graphs=(),
         metrics=dict(model.metrics),
     )
-    card = model_card(manifest, words=30, notes="Squares only.\n", has_samples=False)
+    card = model_card(manifest, words=30, aliases=0, notes="Squares only.\n", has_samples=False)
     assert "| FID | 12.5 | lower | - | a distance |" in card
     protocol = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert protocol == {"all": {"seed": 3}, "fid": {"images": 64}}

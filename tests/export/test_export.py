@@ -44,7 +44,7 @@ def test_a_bundle_holds_every_graph_and_their_parity(bundle) -> None:
     assert all(entry.batches == (1, 3, 16) for entry in manifest.parity)
     files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     graphs = {f"onnx/{role}.onnx" for role in manifest.model.roles}
-    assert files == {"manifest.json", "vocab.json", "MODEL_CARD.md", "samples.png"} | graphs
+    assert files == {"manifest.json", "vocab.json", "aliases.json", "MODEL_CARD.md", "samples.png"} | graphs
 
 
 def test_the_served_image_is_the_trained_one(bundle, run) -> None:
@@ -55,6 +55,13 @@ def test_the_served_image_is_the_trained_one(bundle, run) -> None:
     expected = generate(model.generator, model.text_encoder, tokens, [5]).images[-1][0].numpy()
     actual = np.asarray(served.image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
     assert np.abs(actual - expected).max() < 0.5 / 127.5 + 1e-4
+
+
+def test_the_emoji_of_the_data_are_served(bundle) -> None:
+    with dmgan_runtime.Generator.open(bundle) as generator:
+        (made,) = generator.generate("a 🟥 and 🟨", seed=5)
+    assert (made.words, made.unknown_words) == (("a", "red", "square", "and"), ("🟨",))
+    assert "and, by their names, 2 emoji (`aliases.json`)" in (bundle / "MODEL_CARD.md").read_text()
 
 
 def test_a_bundle_knows_what_it_generated(bundle) -> None:

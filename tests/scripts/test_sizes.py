@@ -32,11 +32,11 @@ def test_a_package_weighs_its_files_and_is_counted_once() -> None:
 
 
 def test_a_model_weighs_what_its_contender_reads(tmp_path) -> None:
-    bundle = build_bundle(tmp_path / "toy")
+    bundle = build_bundle(tmp_path / "toy", aliases={"❤": "red heart"})
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"w" * 1000)
     model = MODEL.__replace__(bundle=str(bundle), weights=str(weights))
-    words = (bundle / "vocab.json").stat().st_size
+    words = sum((bundle / name).stat().st_size for name in ("vocab.json", "aliases.json"))
     graphs = sum(graph.stat().st_size for graph in (bundle / "onnx").iterdir())
     assert model_bytes(model, Known()) == words + 1000
     assert model_bytes(model, RuntimeContender("fp32", "cpu", 1, "onnxruntime")) == words + graphs

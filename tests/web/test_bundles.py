@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dmgan_runtime.aliases import MAX_ALIASES, aliases_to_json
 from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, MAX_VOCABULARY_BYTES, Bundle
 from dmgan_runtime.errors import BundleError, DmganError, EngineError
 from dmgan_runtime.graphs import check_interfaces
 from dmgan_runtime.manifest import MANIFEST_NAME, parse_manifest
 from dmgan_runtime.onnx_file import check_onnx_file
-from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_runtime.tokenizer import PAD, Tokenizer
 from tests.bundles import ROLES, build_bundle, build_graph, write_manifest, zip_bundle
 from tests.dmgan_runtime import test_onnx_file as onnx_files
 from tests.dmgan_runtime.test_bundle import add_to_zip
@@ -66,6 +67,18 @@ def with_manifest(*place: Any, value: Any) -> Callable[[Path], Path]:
 def vouched(name: str, content: bytes) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         vouch(folder, name, content)
+        return folder
+
+    return make
+
+
+def with_aliases(content: Any) -> Callable[[Path], Path]:
+    """A bundle whose manifest vouches for these aliases."""
+
+    def make(folder: Path) -> Path:
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / "aliases.json").write_bytes(text)
+        write_manifest(folder)
         return folder
 
     return make
@@ -157,6 +170,7 @@ def with_operator(operator: str, domain: str) -> Callable[[Path], Path]:
     return make
 
 
+ALIASES = aliases_to_json({"🍕": "a", "👍🏿": "a, a", "👩\u200d🚀": "b", "1\u20e3": "é"})
 DAMAGED = r"damaged or replaced: .*{}.*; copy the bundle again"
 CASES = {
     "no bundle": Case(lambda folder: folder / "nowhere", "no such bundle|missing"),
@@ -175,8 +189,8 @@ CASES = {
     "byte order mark": Case(edited(MANIFEST_NAME, lambda c: b"\xef\xbb\xbf" + c), "not a valid manifest"),
     "no object": Case(edited(MANIFEST_NAME, lambda _: b"[]"), "not a valid manifest"),
     "nothing in it": Case(edited(MANIFEST_NAME, lambda _: b"{}"), "schema version missing"),
-    "version 1": Case(with_manifest("schema_version", value="1.1"), r"schema version 1\.1, and this dmgan reads 2\.0"),
-    "version 3": Case(with_manifest("schema_version", value="3.0"), r"schema version 3\.0, and this dmgan reads 2\.0"),
+    "version 1": Case(with_manifest("schema_version", value="1.1"), r"schema version 1\.1, and this dmgan reads 2\.1"),
+    "version 3": Case(with_manifest("schema_version", value="3.0"), r"schema version 3\.0, and this dmgan reads 2\.1"),
     "no version": Case(with_manifest("schema_version", value="2.٣"), "and this dmgan reads"),
     "version as a number": Case(with_manifest("schema_version", value=2), "Expected `str`"),
     "version of many characters": Case(
@@ -241,6 +255,34 @@ CASES = {
     "no vocabulary in it": Case(vouched("vocab.json", b"[1, 2]"), r"vocab\.json: cannot be read as a vocabulary"),
     "vocabulary of one word twice": Case(vouched("vocab.json", b'["<end>", "a", "a"]'), "each word once"),
     "vocabulary without padding": Case(vouched("vocab.json", b'["a"]'), "starts with"),
+    "aliases that are a list": Case(with_aliases(["a"]), r"aliases\.json: cannot be read as aliases"),
+    "alias of a number": Case(with_aliases({"é": 1}), r"aliases\.json: cannot be read as aliases"),
+    "half a character in an alias": Case(
+        with_aliases(b'{"\\ud83c": "a"}'), r"aliases\.json: cannot be read as aliases"
+    ),
+    "half a character in a name": Case(with_aliases(b'{"\\u00e9": "a\\udf55"}'), "cannot be read as aliases"),
+    "plain text as an alias": Case(with_aliases({"é": "a", "red": "blue"}), "the alias 'red' is plain text"),
+    "empty alias": Case(with_aliases({"": "a"}), "the alias '' is plain text"),
+    "alias with its presentation": Case(with_aliases({"❤\ufe0f": "red heart"}), "has a variation selector"),
+    "long alias": Case(with_aliases({"🦩" * 33: "a"}), "has over 32 characters"),
+    "endless alias": Case(with_aliases({"🦩" * 10**6: "a"}), "has over 32 characters"),
+    "long name of an alias": Case(with_aliases({"é": "🦩" * 129}), "has over 128 characters"),
+    "too many aliases": Case(
+        with_aliases({f"é{number}": "a" for number in range(MAX_ALIASES + 1)}),
+        "there are 65,537 aliases, and at most 65,536 are read",
+    ),
+    "no file of aliases": Case(
+        lambda folder: without("aliases.json")(with_aliases({"é": "a"})(folder)), "s.json: missing"
+    ),
+    "other aliases": Case(
+        lambda folder: edited("aliases.json", lambda c: c.replace(b"a", b"b"))(with_aliases({"é": "a"})(folder)),
+        DAMAGED.format("its SHA-256 is"),
+    ),
+    "huge aliases": Case(with_aliases(b"{}" + b" " * MAX_VOCABULARY_BYTES), "and at most 16,777,216 are read"),
+    "path of aliases": Case(
+        with_manifest("tokenizer", "aliases", value={"path": "../x", "bytes": 0, "sha256": "0" * 64}),
+        "leaves the bundle",
+    ),
     "huge vocabulary": Case(
         vouched("vocab.json", b'["<end>"]' + b" " * MAX_VOCABULARY_BYTES), "and at most 16,777,216 are read"
     ),
@@ -389,10 +431,11 @@ def test_changed_bytes_get_the_same_verdict(node: Node, bundle: Path) -> None:
     readers: dict[str, tuple[str, Callable[[bytes], object]]] = {
         MANIFEST_NAME: ("parse_manifest", read_manifest),
         "vocab.json": ("parse_vocabulary", lambda content: Tokenizer.from_json(content, "here")),
+        "aliases.json": ("parse_aliases", lambda content: Tokenizer([PAD, "a"]).with_aliases(content, "here")),
         GRAPH: ("check_onnx", lambda content: check_onnx_file(content, "here")),
     }
     for name, (operation, in_python) in readers.items():
-        content = (bundle / name).read_bytes()
+        content = ALIASES if name == "aliases.json" else (bundle / name).read_bytes()
         for step in range(60):
             place = len(content) * step // 60
             new = hashlib.sha256(bytes([step])).digest()[:1]
@@ -422,4 +465,5 @@ def test_what_a_bundle_says_never_moves_a_cursor(node: Node, own: Path) -> None:
     with pytest.raises(BundleError) as caught:
         node("read_everything", path=str(with_manifest("schema_version", value=EVIL)(own)))
     assert "\\x1b]0;owned\\x07\\x1b[2J\\u202e\\x9b31m" in str(caught.value)
-    assert node("printable", text="Größe 3,4\nfür 鳥") == "Größe 3,4\nfür 鳥"
+    for text in ("Größe 3,4\nfür 鳥", "👩🏽\u200d🚀 ❤️ \U0001fae9"):
+        assert node("printable", text=text) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,28 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from dmgan_runtime.aliases import Aliases
 from dmgan_runtime.bundle import packaged_bundle
 from dmgan_runtime.errors import CaptionError
 from dmgan_runtime.noise import MAX_SEED, draw_noise
 from dmgan_runtime.self_test import make_thumbnail
+from dmgan_runtime.tokenizer import Tokenizer
 from export.vectors import write_vectors
 from tests.web.conftest import ROOT, Node
 
 X = 3.6541528853610088
+NAMES = {
+    "❤": "red heart",
+    "❤\u200d🔥": "heart on fire",
+    "👍": "thumbs up",
+    "👍🏿": "thumbs up, dark skin tone",
+    "🏿": "dark skin tone",
+    "👩": "woman",
+    "👩\u200d🚀": "woman astronaut",
+    "🏴": "black flag",
+    "1\u20e3": "keycap 1",
+    "é": "e acute",
+}
 
 
 def levels(pixels: str) -> npt.NDArray[np.int64]:
@@ -56,6 +71,35 @@ def test_tokens_and_words_of_1000_captions_are_pythons(node: Node, packaged: Any
         assert found.pop("tokens") == entry["tokens"] + [0] * (16 - length)
         assert found | {"tokens": entry["tokens"]} == entry, caption
     assert 0 < refused < 500
+
+
+def test_emoji_are_read_as_python_reads_them(node: Node) -> None:
+    """Captions of aliases, parts of aliases, and what looks like them: words, and the parts that the page shows."""
+    random = Random(0)
+    pieces = [
+        *NAMES,
+        *"👍👩❤🏿🏽🚀🔥🏴🇩🇪🦩é☃",
+        "\u200d",
+        "\ufe0e",
+        "\ufe0f",
+        "\U000e0067",
+        "\U000e007f",
+        "a",
+        " ",
+        "\u20e3",
+        "1",
+    ]
+    tokenizer = Tokenizer.from_captions([*NAMES.values(), "a"], NAMES)
+    own = {"vocabulary": tokenizer.words, "aliases": NAMES}
+    for number in range(1000):
+        caption = "a " + "".join(random.choices(pieces, k=number % 40))
+        expected = tokenizer.encode(caption, 9)
+        found = node("encode_with", caption=caption, max_words=9, **own)
+        assert found.pop("length") == expected.length
+        assert [*found.values()] == [expected.tokens.tolist(), *map(list, expected[2:])], caption
+        assert [tuple(part) for part in node("split_with", caption=caption, **own)] == list(
+            Aliases(NAMES).split(caption)
+        )
 
 
 def from_bits(bits: str) -> npt.NDArray[np.float32]:

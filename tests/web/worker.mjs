@@ -76,10 +76,12 @@ const operations = {
     const { tokens, length, words, unknownWords, cutWords } = generators.get(id).encode(caption);
     return { tokens: Array.from(tokens, Number), length, words, unknown_words: unknownWords, cut_words: cutWords };
   },
-  encode_with: ({ vocabulary, caption, max_words }) => {
-    const { tokens, ...rest } = new Tokenizer(vocabulary).encode(caption, max_words);
+  encode_with: ({ vocabulary, aliases = {}, caption, max_words }) => {
+    const { tokens, ...rest } = new Tokenizer(vocabulary, Object.entries(aliases)).encode(caption, max_words);
     return { tokens: Array.from(tokens, Number), ...rest };
   },
+  split_with: ({ vocabulary, aliases, caption }) =>
+    Array.from(new Tokenizer(vocabulary, Object.entries(aliases)).split(caption), ({ text, name }) => [text, name]),
   generate: async ({ id, caption, options = {} }) =>
     describe(await generators.get(id).generate(caption, withSeeds(options))),
   async stream({ id, caption, options = {}, stop = Infinity }) {
@@ -108,6 +110,7 @@ const operations = {
   },
   parse_manifest: ({ content }) => parseManifest(bytes(content), "here"),
   parse_vocabulary: ({ content }) => Tokenizer.fromJson(bytes(content), "here").words.length,
+  parse_aliases: ({ content }) => new Tokenizer(["<end>", "a"]).withAliases(bytes(content), "here").aliases.size,
   check_onnx: ({ content }) => checkOnnxFile(bytes(content), "here"),
   printable: ({ text }) => errors.printable(text),
 };

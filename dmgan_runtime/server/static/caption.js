@@ -1,22 +1,30 @@
-// A caption while it is typed: words that the model does not know are struck through, and so seen before anything is
-// made. The rules are those of the runtime's tokenizer.
+// A caption while it is typed: words and emoji that the model does not know are struck through, and so seen before
+// anything is made.
 
-const WORD = /[\p{L}\p{N}_]+/gu;
+import { splitWords, WORD } from "../dmgan/tokenizer.js";
 
 /** The parts of a caption: [{text, kind}], where kind is "known", "unknown", "cut" or "between". */
-export function readCaption(caption, words, maxWords) {
+export function readCaption(caption, tokenizer, maxWords) {
   const parts = [];
-  let end = 0;
   let read = 0;
-  for (const found of caption.matchAll(WORD)) {
-    if (found.index > end) parts.push({ text: caption.slice(end, found.index), kind: "between" });
-    end = found.index + found[0].length;
-    const word = found[0].toLowerCase().replace(/[^\x00-\x7f]/g, "");
-    const known = word !== "" && words.has(word);
-    if (known) read += 1;
-    parts.push({ text: found[0], kind: !known ? "unknown" : read > maxWords ? "cut" : "known" });
+  const add = (text, words) => {
+    const known = words.every(({ word }) => word && tokenizer.has(word));
+    if (known) read += words.length;
+    parts.push({ text, kind: !words.length ? "between" : !known ? "unknown" : read > maxWords ? "cut" : "known" });
+  };
+  for (const { text, name } of tokenizer.split(caption)) {
+    if (name !== null) {
+      add(text, splitWords(name));
+      continue;
+    }
+    let end = 0;
+    for (const found of text.matchAll(WORD)) {
+      add(text.slice(end, found.index), []);
+      end = found.index + found[0].length;
+      add(found[0], splitWords(found[0]));
+    }
+    add(text.slice(end), []);
   }
-  if (end < caption.length) parts.push({ text: caption.slice(end), kind: "between" });
   return parts;
 }
 
@@ -25,7 +33,7 @@ export class CaptionBox {
   constructor(area, changed) {
     this.area = area;
     this.mirror = area.parentElement.querySelector(".mirror");
-    this.words = null;
+    this.tokenizer = null;
     this.changed = changed;
     area.addEventListener("input", () => this.show());
     area.addEventListener("keydown", (event) => {
@@ -36,8 +44,8 @@ export class CaptionBox {
     });
   }
 
-  know(words, maxWords) {
-    this.words = words;
+  know(tokenizer, maxWords) {
+    this.tokenizer = tokenizer;
     this.maxWords = maxWords;
     this.show();
   }
@@ -52,8 +60,8 @@ export class CaptionBox {
   }
 
   show() {
-    const parts = this.words ? readCaption(this.area.value, this.words, this.maxWords) : [];
-    const shown = this.words ? parts : [{ text: this.area.value, kind: "between" }];
+    const parts = this.tokenizer ? readCaption(this.area.value, this.tokenizer, this.maxWords) : [];
+    const shown = this.tokenizer ? parts : [{ text: this.area.value, kind: "between" }];
     this.mirror.replaceChildren(...shown.map(({ text, kind }) => {
       if (kind === "unknown") return Object.assign(document.createElement("s"), { textContent: text });
       if (kind === "cut") return Object.assign(document.createElement("span"), { textContent: text, className: "cut" });

@@ -1,8 +1,8 @@
 // Where pictures come from. The page knows this interface alone: in what `dmgan-export web` writes, another file of this
 // name takes the place of this one.
 //
-//   open(tell) -> {name, engine, resolutions, maxWords, words, maxImages, maxSteps}
-//       `words` is the Set of all words that the model knows; `tell` is called with text while it takes long.
+//   open(tell) -> {name, engine, resolutions, maxWords, tokenizer, maxImages, maxSteps}
+//       `tokenizer` is a Tokenizer of dmgan_runtime/web; `tell` is called with text while it takes long.
 //   stream({caption, seed, count, stages, attention, signal}) -> async iterator of pictures
 //       Every stage of every image if `stages` is true, otherwise the last ones; image i has the seed `seed + i`. Seeds
 //       are BigInts.
@@ -15,6 +15,8 @@
 //       maps[i] is a Uint8Array of side * side for word i, where 255 stands for the stage's `largest` weight;
 //       responseGate is such an array, where 255 stands for `largestResponse`, or null; shares and writingGate have a
 //       number for each word, or writingGate is null.
+
+import { PAD, Tokenizer } from "../dmgan/tokenizer.js";
 
 export class RefusedError extends Error {
   constructor(message, status) {
@@ -42,7 +44,7 @@ export class PageGenerator {
       maxWords: dmgan.max_words,
       maxImages: dmgan.max_images,
       maxSteps: dmgan.max_steps,
-      words: new Set(vocabulary.words),
+      tokenizer: new Tokenizer([PAD, ...vocabulary.words], Object.entries(vocabulary.aliases)),
     };
   }
 

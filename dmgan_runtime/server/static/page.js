@@ -258,9 +258,10 @@ async function open() {
   }
   document.querySelector(".key").hidden = true;
   at("model").textContent = `${model.name} · ${model.engine}`;
-  for (const box of captions) box.know(model.words, model.maxWords);
+  for (const box of captions) box.know(model.tokenizer, model.maxWords);
+  if (model.tokenizer.aliases.size) captions[0].area.placeholder = "Describe a picture, or type an emoji";
   if (!captions[0].value) {
-    captions[0].value = EXAMPLES.find((each) => each.match(/\w+/g).every((word) => model.words.has(word))) ?? "";
+    captions[0].value = EXAMPLES.find((each) => each.match(/\w+/g).every((word) => model.tokenizer.has(word))) ?? "";
   }
 }
 

@@ -14,7 +14,9 @@ import numpy as np
 import resvg_py
 from PIL import Image, ImageOps
 
+from dmgan_runtime.aliases import aliases_to_json
 from dmgan_runtime.errors import DataError
+from dmgan_train.data.aliases import ALIASES
 from dmgan_train.data.examples import SplitName
 from dmgan_train.data.image_folder import METADATA
 from dmgan_train.data.prepare.emoji_captions import captions_for
@@ -42,6 +44,7 @@ _TONES = {
     5: "dark skin tone",
 }
 _LIGHT, _MEDIUM_LIGHT, _MEDIUM, *_, _DARK = _TONES
+_BEFORE_THE_TONES = 0x1F3FA
 _LICENCE_FILES = {"LICENSE", "README.md"}
 _PICTURES = (".webp", ".svg")
 
@@ -95,6 +98,8 @@ def prepare_emoji(
     progress: Callable[[int, int], None] | None = None,
 ) -> EmojiCounts:
     """Makes the emoji data set: pictures on white, five to thirteen captions each, split into train and test.
+
+    Beside them lies what a caption may have in place of a name: the characters of each emoji that is drawn.
 
     The class of a picture is its emoji; skin tones and styles are joined. For each emoji with skin tones the test
     split holds one of the five tones, so that each of its pictures is a combination that training never shows, of an
@@ -160,6 +165,8 @@ def _write(
         package = next(iter(drawings.values()))
         raise DataError(f"{package.name} {package.version} has no drawing that {names.name} {names.version} names")
     pictures = Counter[str]()
+    # A tone by itself is read where a tone is not drawn.
+    aliases = {chr(_BEFORE_THE_TONES + tone): name for tone, name in _TONES.items()}
     for style in sources:
         (folder / "images" / style).mkdir(parents=True)
     with (folder / METADATA).open("wb") as metadata:
@@ -173,10 +180,12 @@ def _write(
                     pictures[split] += 1
                     skin = None if drawing.tone is None else _TONES[drawing.tone]
                     captions = captions_for(one.label, one.tags, skin, has_tones=bool(one.skins), style=named)
+                    aliases[_characters(drawing.hexcode)] = captions[0]
                     line = {"file_name": file_name, "captions": captions, "class": one.label, "split": split}
                     metadata.write(msgspec.json.encode(line) + b"\n")
             if progress:
                 progress(done, len(emoji))
+    (folder / ALIASES).write_bytes(aliases_to_json(aliases))
     return EmojiCounts(pictures["train"], pictures["test"], len(emoji))
 
 
@@ -204,6 +213,10 @@ def _normal(hexcode: str) -> str:
     """The code points alone: the packages disagree on case, leading zeros and the variation selector."""
     points = hexcode.lower().replace("_", "-").split("-")
     return "-".join(point.lstrip("0") for point in points if point != "fe0f")
+
+
+def _characters(hexcode: str) -> str:
+    return "".join(chr(int(point, 16)) for point in _normal(hexcode).split("-"))
 
 
 def _drawings(one: _Emoji, sources: _Sources, resolution: int) -> Iterator[_Drawing]:

@@ -2,6 +2,7 @@
 // the one in dmgan_runtime/server/static, which says what the page asks of it.
 
 import { BundleError, DmganError, Generator } from "../dmgan/index.js";
+import { Tokenizer } from "../dmgan/tokenizer.js";
 import { toPng } from "./png.js";
 
 const root = new URL("../", import.meta.url);
@@ -29,7 +30,7 @@ export class PageGenerator {
         onProgress: ({ loaded, total }) => progress(1, loaded, total),
       }).finally(() => (over = true));
       tell("");
-      const { manifest, active, resolutions, vocabulary } = this.generator;
+      const { manifest, active, resolutions, vocabulary, aliases } = this.generator;
       const threads = device === "wasm" ? `, ${active.threads} thread${active.threads === 1 ? "" : "s"}` : "";
       return {
         name: manifest.name,
@@ -38,7 +39,7 @@ export class PageGenerator {
         maxWords: manifest.tokenizer.max_words,
         maxImages: Infinity,
         maxSteps: Infinity,
-        words: new Set(vocabulary.slice(1)),
+        tokenizer: new Tokenizer(vocabulary, aliases),
       };
     });
   }

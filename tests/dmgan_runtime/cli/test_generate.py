@@ -90,6 +90,18 @@ def test_several_pictures_are_numbered(bundle: Path, out: Path) -> None:
     assert lines[9].endswith("out-10.png: 'a square', seed 7")
 
 
+def test_emoji_are_captions_and_files_are_named_by_what_was_read(tmp_path: Path) -> None:
+    bundle = build_bundle(tmp_path / "emoji", aliases={"❤": "red heart", "🟥": "red square"})
+    result = run("-b", bundle, "❤️", "a 🟥 🇩🇪 👩\u200d🚀", "-o", f"{tmp_path}/out/", "--seed", "1")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "1-red-heart-seed1.png", "2-a-red-square-seed1.png",
+    ]  # fmt: skip
+    assert "'a 🟥 🇩🇪 👩\u200d🚀': the model does not know '🇩🇪', '👩\u200d🚀'; left out" in result.stderr
+    with Image.open(tmp_path / "out" / "1-red-heart-seed1.png") as picture:
+        assert picture.text == {"Description": "❤️", "Seed": "1"}
+
+
 def test_a_grid_is_one_picture(bundle: Path, out: Path) -> None:
     result = run("-b", bundle, "a heart", "a square", "--images-per-caption", "2", "-o", out, "--grid")
     assert names(out) == ["out.png"]

@@ -133,7 +133,9 @@ def test_models(client: TestClient) -> None:
     assert [model["id"] for model in listed["data"]] == ["tiny"]
     assert client.get("/v1/models/tiny").json() == listed["data"][0]
     assert listed["data"][0]["dmgan"]["resolutions"] == [8, 16, 32]
-    assert "heart" in client.get("/v1/models/tiny/vocabulary").json()["words"]
+    vocabulary = client.get("/v1/models/tiny/vocabulary").json()
+    assert "heart" in vocabulary["words"]
+    assert vocabulary["aliases"] == {}
     assert client.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
     named = client.post(GENERATIONS, json={"prompt": "heart", "model": "other"})
     assert (named.status_code, named.json()["error"]["param"]) == (404, "model")

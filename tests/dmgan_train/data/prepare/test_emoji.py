@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from dmgan_runtime.errors import DataError
-from dmgan_train.data import load_split
+from dmgan_runtime.tokenizer import Tokenizer
+from dmgan_train.data import load_split, read_aliases
 from dmgan_train.data.prepare.emoji import STYLES, prepare_emoji
 from tests.dmgan_train.data.prepare.packages import SKINS, TONES, YELLOW, write_emoji_packages, write_tarball
 
@@ -105,6 +106,20 @@ def test_it_is_read_as_an_image_folder(prepared):
     assert {example.class_id for example in test.examples} < {example.class_id for example in train.examples}
     assert all(8 <= len(example.captions) <= 13 for example in train.examples)
     assert all(example.image.is_file() for example in (*train.examples, *test.examples))
+
+
+def test_the_characters_of_what_is_drawn_are_aliases_of_its_names(prepared, lines):
+    aliases = read_aliases(prepared)
+    assert aliases["\u2764"] == "red heart"
+    assert aliases["\xa9"] == "copyright"
+    assert aliases["\U0001f000\U0001f3ff"] == "person 0, dark skin tone"
+    assert aliases["\U0001f3ff"] == "dark skin tone"
+    assert not {"\U0001f999", "\U0001f1f9\U0001f1e9"} & aliases.keys()
+    tokenizer = Tokenizer.from_captions((caption for line in lines for caption in line["captions"]), aliases)
+    assert tokenizer.aliases == aliases
+    assert {line["captions"][0] for line in lines} == set(aliases.values()) - {
+        aliases[chr(tone)] for tone in range(0x1F3FB, 0x1F400)
+    }
 
 
 def test_the_licences_come_along(prepared):
