@@ -47,7 +47,7 @@ def test_every_file_is_listed() -> None:
     root = packaged_bundle()
     with Bundle(root) as bundle:
         manifest = bundle.manifest
-        entries = [manifest.tokenizer.file, *(graph.file for graph in manifest.graphs), *manifest.files]
+        entries = manifest.every_file
         for entry in entries:
             bundle.read(entry)
     listed = {entry.path for entry in entries} | {"manifest.json"}
@@ -63,6 +63,29 @@ def test_a_red_heart_is_red_on_white(packaged, seed) -> None:
     assert red > 180
     assert red > green + 80
     assert red > blue + 60
+
+
+def test_emoji_are_their_names(packaged) -> None:
+    names = {
+        "🍕": "pizza",
+        "👍🏿": "thumbs up, dark skin tone",
+        "😺 and ❤️": "grinning cat and red heart",
+        "\u2139\ufe0f": "information",
+    }
+    for caption, name in names.items():
+        typed, spelled = packaged.generate([caption, name], seed=2)
+        assert typed.words == spelled.words
+        assert typed.unknown_words == ()
+        assert typed.image.tobytes() == spelled.image.tobytes()
+        assert typed.metadata == {"Description": caption, "Seed": "2"}
+    assert packaged.encode("🍕 🇩🇪").unknown == ("🇩🇪",)
+
+
+def test_all_its_emoji_are_short_enough_to_be_read_whole(packaged) -> None:
+    aliases = packaged.tokenizer.aliases
+    assert len(aliases) > 3000
+    encodings = {alias: packaged.encode(alias) for alias in aliases}
+    assert not [alias for alias, encoding in encodings.items() if encoding.unknown or encoding.cut]
 
 
 def test_skin_tones_are_in_their_order(packaged) -> None:

@@ -144,6 +144,15 @@ def test_a_picture_its_previews_and_its_text_are_pythons(page: Any, site: Site, 
     assert page.locator("#words td:nth-child(2) .number").all_inner_texts() == shares
 
 
+def test_emoji_are_read_here_too(page: Any, site: Site, python: Generator) -> None:
+    page.goto(f"{site.url}#caption=🍕&seed=7")
+    expect_pictures(page)
+    assert_near(picture(page, "#image"), python.generate("pizza", seed=7)[0].image)
+    assert picture(page, "#image").text == {"Description": "🍕", "Seed": "7"}  # type: ignore[attr-defined]
+    page.locator("#caption").fill("🍕🇩🇪")
+    playwright.expect(page.locator(".mirror s")).to_have_text(["🇩🇪"])
+
+
 def test_the_second_visit_needs_no_network(page: Any, site: Site) -> None:
     page.goto(f"{site.url}#caption=pizza&seed=1")
     expect_pictures(page)

@@ -81,6 +81,22 @@ def test_unknown_words_are_struck_through_while_typing(page: playwright.Page, em
     expect(page.locator("#note")).to_have_text("It reads 16 words, and 2 too many are left out.")
 
 
+def test_emoji_are_read_by_their_names(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji)
+    expect(page.locator("#caption")).to_have_attribute("placeholder", "Describe a picture, or type an emoji")
+    page.locator("#caption").fill("👍🏿 and ❤️ 🇩🇪")
+    expect(page.locator(".mirror s")).to_have_text(["🇩🇪"])
+    expect(page.locator(".mirror").first).to_have_text("👍🏿 and ❤️ 🇩🇪")
+    expect(page.locator("#note")).to_have_text("The model does not know “🇩🇪”.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#words button")).to_have_text(["thumbs", "up", "dark", "skin", "tone", "and", "red", "heart"])
+    page.locator("#caption").fill("❤️" * 9)
+    expect(page.locator(".mirror .cut")).to_have_text(["❤️"])
+    with page.expect_download() as waiting:
+        page.locator("#download").click()
+    assert waiting.value.suggested_filename == "thumbs-up-dark-skin-tone-and-red-heart-seed1.png"
+
+
 def test_a_picture_is_downloaded_with_its_caption_and_seed(
     page: playwright.Page, emoji: ServerProcess, tmp_path: Path
 ) -> None:
