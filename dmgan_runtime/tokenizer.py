@@ -233,8 +233,9 @@ class Tokenizer:
             )
         words = _split(self.spell_out(caption))
         if not any(word for word, _ in words):
+            emoji = " and no emoji that the model knows" if self.aliases else ""
             raise CaptionError(
-                f"the caption {quoted(caption[:80])} has no words; describe the picture in English words"
+                f"the caption {quoted(caption[:80])} has no words{emoji}; describe the picture in English words"
             )
         known = [word for word, _ in words if word and word in self._index]
         unknown = tuple(written for word, written in words if not word or word not in self._index)

@@ -18,6 +18,7 @@ _LABEL_SIZE = 12
 _HEADING_SIZE = 15
 _BAR_TEXT_SIZE = 13
 _NO_BREAK = "\xa0"
+_JOINER = "\u200d"
 _BREAKS = re.compile(rf"[^\S{_NO_BREAK}]+")
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -111,7 +112,8 @@ def _shorten(text: str, width: float, font: _Font) -> str:
 
 def _label(text: str, width: int, size: int = _LABEL_SIZE) -> Image.Image:
     font = ImageFont.load_default(size)
-    words = [printable(word.replace(_NO_BREAK, " ")) for word in _BREAKS.split(text[:_MAX_LABEL_CHARACTERS]) if word]
+    shown = text[:_MAX_LABEL_CHARACTERS].replace(_JOINER, "")  # which the font draws as a box
+    words = [printable(word.replace(_NO_BREAK, " ")) for word in _BREAKS.split(shown) if word]
     lines = _wrap(words, width - _MARGIN, font)
     probe = ImageDraw.Draw(Image.new("L", (1, 1)))
     bottom = probe.multiline_textbbox((0, 0), "\n".join(lines), font)[3]

@@ -121,7 +121,8 @@ export class Tokenizer {
     const parts = Array.from(this.split(caption), ({ text, name }) => (name === null ? text : ` ${name} `));
     const split = splitWords(parts.join(""));
     if (!split.some(({ word }) => word)) {
-      throw new CaptionError(`the caption ${quoted} has no words; describe the picture in English words`);
+      const emoji = this.aliases.size ? " and no emoji that the model knows" : "";
+      throw new CaptionError(`the caption ${quoted} has no words${emoji}; describe the picture in English words`);
     }
     const known = split.filter(({ word }) => word && this.has(word)).map(({ word }) => word);
     if (!known.length) {

@@ -76,7 +76,7 @@ def test_emoji_are_read_by_their_names(caption: str, words: str, unknown: list[s
 
 
 def test_a_caption_of_unknown_emoji_alone_is_an_error_that_names_it() -> None:
-    with pytest.raises(CaptionError, match="the caption '🦩' has no words"):
+    with pytest.raises(CaptionError, match="the caption '🦩' has no words and no emoji that the model knows; desc"):
         TOKENIZER.encode("🦩", 5)
     assert not TOKENIZER.takes("🦩")
     assert TOKENIZER.takes("❤️")

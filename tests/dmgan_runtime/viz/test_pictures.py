@@ -83,6 +83,11 @@ def test_a_label_breaks_at_spaces_but_not_at_no_break_spaces() -> None:
     assert broken == no_break
 
 
+def test_joiners_of_emoji_are_not_drawn() -> None:
+    one, other = (grid([plain("red")], [text]) for text in ("woman rocket", "woman \u200d rocket"))
+    assert one.tobytes() == other.tobytes()
+
+
 @pytest.mark.parametrize(("images", "captions"), [(0, None), (2, 1), (1, 2)])
 def test_a_grid_needs_as_many_captions_as_pictures(images: int, captions: int | None) -> None:
     with pytest.raises(ValueError, match=f"{images} images"):
