@@ -32,7 +32,7 @@ demo: $(VENV)/ready
 ## test: style, types, import rules and tests
 # Threads of PyTorch that spin while they wait take the processor from each other on a machine that is shared.
 test: lint node-modules
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 ## node-modules: what the tests of dmgan_runtime/web need, if npm is there; without it they are skipped by name
 node-modules: $(if $(shell command -v npm),$(NODE)/ready)
