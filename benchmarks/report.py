@@ -88,8 +88,13 @@ def table(results: tuple[Path, ...], into: Path | None) -> None:
 
 @click.command(cls=DmganCommand)
 @click.argument("result", type=_FILE)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), show_default="RESULT's, as .png",
-              help="The picture.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_default="RESULT's, as .png",
+    help="The picture.",
+)
 def plot(result: Path, output: Path | None) -> None:
     """Draw the plot of RESULT."""
     picture = output or result.with_suffix(".png")

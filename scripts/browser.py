@@ -54,7 +54,7 @@ _PAGE = """async ([caption, images, warmUp]) => {
 }"""
 
 
-class Row(NamedTuple):
+class Times(NamedTuple):
     """One contender's times in milliseconds, of every round."""
 
     name: str
@@ -71,7 +71,7 @@ def main(bundle: str | None, caption: str, images: int, rounds: int, node_module
     """Measure BUNDLE (default: the packaged model): one image at once on one thread, and how long a visit takes."""
     package = node_modules.absolute() / PACKAGE
     path = find_bundle(bundle)
-    rows = [Row("Chromium", []), Row("Node", []), Row("Python", [])]
+    rows = [Times("Chromium", []), Times("Node", []), Times("Python", [])]
     visits: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder, _served(path, Path(folder) / "site", package) as url:
         contenders: list[Callable[[], list[float]]] = [
@@ -133,7 +133,7 @@ def _under_node(bundle: Path, package: Path, caption: str, images: int) -> list[
     command = ["node", "--input-type=module", "--eval", _TIMED + _NODE, "--", "-", *places, caption]
     done = subprocess.run(
         [*command, str(images), str(WARM_UP)], capture_output=True, text=True, check=True, timeout=600
-    )  # fmt: skip
+    )
     times: list[float] = json.loads(done.stdout)
     return times
 

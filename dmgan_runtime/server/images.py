@@ -158,9 +158,11 @@ class Images:
         most = self._settings.max_prompt_characters
         if len(prompt) > most:
             raise ApiError(
-                400, f"the prompt has {len(prompt):,} characters, over {most:,}; shorten it", param="prompt",
+                400,
+                f"the prompt has {len(prompt):,} characters, over {most:,}; shorten it",
+                param="prompt",
                 code="string_above_max_length",
-            )  # fmt: skip
+            )
 
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -169,9 +171,10 @@ class Images:
         encodings = ",".join(request.headers.getlist("content-encoding")).lower()
         if encodings.strip(", ") not in ("", "identity"):
             raise ApiError(
-                415, f"bodies with Content-Encoding {encodings[:64]!r} are not read; send JSON without that header",
+                415,
+                f"bodies with Content-Encoding {encodings[:64]!r} are not read; send JSON without that header",
                 headers={"Accept-Encoding": "identity"},
-            )  # fmt: skip
+            )
         most = self._settings.max_body_bytes
         message = f"the body has over {most:,} bytes; shorten it"
         if int(request.headers.get("content-length", 0)) > most:
@@ -267,9 +270,11 @@ def _resolution(asked: ImageOptions, generator: Generator) -> int:
         return sizes[asked.size]
     except KeyError:
         raise ApiError(
-            400, f"size {asked.size[:64]!r} is not one of this model's; ask for {' or '.join(sizes)}", param="size",
+            400,
+            f"size {asked.size[:64]!r} is not one of this model's; ask for {' or '.join(sizes)}",
+            param="size",
             code="invalid_value",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _facts(generation: Generation, milliseconds: dict[str, float], near: dict[str, list[str]] | None) -> dict[str, Any]:

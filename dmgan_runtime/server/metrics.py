@@ -25,17 +25,25 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "dmgan_requests", "Requests that were answered; 499: the client left.", ["path", "status"],
+            "dmgan_requests",
+            "Requests that were answered; 499: the client left.",
+            ["path", "status"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.request_seconds = Histogram(
-            "dmgan_request_seconds", "From a request's head to its answer's last byte.", ["path"],
-            buckets=_REQUEST_SECONDS, registry=registry,
-        )  # fmt: skip
+            "dmgan_request_seconds",
+            "From a request's head to its answer's last byte.",
+            ["path"],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
         self.stage_seconds = Histogram(
-            "dmgan_stage_seconds", "Of computing one stage of one image.", ["model", "resolution"],
-            buckets=_STAGE_SECONDS, registry=registry,
-        )  # fmt: skip
+            "dmgan_stage_seconds",
+            "Of computing one stage of one image.",
+            ["model", "resolution"],
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
         self.images = Counter(
             "dmgan_images", "Images that were made to their last stage.", ["model"], registry=registry
         )
@@ -50,9 +58,12 @@ class Metrics:
         )
         # A gauge, since the library's Info does not work with several processes.
         self.engine = Gauge(
-            "dmgan_engine_info", "The engine of each model; always 1.",
-            ["model", "backend", "version", "device", "precision"], multiprocess_mode="max", registry=registry,
-        )  # fmt: skip
+            "dmgan_engine_info",
+            "The engine of each model; always 1.",
+            ["model", "backend", "version", "device", "precision"],
+            multiprocess_mode="max",
+            registry=registry,
+        )
 
     def describe(self, model: str, generator: Generator) -> None:
         """Says which engine serves a model."""

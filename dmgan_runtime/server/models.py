@@ -48,9 +48,11 @@ class Models:
         found = next(iter(self._generators)) if name is None else name
         if found not in self._generators:
             raise ApiError(
-                404, f"the model {found[:64]!r} is not here; there are {', '.join(self._generators)}", param="model",
+                404,
+                f"the model {found[:64]!r} is not here; there are {', '.join(self._generators)}",
+                param="model",
                 code="model_not_found",
-            )  # fmt: skip
+            )
         return found, self._generators[found]
 
     async def list(self, _: Request) -> Response:

@@ -106,9 +106,11 @@ def parse(content: bytes, schema: type[_Request]) -> _Request:
         if value not in _NOT_HAD[name]:
             had = f"; leave it out, or send {' or '.join(map(repr, had))}" if (had := _NOT_HAD[name]) else ""
             raise ApiError(
-                400, f"{name} {_shown(value)} is not had here{had or '; leave it out'}", param=name,
+                400,
+                f"{name} {_shown(value)} is not had here{had or '; leave it out'}",
+                param=name,
                 code="unsupported_parameter",
-            )  # fmt: skip
+            )
     try:
         return msgspec.convert(asked, schema)
     except msgspec.ValidationError as error:

@@ -46,9 +46,11 @@ class Workers:
         if self._jobs >= self._most:
             wait = min(_LONGEST_RETRY, math.ceil(self._jobs * self._seconds / self._concurrency))
             raise ApiError(
-                429, f"{self._jobs} requests are being worked on or wait; ask again in {wait} s", code="queue_full",
+                429,
+                f"{self._jobs} requests are being worked on or wait; ask again in {wait} s",
+                code="queue_full",
                 headers={"Retry-After": str(wait)},
-            )  # fmt: skip
+            )
         job = _Job(asyncio.get_running_loop(), work)
         self._jobs += 1
         self._metrics.waiting.inc()
