@@ -9,8 +9,9 @@ from typing import NamedTuple, Protocol
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import coco, cub, image_folder
 from dmgan_train.data.aliases import read_aliases
-from dmgan_train.data.batches import CaptionedImages, EpochSampler, TrainingBatch, collate, make_loader, steps_per_epoch
+from dmgan_train.data.batches import CaptionedImages, TrainingBatch, collate, make_loader
 from dmgan_train.data.broken import BrokenFiles, check_files, check_left_out
+from dmgan_train.data.epochs import EpochSampler, steps_per_epoch
 from dmgan_train.data.examples import Example, MissingSplitError, Split, SplitName
 from dmgan_train.data.files import unpacked_hint
 from dmgan_train.data.rows import hold_out, keep_known
