@@ -33,6 +33,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--config", type=_PATH, help="A YAML file of settings that override the preset's.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override one setting; repeatable.")
 @click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=1,
+    help="Trainings of each row, from the setting `seed` on; several give mean and spread.",
+)
+@click.option(
     "--metrics",
     default="is,fid,r_precision",
     callback=parse_metrics,
@@ -64,6 +70,7 @@ def ablate(
     out: Path,
     config: Path | None,
     overrides: tuple[str, ...],
+    seeds: int,
     metrics: tuple[str, ...],
     split: str,
     images: int,
@@ -79,7 +86,7 @@ def ablate(
     OUT/ablation.json.
     """
     with needs_extra():
-        from dmgan_train.evaluation.ablation import ENCODERS, ROWS, row_settings, to_markdown
+        from dmgan_train.evaluation.ablation import ENCODERS, ROWS, row_settings
         from dmgan_train.evaluation.ablation import ablate as run_ablation
         from dmgan_train.evaluation.metrics.evaluate import Plan
         from dmgan_train.evaluation.metrics.features import load_features
@@ -89,6 +96,7 @@ def ablate(
     read = read_data(data, source, settings)
     click.echo(describe_plan(row_settings(settings, ROWS[-1]), read, chosen))
     click.echo(f"rows   {', '.join(row.name for row in ROWS)}")
+    click.echo(f"seeds  {', '.join(map(str, range(settings.seed, settings.seed + seeds)))}")
     if dry_run:
         return
     with needs_extra():
@@ -96,6 +104,5 @@ def ablate(
     chosen_metrics = cast("tuple[MetricName, ...]", metrics)
     plan = Plan(chosen_metrics, data, read.source, cast("SplitName", split), images)
     count = default_workers(settings) if workers is None else workers
-    evaluations = run_ablation(settings, read, out, network, plan, chosen, count, click.echo)
-    click.echo(to_markdown(evaluations))
+    click.echo(run_ablation(settings, read, out, network, plan, chosen, count, click.echo, seeds))
     click.echo(f"{out / 'ablation.md'} and ablation.json: written")

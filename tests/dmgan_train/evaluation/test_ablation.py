@@ -1,14 +1,15 @@
 import json
 import shutil
+import statistics
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from dmgan_runtime.errors import CheckpointError, SettingsError
+from dmgan_runtime.errors import CheckpointError, SettingsError, TrainingError
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
-from dmgan_train.evaluation import ablation
+from dmgan_train.evaluation import seeds as seeds_module
 from dmgan_train.evaluation.ablation import ROWS, ablate
 from dmgan_train.evaluation.figures.words import draw_words
 from dmgan_train.evaluation.image_source import RunSource
@@ -21,10 +22,11 @@ from tests.training import SMALL, small_settings
 PLAN_METRICS = ("is", "fid", "diversity")
 
 
-def run_ablation(images, out, *overrides) -> None:
+def run_ablation(images, out, *overrides, seeds=1) -> str:
     settings = small_settings("gan.steps=2", "damsm.steps=2", *overrides)
     plan = Plan(PLAN_METRICS, images, "image_folder", images=20)
-    ablate(settings, read_data(images, None, settings), out, flat_network(), plan, torch.device("cpu"), 0, print)
+    data = read_data(images, None, settings)
+    return ablate(settings, data, out, flat_network(), plan, torch.device("cpu"), 0, print, seeds)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +87,51 @@ def test_the_same_call_goes_on_and_repeats_nothing(out, images, monkeypatch) -> 
     before = {file: file.stat().st_mtime_ns for file in out.rglob("checkpoint.pt")}
     table = (out / "ablation.md").read_text()
     measured: list[int] = []
-    original = ablation.evaluate
-    monkeypatch.setattr(ablation, "evaluate", lambda *rest: measured.append(1) or original(*rest))
+    original = seeds_module.evaluate
+    monkeypatch.setattr(seeds_module, "evaluate", lambda *rest: measured.append(1) or original(*rest))
     run_ablation(images, out)
     assert {file: file.stat().st_mtime_ns for file in out.rglob("checkpoint.pt")} == before
     assert len(measured) == 1
     assert (out / "ablation.md").read_text() == table
+
+
+def test_more_seeds_join_what_is_there_and_give_a_spread(out, images, tmp_path, monkeypatch) -> None:
+    folder = shutil.copytree(out, tmp_path / "out")
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("checkpoint.pt")}
+    single = json.loads((folder / "ablation.json").read_text())
+    original, measured = seeds_module.evaluate, []
+
+    def cut(*rest):
+        measured.append(1)
+        if len(measured) == 3:
+            raise TrainingError("cut")
+        return original(*rest)
+
+    monkeypatch.setattr(seeds_module, "evaluate", cut)
+    with pytest.raises(TrainingError, match="cut"):
+        run_ablation(images, folder, seeds=2)
+    table = run_ablation(images, folder, seeds=2)
+    assert len(measured) == 5  # the four of the second seed, one of them twice
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert (folder / "ablation.md").read_text() == table
+    assert "Mean and sample standard deviation of 2 trainings each, with the seeds 0, 1;" in table
+    results = json.loads((folder / "ablation.json").read_text())
+    for row, line in zip(ROWS, table.splitlines()[2:6], strict=True):
+        other = RunFolder(folder / "seed-1" / row.folder)
+        assert (other.settings().seed, other.settings().model) == (1, RunFolder(out / row.folder).settings().model)
+        assert other.checkpoint("damsm").read_bytes() == RunFolder(folder / "encoders").checkpoint("damsm").read_bytes()
+        of_row = results[row.name]
+        assert of_row["seeds"]["0"] == single[row.name]
+        assert of_row["seeds"]["1"]["protocol"]["model"] != single[row.name]["protocol"]["model"]
+        cells = line.strip("| ").split(" | ")[1:]
+        for cell, metric in zip(cells, PLAN_METRICS, strict=True):
+            values = [of_row["seeds"][seed]["results"][metric]["value"] for seed in "01"]
+            assert values[0] != values[1]
+            mean, std = sum(values) / 2, statistics.stdev(values)
+            assert of_row["results"][metric]["mean"] == pytest.approx(mean)
+            assert of_row["results"][metric]["std"] == pytest.approx(std)
+            assert of_row["results"][metric]["values"] == dict(zip("01", values, strict=True))
+            assert cell == f"{mean:.4g} +- {std:.2g}"
 
 
 def test_other_settings_are_refused_before_the_encoders_change(out, images) -> None:
@@ -113,10 +154,10 @@ def test_a_row_with_other_encoders_is_refused(out, images, tmp_path) -> None:
 def test_a_dry_run_shows_the_plan_and_leaves_nothing(images, tmp_path) -> None:
     flags = [flag for override in SMALL for flag in ("--set", override)]
     arguments = ["ablate", "--preset", "tiny", "--data", str(images), "--out", str(tmp_path / "out"), "--dry-run"]
-    arguments += ["--recipe", "small-data"]
+    arguments += ["--recipe", "small-data", "--seeds", "3"]
     result = CliRunner().invoke(main, [*arguments, *flags])
     assert result.exit_code == 0, result.output
-    assert "rows   baseline, +M, +M+WG, +M+WG+RG" in result.output
+    assert "rows   baseline, +M, +M+WG, +M+WG+RG\nseeds  0, 1, 2\n" in result.output
     assert not (tmp_path / "out").exists()
 
 
