@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,25 @@ from dmgan_train import distributed
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, collate, make_loader, steps_per_epoch
 from dmgan_train.data.pyramid import pyramid
 from dmgan_train.devices import autocast_type, place
-from dmgan_train.distributed import synchronise_batch_norms
+from dmgan_train.distributed import CaptionBatch, synchronise_batch_norms
 from dmgan_train.logging import Journal
 from dmgan_train.loop import phase_steps
-from dmgan_train.losses import damsm_sentence_loss, damsm_word_loss
+from dmgan_train.losses import contrastive_loss, damsm_sentence_loss, damsm_word_loss
 from dmgan_train.models import ImageFeatures
 from dmgan_train.models.encoders import build_encoders
 from dmgan_train.models.trunks import load_trunk_weights
 from dmgan_train.optimizer import load_optimizer
 from dmgan_train.progress import Progress
 from dmgan_train.settings import Settings
+
+
+class _Matched(NamedTuple):
+    """What one caption of every image comes to: the losses, how often it is found, its feature."""
+
+    word_loss: Tensor
+    sentence_loss: Tensor
+    top1: Tensor
+    sentence: Tensor
 
 
 class DamsmPhase:
@@ -83,6 +92,7 @@ class DamsmPhase:
             seed=self.settings.seed,
             augment=self.settings.data.augment,
             cache=self.settings.data.cache and not own.cache_trunk,
+            pairs=own.contrastive_weight > 0,
         )
         broken = BrokenFiles(self._split, self.settings.data.broken_limit)
         workers = 0 if own.cache_trunk else self._workers
@@ -103,7 +113,24 @@ class DamsmPhase:
         self.text_encoder.train()
         self.image_encoder.train()
         self._set_learning_rate(step // self.steps_per_epoch)
-        image, captions = self._encode_images(batch), distributed.gather_captions(batch)
+        image = self._encode_images(batch)
+        matched = [self._match(image, captions) for captions in distributed.gather_captions(batch)]
+        words, sentences, found, features = zip(*matched, strict=True)
+        losses = {"word_loss": torch.stack(words).sum(), "sentence_loss": torch.stack(sentences).sum()}
+        total = losses["word_loss"] + losses["sentence_loss"]
+        if own.contrastive_weight:
+            losses["contrastive"] = contrastive_loss(*features, temperature=own.contrastive_temperature)
+            total = total + own.contrastive_weight * losses["contrastive"]
+        self._optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        distributed.average_gradients(self._trained)
+        nn.utils.clip_grad_norm_(self.text_encoder.parameters(), own.gradient_clip)
+        self._optimizer.step()
+        return losses | {"top1": torch.stack(found).mean()}
+
+    def _match(self, image: ImageFeatures, captions: CaptionBatch) -> _Matched:
+        """Compares the images of this process's share with one caption of every image of the batch."""
+        own = self.settings.damsm
         tokens, lengths, all_ids = (values.to(self.device, non_blocking=True) for values in captions)
         text = self.text_encoder(tokens, captions.lengths)
         class_ids = all_ids if own.mask_class else None
@@ -111,16 +138,8 @@ class DamsmPhase:
             image.regions, text.words, lengths, class_ids, gamma1=own.gamma1, gamma2=own.gamma2, gamma3=own.gamma3
         )
         sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=own.gamma3)
-        self._optimizer.zero_grad(set_to_none=True)
-        (word.total + sentence.total).backward()
-        distributed.average_gradients(self._trained)
-        nn.utils.clip_grad_norm_(self.text_encoder.parameters(), own.gradient_clip)
-        self._optimizer.step()
-        return {
-            "word_loss": word.total,
-            "sentence_loss": sentence.total,
-            "top1": _top1(image.image.detach(), text.sentence.detach()),
-        }
+        found = _top1(image.image.detach(), text.sentence.detach())
+        return _Matched(word.total, sentence.total, found, text.sentence)
 
     def looks_after(self, done: int) -> bool:
         """Never: there is nothing to see yet."""

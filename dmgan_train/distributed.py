@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class CaptionBatch(NamedTuple):
-    """The captions of a whole batch, as every process has them, on the CPU.
+    """One caption of every image of a whole batch, as every process has them, on the CPU.
 
     Attributes:
         tokens: [N, T] int64, padded with 0.
@@ -132,10 +132,18 @@ def gather(rows: Tensor) -> Tensor:
     return total(torch.cat([rows if process == rank() else others for process in range(count())]))
 
 
-def gather_captions(batch: TrainingBatch) -> CaptionBatch:
-    """The captions of all processes' shares of a batch: small, and every image is compared with all of them."""
-    parts = (batch.tokens, batch.lengths[:, None], batch.class_ids[:, None])
-    whole = gather(torch.cat(parts, dim=1))
+def gather_captions(batch: TrainingBatch) -> list[CaptionBatch]:
+    """The captions of all processes' shares of a batch: small, and every image is compared with all of them.
+
+    Returns:
+        The first caption of every image and, where the batch has them, the second.
+    """
+    captions = [(batch.tokens, batch.lengths), *([batch.second] if batch.second else [])]
+    return [_gather_captions(tokens, lengths, batch.class_ids) for tokens, lengths in captions]
+
+
+def _gather_captions(tokens: Tensor, lengths: Tensor, class_ids: Tensor) -> CaptionBatch:
+    whole = gather(torch.cat([tokens, lengths[:, None], class_ids[:, None]], dim=1))
     return CaptionBatch(whole[:, :-2], whole[:, -2], whole[:, -1])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,13 @@ from dmgan_train.checkpoint import check_fingerprint, fingerprint
 from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader, steps_per_epoch
 from dmgan_train.data.pyramid import pyramid
 from dmgan_train.devices import autocast_type, place
-from dmgan_train.distributed import synchronise_batch_norms
+from dmgan_train.distributed import CaptionBatch, synchronise_batch_norms
 from dmgan_train.ema import StatisticsCaptions, settle_average
 from dmgan_train.logging import Journal
 from dmgan_train.loop import phase_steps
 from dmgan_train.losses import (
     conditioning_loss,
+    contrastive_loss,
     damsm_sentence_loss,
     damsm_word_loss,
     discriminator_loss,
@@ -44,6 +45,22 @@ from dmgan_train.optimizer import ScaledAdam
 from dmgan_train.schedule import check_schedule, learning_rates, stages_warming_up
 from dmgan_train.settings import Settings
 from dmgan_train.variation import noise_of_pictures, vary
+
+
+class _Drawn(NamedTuple):
+    """One caption of every image of the batch, and the images that are drawn of it.
+
+    Attributes:
+        text: Of all captions.
+        lengths: Of all captions.
+        masked: The classes of all captions; None where captions of an image's own class count as wrong.
+        output: Of this process's share of the captions.
+    """
+
+    text: TextEncoderOutput
+    lengths: Tensor
+    masked: Tensor | None
+    output: GeneratorOutput
 
 
 class GanPhase:
@@ -132,6 +149,7 @@ class GanPhase:
             augment=self.settings.data.augment,
             cache=self.settings.data.cache,
             intervals=self.settings.gan.noise_variation,
+            pairs=self.settings.gan.contrastive_weight > 0,
         )
         broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
         return make_loader(
@@ -151,25 +169,24 @@ class GanPhase:
         self._set_learning_rates(step)
         images, mirrored = (part.to(self.device, non_blocking=True) for part in (batch.images, batch.mirrored))
         reals = pyramid(images, mirrored, self.settings.model.resolutions)
-        captions = distributed.gather_captions(batch)
-        tokens, lengths, class_ids = (values.to(self.device, non_blocking=True) for values in captions)
-        with torch.no_grad():
-            text = self.text_encoder(tokens, captions.lengths)
         warming_up = stages_warming_up(step, self.settings.gan)
         self._stages = warming_up or self.settings.model.stages
-        noises = self._draw_noises(len(lengths))
-        if self.settings.gan.noise_variation:
-            noises = noise_of_pictures(noises[0], batch.intervals.to(self.device, non_blocking=True)), noises[1]
-            reals = vary(reals[: self._stages], noises[0])
-        fakes = self._draw(text, lengths, noises, self._stages)
+        captions = distributed.gather_captions(batch)
         if warming_up:
-            losses = self._update_generator(self._own_losses(fakes, reals[:warming_up]))
+            captions = captions[:1]  # nothing compares two yet
+        noise = self._draw_noise(self.settings.model.noise_features)
+        if self.settings.gan.noise_variation:
+            noise = noise_of_pictures(noise, batch.intervals.to(self.device, non_blocking=True))
+            reals = vary(reals[: self._stages], noise)
+        drawn = [self._draw(of_each, noise) for of_each in captions]
+        if warming_up:
+            losses = self._update_generator(self._own_losses(drawn[0].output, reals[:warming_up]))
         else:
-            losses = self._train_discriminators(reals, fakes, text, step)
-            masked = class_ids if self.settings.damsm.mask_class else None
-            losses |= self._train_generator(fakes, reals, text, lengths, masked)
+            losses = self._train_discriminators(reals, drawn, step)
+            losses |= self._train_generator(reals, drawn)
         self.generator_ema.update_parameters(self.generator)
-        return losses | gate_means(fakes.memories, distributed.share(lengths))
+        gates = [gate_means(one.output.memories, distributed.share(one.lengths)) for one in drawn]
+        return losses | _mean(gates)
 
     def looks_after(self, done: int) -> bool:
         return self._samples_after(done) or self._keeps_after(done)
@@ -240,64 +257,73 @@ class GanPhase:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None)
 
-    def _draw_noises(self, count: int) -> tuple[Tensor, Tensor]:
-        """This process's share of z and of the condition's noise; they are drawn for all captions."""
-        spec = self.settings.model
-        noise = torch.randn(count, spec.noise_features, device=self.device)
-        condition_noise = torch.randn(count, spec.condition_features, device=self.device)
-        return distributed.share(noise), distributed.share(condition_noise)
+    def _draw_noise(self, features: int) -> Tensor:
+        """This process's share of noise that is drawn for the whole batch."""
+        return distributed.share(torch.randn(self.batch_size, features, device=self.device))
 
-    def _draw(
-        self, text: TextEncoderOutput, lengths: Tensor, noises: tuple[Tensor, Tensor], stages: int
-    ) -> GeneratorOutput:
-        """Images of this process's share of the captions."""
+    def _draw(self, captions: CaptionBatch, noise: Tensor) -> _Drawn:
+        """Draws images of one caption of each; z is this process's share, and the condition has noise of its own."""
+        tokens, lengths, class_ids = (values.to(self.device, non_blocking=True) for values in captions)
+        with torch.no_grad():
+            text = self.text_encoder(tokens, captions.lengths)
         own = map(distributed.share, (text.sentence, text.words, lengths))
+        condition_noise = self._draw_noise(self.settings.model.condition_features)
         with self._autocast():
-            return self.generator(*own, *noises, stages=stages)
+            output = self.generator(*own, noise, condition_noise, stages=self._stages)
+        return _Drawn(text, lengths, class_ids if self.settings.damsm.mask_class else None, output)
 
     def _see(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """What is seen of batches of images, each [N, 3, R, R], where they are augmented."""
         images = [batch.float() for batch in batches]
         return augment(*images) if self.settings.gan.augmentation else tuple(images)
 
-    def _train_discriminators(
-        self, reals: list[Tensor], fakes: GeneratorOutput, text: TextEncoderOutput, step: int
-    ) -> dict[str, Tensor]:
+    def _train_discriminators(self, reals: list[Tensor], drawn: Sequence[_Drawn], step: int) -> dict[str, Tensor]:
         own = self.settings.gan
         penalised = own.r1_weight > 0 and step % own.r1_every == 0
         self.discriminators.requires_grad_(True)
-        losses, penalties, accuracies = {}, {}, {}
-        for discriminator, real, fake in zip(self._discriminators(), reals, fakes.images, strict=True):
-            side = real.shape[-1]
-            with self._autocast():
-                (seen_real,), (seen_fake,) = self._see(real), self._see(fake.detach())
-                loss = discriminator_loss(discriminator, seen_real, seen_fake, text.sentence)
-            losses[f"discriminator_{side}"] = loss.total
-            for kind in ("real", "fake", "mismatched"):
-                accuracies[f"{kind}_accuracy_{side}"] = getattr(loss, kind)
-            if penalised:  # without autocast: a gradient's gradient needs the range
-                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, distributed.share(text.sentence))
+        judged = zip(*(self._discriminator_losses(reals, one, penalised) for one in drawn), strict=True)
+        losses, penalties, accuracies = _sum(next(judged)), _sum(next(judged)), _mean(next(judged))
         weighted = [own.r1_weight * own.r1_every * penalty for penalty in penalties.values()]
         measured = self._discriminator_optimizer.step(torch.stack([*losses.values(), *weighted]).sum())
         return losses | penalties | accuracies | _named("discriminator", measured)
 
-    def _train_generator(
-        self,
-        fakes: GeneratorOutput,
-        reals: list[Tensor],
-        text: TextEncoderOutput,
-        lengths: Tensor,
-        class_ids: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def _discriminator_losses(
+        self, reals: list[Tensor], drawn: _Drawn, penalised: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of the discriminators, their R1 penalties and their accuracies, for one caption of each."""
+        losses, penalties, accuracies = {}, {}, {}
+        for discriminator, real, fake in zip(self._discriminators(), reals, drawn.output.images, strict=True):
+            side = real.shape[-1]
+            with self._autocast():
+                (seen_real,), (seen_fake,) = self._see(real), self._see(fake.detach())
+                loss = discriminator_loss(discriminator, seen_real, seen_fake, drawn.text.sentence)
+            losses[f"discriminator_{side}"] = loss.total
+            for kind in ("real", "fake", "mismatched"):
+                accuracies[f"{kind}_accuracy_{side}"] = getattr(loss, kind)
+            if penalised:  # without autocast: a gradient's gradient needs the range
+                sentence = distributed.share(drawn.text.sentence)
+                penalties[f"r1_{side}"] = r1_penalty(discriminator, seen_real, sentence)
+        return losses, penalties, accuracies
+
+    def _train_generator(self, reals: list[Tensor], drawn: Sequence[_Drawn]) -> dict[str, Tensor]:
         self.discriminators.requires_grad_(False)
-        losses = self._own_losses(fakes, reals)
-        for discriminator, fake in zip(self._discriminators(), fakes.images, strict=True):
+        judged, features = zip(*(self._generator_losses(reals, one) for one in drawn), strict=True)
+        losses = _sum(judged)
+        if self.settings.gan.contrastive_weight:
+            whole = (distributed.gather(own.float()) for own in features)
+            losses["contrastive"] = contrastive_loss(*whole, temperature=self.settings.gan.contrastive_temperature)
+        return self._update_generator(losses)
+
+    def _generator_losses(self, reals: list[Tensor], drawn: _Drawn) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses of the images of one caption of each, and what the image encoder says of the last ones."""
+        losses = self._own_losses(drawn.output, reals)
+        for discriminator, fake in zip(self._discriminators(), drawn.output.images, strict=True):
             with self._autocast():
                 (seen,) = self._see(fake)
-                loss = generator_adversarial_loss(discriminator, seen, distributed.share(text.sentence))
+                loss = generator_adversarial_loss(discriminator, seen, distributed.share(drawn.text.sentence))
             losses[f"generator_{fake.shape[-1]}"] = loss
-        losses |= self._encoder_losses(fakes.images[-1], reals[-1], text, lengths, class_ids)
-        return self._update_generator(losses)
+        of_encoder, features = self._encoder_losses(reals[-1], drawn)
+        return losses | of_encoder, features
 
     def _own_losses(self, fakes: GeneratorOutput, reals: list[Tensor]) -> dict[str, Tensor]:
         """The losses that need no other network."""
@@ -307,11 +333,13 @@ class GanPhase:
             losses["reconstruction"] = reconstruction_loss([image.float() for image in fakes.images], reals)
         return losses
 
-    def _encoder_losses(
-        self, fake: Tensor, real: Tensor, text: TextEncoderOutput, lengths: Tensor, class_ids: Tensor | None
-    ) -> dict[str, Tensor]:
-        """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness."""
-        gammas = self.settings.damsm
+    def _encoder_losses(self, real: Tensor, drawn: _Drawn) -> tuple[dict[str, Tensor], Tensor]:
+        """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness.
+
+        Returns:
+            The losses, and the global features [N, text_features] of the images.
+        """
+        gammas, fake, text = self.settings.damsm, drawn.output.images[-1], drawn.text
         with self._autocast():
             # As it is, whatever the discriminators see: a frozen network learns no picture by heart, and captions
             # name colours (docs/training.md).
@@ -320,17 +348,17 @@ class GanPhase:
         word = damsm_word_loss(
             image.regions,
             text.words,
-            lengths,
-            class_ids,
+            drawn.lengths,
+            drawn.masked,
             gamma1=gammas.gamma1,
             gamma2=gammas.gamma2,
             gamma3=gammas.gamma3,
         )
-        sentence = damsm_sentence_loss(image.image, text.sentence, class_ids, gamma3=gammas.gamma3)
+        sentence = damsm_sentence_loss(image.image, text.sentence, drawn.masked, gamma3=gammas.gamma3)
         losses = {"damsm": word.total + sentence.total}
         if self.settings.gan.perceptual_weight:
             losses["perceptual"] = self._perceptual_loss(fake, real, features)
-        return losses
+        return losses, image.image
 
     def _perceptual_loss(self, fake: Tensor, real: Tensor, features: tuple[Tensor, ...]) -> Tensor:
         """Both images augmented alike, if they are: then the image's own features will not do."""
@@ -349,6 +377,7 @@ class GanPhase:
             "damsm": own.damsm_weight,
             "reconstruction": own.reconstruction_weight,
             "perceptual": own.perceptual_weight,
+            "contrastive": own.contrastive_weight,
         }
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         return losses | _named("generator", self._generator_optimizer.step(total))
@@ -356,3 +385,12 @@ class GanPhase:
 
 def _named(who: str, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{who}_{name}": value for name, value in measured.items()}
+
+
+def _sum(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What was measured of one caption of every image or of two, added up."""
+    return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+
+
+def _mean(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}

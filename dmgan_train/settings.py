@@ -19,6 +19,7 @@ from dmgan_train.safe_yaml import LONGEST, parse_yaml
 from dmgan_train.variation import COMPONENTS
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
+Temperature = Annotated[float, msgspec.Meta(gt=0)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
@@ -80,6 +81,8 @@ class DamsmSettings(_Section, frozen=True):
         gamma1: Sharpness of a word's attention over the regions.
         gamma2: How much the best-matching words count.
         gamma3: Sharpness of the softmax over the batch.
+        contrastive_weight: Of `dmgan_train.losses.contrastive` between two captions of a picture; 0 takes one.
+        contrastive_temperature: Of its softmax.
         precision: What the trunk is computed in, as `gan.precision`; `fp16` only if it is frozen. The rest is fp32.
         checkpoint_every: Steps between checkpoints.
     """
@@ -103,6 +106,8 @@ class DamsmSettings(_Section, frozen=True):
     gamma1: Weight = 4.0
     gamma2: Weight = 5.0
     gamma3: Weight = 10.0
+    contrastive_weight: Weight = 0.0
+    contrastive_temperature: Temperature = 0.5
     precision: TrainingPrecision = "fp32"
     checkpoint_every: PositiveInt = 500
 
@@ -132,10 +137,11 @@ class GanSettings(_Section, frozen=True):
         ema: How much of the averaged generator each step keeps.
         conditioning_weight: lambda1, of the conditioning augmentation's loss.
         damsm_weight: lambda2, of the DAMSM loss: 5 for CUB, 50 for COCO.
+        contrastive_weight: Of the same between the images of two captions; the other losses then add up over both.
+        contrastive_temperature: Of its softmax.
         reconstruction_weight: Of the L1 distance between every stage's image and the captioned one (Isola et al.,
             pix2pix, CVPR 2017), for data in which a caption names one picture; the paper has none.
-        perceptual_weight: Of the distance between the two in the image encoder's trunk (Zhang et al., LPIPS, CVPR
-            2018), for the same data.
+        perceptual_weight: Of their distance in the image encoder's trunk (Zhang et al., LPIPS, CVPR 2018), likewise.
         warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, and so on to all
             (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
@@ -169,6 +175,8 @@ class GanSettings(_Section, frozen=True):
     ema: Momentum = 0.999
     conditioning_weight: Weight = 1.0
     damsm_weight: Weight = 5.0
+    contrastive_weight: Weight = 0.0
+    contrastive_temperature: Temperature = 0.5
     reconstruction_weight: Weight = 0.0
     perceptual_weight: Weight = 0.0
     warm_up_steps: tuple[Steps, ...] = ()
@@ -186,6 +194,8 @@ class GanSettings(_Section, frozen=True):
     def __post_init__(self) -> None:
         if any(self.warm_up_steps) and not self.reconstruction_weight:
             raise ValueError("warm_up_steps trains by reconstruction alone; set reconstruction_weight above 0")
+        if self.contrastive_weight and self.noise_variation:
+            raise ValueError("contrastive_weight has one noise for two captions, noise_variation one each; unset one")
         if self.steps is not None and sum(self.warm_up_steps) + self.decay_steps > self.steps:
             raise ValueError(
                 f"steps is {self.steps:,}, and warm_up_steps and decay_steps take"
@@ -207,7 +217,7 @@ class Settings(_Section, frozen=True):
     """
 
     preset: Literal["birds", "coco", "emoji", "tiny"] = "birds"
-    recipe: Literal["preset", "paper", "small-data"] = "preset"
+    recipe: Literal["preset", "paper", "small-data", "contrastive"] = "preset"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     model: ModelSpec = ModelSpec()
     data: DataSettings = DataSettings()
@@ -235,7 +245,8 @@ class Settings(_Section, frozen=True):
 
 
 PRESETS = ("birds", "coco", "emoji", "tiny")
-RECIPES = ("preset", "paper", "small-data")
+RECIPES = ("preset", "paper", "small-data", "contrastive")
+_KNOWN: dict[str, Any] = msgspec.to_builtins(Settings())
 
 
 def resolve_settings(
@@ -327,21 +338,20 @@ def _merge_all(base: dict[str, Any], file: Path | None, overrides: Iterable[str]
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:
-    known = _defaults()
     for section, value in changes.items():
-        if section not in known:
+        if section not in _KNOWN:
             raise SettingsError(f"{source}: there is no setting {shortened(section)!r}; {_nearest_section(section)}")
-        if not isinstance(known[section], dict):
+        if not isinstance(_KNOWN[section], dict):
             base[section] = value
             continue
         if not isinstance(value, dict):
             raise SettingsError(
-                f"{source}: {section!r} is a section; set a key in it, such as {section}.{next(iter(known[section]))}"
+                f"{source}: {section!r} is a section; set a key in it, such as {section}.{next(iter(_KNOWN[section]))}"
             )
         for key, leaf in value.items():
-            if key not in known[section]:
+            if key not in _KNOWN[section]:
                 raise SettingsError(
-                    f"{source}: there is no setting {section}.{shortened(key)}; {_nearest(key, known[section])}"
+                    f"{source}: there is no setting {section}.{shortened(key)}; {_nearest(key, _KNOWN[section])}"
                 )
             base.setdefault(section, {})[key] = leaf
 
@@ -357,10 +367,6 @@ def _convert(values: dict[str, Any], source: str) -> Settings:
         remedy = f"; choose from {', '.join(choices)}" if choices else ""
         at = f"; at `{place}`" if place else ""
         raise SettingsError(f"{source}: {shortened(message)}{at}{remedy}") from error
-
-
-def _defaults() -> dict[str, Any]:
-    return msgspec.to_builtins(Settings())
 
 
 def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,9 +390,8 @@ def _choices(place: str) -> tuple[str, ...]:
 
 def _nearest_section(word: str) -> str:
     """What a key may have meant that is no section: a setting of that name, or a section that is spelled alike."""
-    known = _defaults()
-    settings = [f"{section}.{word}" for section, keys in known.items() if isinstance(keys, dict) and word in keys]
-    return f"did you mean {' or '.join(settings)}?" if settings else _nearest(word, known)
+    settings = [f"{section}.{word}" for section, keys in _KNOWN.items() if isinstance(keys, dict) and word in keys]
+    return f"did you mean {' or '.join(settings)}?" if settings else _nearest(word, _KNOWN)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
@@ -35,6 +36,18 @@ from dmgan_train.data.transforms import (
 _REPLACEMENTS = 100
 
 
+class Captions(NamedTuple):
+    """One caption of each of N examples.
+
+    Attributes:
+        tokens: [N, T] int64, padded with 0.
+        lengths: [N] int64, from 1 to T.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+
 class Item(NamedTuple):
     """One example as the networks take it.
 
@@ -47,6 +60,7 @@ class Item(NamedTuple):
         position: Its index in the split; another than was asked for, if that one was broken.
         interval: The part of (0, 1) that is the picture's among all that its caption fits; see `CaptionIntervals`.
         broken: `<file>: <reason>` of each example that could not be used.
+        second: Tokens and length of another caption, where pairs are asked for.
     """
 
     image: Pixels
@@ -57,6 +71,7 @@ class Item(NamedTuple):
     position: int
     interval: Interval
     broken: tuple[str, ...]
+    second: tuple[npt.NDArray[np.int64], int] | None = None
 
 
 class TrainingBatch(NamedTuple):
@@ -72,6 +87,7 @@ class TrainingBatch(NamedTuple):
         indices: [N] int64, their indices in the split.
         intervals: [N, 2] float64, the parts of (0, 1) that are theirs among all that their captions fit.
         broken: `<file>: <reason>` of each example that could not be used and was replaced.
+        second: Another caption of each example, where pairs are asked for.
     """
 
     images: Tensor
@@ -83,6 +99,7 @@ class TrainingBatch(NamedTuple):
     indices: Tensor
     intervals: Tensor
     broken: tuple[str, ...]
+    second: Captions | None = None
 
 
 class CaptionedImages(Dataset[Item]):
@@ -104,6 +121,7 @@ class CaptionedImages(Dataset[Item]):
         evaluation: bool = False,
         cache: bool = False,
         intervals: bool = False,
+        pairs: bool = False,
     ) -> None:
         """Args:
         split: The examples.
@@ -116,6 +134,8 @@ class CaptionedImages(Dataset[Item]):
             image's captions is used still follows from the seed and the epoch.
         cache: Reads every picture now, scaled down, and keeps its pixels in memory; the loader's workers share them.
         intervals: Tells the pictures of a caption apart by `Item.interval`; otherwise it is (0, 1).
+        pairs: Gives every item a second caption, the same again where its example has no other; all else of the
+            item stays as it is without.
         """
         self.split = split
         self.tokenizer = tokenizer
@@ -124,6 +144,7 @@ class CaptionedImages(Dataset[Item]):
         self.seed = seed
         self.augment: Augment = augment
         self.evaluation = evaluation
+        self.pairs = pairs
         self._intervals = CaptionIntervals(split) if intervals else None
         self._cache = ImageCache(self._load, len(split)) if cache and resolution else None
 
@@ -142,26 +163,30 @@ class CaptionedImages(Dataset[Item]):
         for _ in range(_REPLACEMENTS):
             example = self.split.examples[index]
             try:
-                caption, tokens, length = self._draw_tokens(example, rng)
+                (caption, words), *others = self._draw_captions(example, rng)
+                tokens, length = self._fit(words, rng)
                 image, mirrored = self._draw_image(index, rng)
             except DataError as error:
                 broken.append(str(error))
                 index = int(rng.integers(len(self)))
             else:
                 interval = self._intervals.of(caption, index) if self._intervals else WHOLE
-                return Item(image, mirrored, tokens, length, example, index, interval, tuple(dict.fromkeys(broken)))
+                reasons = tuple(dict.fromkeys(broken))
+                second = self._fit(others[0][1] if others else words, rng) if self.pairs else None
+                return Item(image, mirrored, tokens, length, example, index, interval, reasons, second)
         raise DataError(
             f"{self.split.root}: none of {_REPLACEMENTS} examples of the split {self.split.name!r} can be used;"
             f" the last error is: {broken[-1]}"
         )
 
-    def _draw_tokens(self, example: Example, rng: np.random.Generator) -> tuple[str, npt.NDArray[np.int64], int]:
-        for choice in rng.permutation(len(example.captions)):
-            caption = example.captions[choice]
-            words = self.tokenizer.indices(caption)
-            if words:
-                return caption, *self._fit(words, rng)
-        raise DataError(f"{example.image}: no caption of it has a word of the vocabulary")
+    def _draw_captions(self, example: Example, rng: np.random.Generator) -> list[tuple[str, list[int]]]:
+        """A caption of an example and its words, or two where pairs are asked for and it has two."""
+        captions = (example.captions[choice] for choice in rng.permutation(len(example.captions)))
+        readable = ((caption, words) for caption in captions if (words := self.tokenizer.indices(caption)))
+        drawn = list(itertools.islice(readable, 2 if self.pairs else 1))
+        if not drawn:
+            raise DataError(f"{example.image}: no caption of it has a word of the vocabulary")
+        return drawn
 
     def _fit(self, words: list[int], rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], int]:
         if len(words) > self.max_words and not self.evaluation:
@@ -203,14 +228,22 @@ def collate(items: Sequence[Item]) -> TrainingBatch:
         indices=torch.tensor([item.position for item in items]),
         intervals=torch.tensor([item.interval for item in items], dtype=torch.float64),
         broken=tuple(reason for item in items for reason in item.broken),
+        second=_collate_second([item.second for item in items if item.second]),
     )
     if get_worker_info():
         # Else a thread would move them there, and where there is no room its error would be lost and the batch awaited
         # for ever.
-        for part in batch:
+        for part in (*batch, *(batch.second or ())):
             if isinstance(part, Tensor):
                 part.share_memory_()
     return batch
+
+
+def _collate_second(captions: Sequence[tuple[npt.NDArray[np.int64], int]]) -> Captions | None:
+    if not captions:
+        return None
+    tokens, lengths = zip(*captions, strict=True)
+    return Captions(torch.from_numpy(np.stack(tokens)), torch.tensor(lengths))
 
 
 def make_loader(

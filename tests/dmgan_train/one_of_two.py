@@ -9,33 +9,38 @@ import torch
 
 from dmgan_train import distributed
 from dmgan_train.checkpoint import fingerprint
-from dmgan_train.damsm import DamsmPhase
 from dmgan_train.evaluation.image_source import RunSource
 from dmgan_train.evaluation.metrics.evaluate import Plan, evaluate
 from dmgan_train.evaluation.metrics.protocol import METRICS
 from dmgan_train.evaluation.metrics.r_precision import read_encoders
-from dmgan_train.fit import read_data
 from dmgan_train.run_folder import RunFolder
 from tests.dmgan_train.evaluation.metrics.network import flat_network
-from tests.training import phase_of, small_settings
+from tests.training import damsm_phase_of, phase_of
 
 EVERYTHING = ("gan.augmentation=true", "gan.r1_weight=1", "gan.reconstruction_weight=2", "gan.perceptual_weight=1")
 WARM_UP = ("gan.reconstruction_weight=10", "gan.warm_up_steps=[0, 1, 0]")
-CASES = {"paper": (), "everything": EVERYTHING, "warm up": WARM_UP}
+CASES = {
+    "paper": (),
+    "everything": EVERYTHING,
+    "warm up": WARM_UP,
+    "contrastive": ("gan.contrastive_weight=5",),
+    "damsm": (),
+    "contrastive damsm": ("damsm.contrastive_weight=5",),
+}
 
 
 def measure(run: RunFolder, images: Path) -> dict[str, dict[str, float]]:
     """The first step's measurements of both phases, over all processes."""
     measured = {}
     for name, overrides in CASES.items():
-        phase = phase_of(run, images, *overrides)
-        measured[name] = _step(phase)
-        measured[name]["state"] = _fingerprints(phase.generator, phase.generator_ema, phase.discriminators)
-    settings = small_settings()
-    data = read_data(images, None, settings)
-    first = DamsmPhase(settings, data.train, data.tokenizer, torch.device("cpu"), workers=0)
-    measured["damsm"] = _step(first)
-    measured["damsm"]["state"] = _fingerprints(first.text_encoder, first.image_encoder)
+        if name.endswith("damsm"):
+            first = damsm_phase_of(images, *overrides)
+            measured[name] = _step(first)
+            measured[name]["state"] = _fingerprints(first.text_encoder, first.image_encoder)
+        else:
+            phase = phase_of(run, images, *overrides)
+            measured[name] = _step(phase)
+            measured[name]["state"] = _fingerprints(phase.generator, phase.generator_ema, phase.discriminators)
     return measured
 
 

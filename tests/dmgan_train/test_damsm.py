@@ -8,7 +8,8 @@ import torch
 from dmgan_runtime.errors import SettingsError
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.fit import read_data
-from tests.training import phase_of, small_settings
+from tests.dmgan_train.losses.test_contrastive import by_hand
+from tests.training import damsm_phase_of, phase_of, small_settings
 
 
 def one_class(split):
@@ -60,6 +61,31 @@ def test_the_trunk_alone_is_computed_in_half_precision(images, monkeypatch) -> N
     assert [part[0].dtype for part in seen] == [torch.float32] * 2 + [torch.bfloat16, torch.float32]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
+
+
+def test_two_captions_are_compared_with_the_picture_and_with_each_other(images) -> None:
+    batch = next(damsm_phase_of(images, "damsm.contrastive_weight=1").batches(0))
+    alone = batch._replace(second=None)
+    other = alone._replace(tokens=batch.second.tokens, lengths=batch.second.lengths)
+    assert not torch.equal(batch.tokens, other.tokens)
+    measured, features = [], []
+    for weight, one in ((2, batch), (0, alone), (0, other)):
+        phase = damsm_phase_of(images, f"damsm.contrastive_weight={weight}", "damsm.dropout=0")
+        features.append(phase.text_encoder(one.tokens, one.lengths).sentence)
+        measured.append(phase.step(one, 0))
+    both, first, second = measured
+    for name in ("word_loss", "sentence_loss"):
+        assert both[name].item() == pytest.approx(first[name].item() + second[name].item(), rel=1e-5), name
+    assert both["top1"].item() == pytest.approx((first["top1"].item() + second["top1"].item()) / 2)
+    assert both["contrastive"].item() == pytest.approx(by_hand(features[1], features[2], 0.5), rel=1e-4)
+    assert "contrastive" not in first
+
+
+def test_the_contrastive_loss_teaches_the_text_encoder(images) -> None:
+    phase = damsm_phase_of(images, "damsm.contrastive_weight=1000", "damsm.dropout=0")
+    batch = next(phase.batches(0))
+    losses = [phase.step(batch, 0)["contrastive"].item() for _ in range(20)]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_trunk_that_learns_is_not_computed_in_fp16() -> None:

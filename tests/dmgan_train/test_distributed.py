@@ -62,14 +62,14 @@ def alone(run, images) -> dict[str, dict[str, float]]:
     return one_of_two.measure(run, images)
 
 
-@pytest.mark.parametrize("case", [*one_of_two.CASES, "damsm"])
+@pytest.mark.parametrize("case", one_of_two.CASES)
 def test_losses_and_gradients_are_those_of_one_process(two, alone, case) -> None:
     expected = {name: value for name, value in alone[case].items() if name != "state"}
     actual = {name: value for name, value in two[0][case].items() if name != "state"}
     assert actual == pytest.approx(expected, rel=TOLERANCE, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", [*one_of_two.CASES, "damsm"])
+@pytest.mark.parametrize("case", one_of_two.CASES)
 def test_both_hold_the_same_weights_and_buffers(two, case) -> None:
     assert two[0][case]["state"] == two[1][case]["state"]
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from dmgan_runtime.errors import CheckpointError, DataError, SettingsError, TrainingError
 from dmgan_train.checkpoint import load_checkpoint, load_model, save_checkpoint
+from dmgan_train.cli import main
 from dmgan_train.damsm import DamsmPhase
 from dmgan_train.data import load_split
 from dmgan_train.fit import describe_plan, read_data, with_vocabulary
@@ -130,18 +132,19 @@ def test_a_step_trains_generator_and_discriminators_and_leaves_the_encoders_alon
 def test_a_step_runs_with_augmentation_and_under_autocast(run, images, override, monkeypatch) -> None:
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}
     monkeypatch.setattr("dmgan_train.gan.autocast_type", lambda precision, _: half.get(precision))
-    phase = phase_of(run, images, override)
+    pairs = "gan.contrastive_weight=0.2"
+    phase = phase_of(run, images, pairs, override)
     generated = []
     phase.generator.register_forward_hook(lambda _, __, output: generated.append(output.images[0].dtype))
     torch.manual_seed(0)
     losses = phase.step(next(phase.batches(0)), 0)
     assert all(loss.isfinite() for loss in losses.values())
-    assert generated == [half.get(phase.settings.gan.precision, torch.float32)]
+    assert generated == [half.get(phase.settings.gan.precision, torch.float32)] * 2
     if "precision" in override:
-        plain = phase_of(run, images)
+        plain = phase_of(run, images, pairs)
         torch.manual_seed(0)
         expected = plain.step(next(plain.batches(0)), 0)
-        for name in ("discriminator_32", "generator_32", "damsm"):
+        for name in ("discriminator_32", "generator_32", "damsm", "contrastive"):
             assert losses[name].item() == pytest.approx(expected[name].item(), rel=0.03)
 
 
@@ -305,6 +308,25 @@ def test_cut_in_the_warm_up_or_the_decay_it_comes_to_the_same_weights(images, tm
         train_small(images, tmp_path / "whole", *own, "gan.steps=9")
 
 
+def test_the_contrastive_recipe_goes_on_to_the_same_weights(images, tmp_path) -> None:
+    """Cut in either phase, as a person would: by the commands."""
+
+    def train(command: str, run: str, *overrides: str) -> RunFolder:
+        arguments = [command, "--recipe", "contrastive", *fit_arguments(images, tmp_path / run, *overrides)[1:]]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        return RunFolder(tmp_path / run)
+
+    whole = train("fit", "whole")
+    train("pretrain", "cut", "damsm.steps=2")
+    train("fit", "cut", "gan.steps=2")
+    resumed = train("fit", "cut")
+    for phase in ("damsm", "gan"):
+        assert_same(load_checkpoint(resumed.checkpoint(phase), phase), load_checkpoint(whole.checkpoint(phase), phase))
+        assert "contrastive" in next(entry for entry in entries(whole) if entry["phase"] == phase)
+    assert (whole.settings().damsm.contrastive_weight, whole.settings().gan.contrastive_weight) == (1.0, 0.2)
+
+
 def test_a_loss_that_is_no_number_stops_with_the_step(images, tmp_path, monkeypatch) -> None:
     factors = iter((1.0, 1.0, float("nan"), 1.0))
 
@@ -464,7 +486,8 @@ def test_a_cached_trunk_gives_the_features_of_the_pictures(images) -> None:
     shape = ("data.augment=none", "damsm.trunk_resolution=64")
     losses = []
     for cached in ("true", "false"):
-        settings = small_settings(*frozen, *shape, "damsm.dropout=0", f"damsm.cache_trunk={cached}")
+        pairs = ("damsm.dropout=0", "damsm.contrastive_weight=1")
+        settings = small_settings(*frozen, *shape, *pairs, f"damsm.cache_trunk={cached}")
         data = read_data(images, None, settings)
         phase = DamsmPhase(settings, data.train, data.tokenizer, torch.device("cpu"), workers=0)
         batch = next(phase.batches(0))

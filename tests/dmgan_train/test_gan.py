@@ -8,6 +8,7 @@ import torch
 from dmgan_runtime.errors import SettingsError
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.gan import GanPhase
+from tests.dmgan_train.losses.test_contrastive import by_hand
 from tests.training import phase_of, small_settings
 
 WARM_UP = ("gan.reconstruction_weight=10", "gan.perceptual_weight=1", "gan.warm_up_steps=[2, 1, 1]")
@@ -70,6 +71,69 @@ def test_each_loss_is_there_only_if_it_has_a_weight(run, images) -> None:
     plain, whole = phase_of(run, images), phase_of(run, images, *WARM_UP)
     names = [set(phase.step(next(phase.batches(0)), step=10)) for phase in (plain, whole)]
     assert names[1] - names[0] == {"reconstruction", "perceptual"}
+
+
+def test_the_contrastive_loss_is_that_of_the_images_of_two_captions_with_one_noise(run, images) -> None:
+    phase = phase_of(run, images, "gan.contrastive_weight=0.2")
+    generate, seen = phase.generator.forward, []
+    phase.generator.forward = lambda *args, **options: seen.append((args, generate(*args, **options))) or seen[-1][1]
+    batch = next(phase.batches(0))
+    losses = phase.step(batch, 0)
+    (first, first_output), (second, second_output) = seen
+    for (tokens, lengths), (sentence, _, used, *_) in (
+        ((batch.tokens, batch.lengths), first),
+        (batch.second, second),
+    ):
+        assert torch.equal(lengths, used)
+        assert torch.equal(phase.text_encoder(tokens, lengths).sentence, sentence)
+    assert not torch.equal(batch.tokens, batch.second.tokens)
+    assert torch.equal(first[3], second[3])
+    assert not torch.equal(first[4], second[4])
+    features = [phase.image_encoder(output.images[-1]).image for output in (first_output, second_output)]
+    assert losses["contrastive"].item() == pytest.approx(by_hand(*features, 0.5), rel=1e-4)
+
+
+def test_the_other_losses_are_those_of_both_captions_together(run, images, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "randn", lambda *size, device: torch.zeros(size, device=device))
+    every = ("gan.reconstruction_weight=10", "gan.perceptual_weight=1", "gan.r1_weight=1")
+    batch = next(phase_of(run, images, "gan.contrastive_weight=0.2").batches(0))
+    alone = batch._replace(second=None)
+    other = alone._replace(tokens=batch.second.tokens, lengths=batch.second.lengths)
+    both, first, second = (
+        phase_of(run, images, *every, f"gan.contrastive_weight={weight}").step(one, 0)
+        for weight, one in ((0.2, batch), (0, alone), (0, other))
+    )
+    for name in ("damsm", "conditioning", "reconstruction", "perceptual"):
+        assert both[name].item() == pytest.approx(first[name].item() + second[name].item(), rel=1e-5), name
+    for name in ("discriminator_8", "discriminator_32", "r1_8"):  # spectral norm goes on between the two
+        assert both[name].item() == pytest.approx(first[name].item() + second[name].item(), rel=1e-2), name
+    for name in ("writing_gate_16", "response_gate_32"):
+        assert both[name].item() == pytest.approx((first[name].item() + second[name].item()) / 2, rel=1e-5), name
+
+
+def test_the_contrastive_loss_teaches_the_generator(run, images) -> None:
+    gradients = []
+    for weight in (1e-6, 1e5):
+        phase = phase_of(run, images, f"gan.contrastive_weight={weight}")
+        torch.manual_seed(0)
+        gradients.append(float(phase.step(next(phase.batches(0)), 0)["generator_gradient"]))
+    assert gradients[1] > 20 * gradients[0]
+
+
+def test_the_warm_up_takes_one_caption(run, images) -> None:
+    """Its steps are equal to the bit to those without the contrastive loss."""
+    weights = []
+    for weight in (0, 0.2):
+        phase = phase_of(run, images, *WARM_UP, f"gan.contrastive_weight={weight}")
+        torch.manual_seed(0)
+        assert "contrastive" not in phase.step(next(phase.batches(0)), 0)
+        weights.append(phase.generator.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_contrastive_loss_and_noise_of_pictures_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match=r"contrastive_weight has one noise .* unset one; at `gan`"):
+        small_settings("gan.contrastive_weight=0.2", "gan.noise_variation=true")
 
 
 def test_the_encoder_sees_images_as_they_are(run, images) -> None:

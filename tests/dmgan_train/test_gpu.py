@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 Phase = DamsmPhase | GanPhase
 
 OBJECTIVES = {
-    "damsm": (),
+    "damsm": ("damsm.contrastive_weight=1",),
     "warm-up": ("gan.reconstruction_weight=10", "gan.warm_up_steps=[1, 1, 1]"),
     "full": (
         "gan.reconstruction_weight=10",
@@ -44,6 +44,7 @@ OBJECTIVES = {
         "gan.r1_weight=1",
         "gan.r1_every=2",
         "gan.augmentation=true",
+        "gan.contrastive_weight=0.2",
     ),
 }
 # fp16 is for a trunk that is frozen: Inception-v3, with random weights.

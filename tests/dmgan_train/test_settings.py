@@ -67,6 +67,7 @@ def test_a_number_may_be_written_as_people_write_it() -> None:
         ("model.stages=7", r"<= 6.*model\.stages"),
         ("gan.warm_up_steps=[0, 0]", r"2 entries and model\.stages is 3; give gan\.warm_up_steps 3 entries"),
         ("damsm.freeze_trunk=true", "small trunk"),
+        ("gan.contrastive_temperature=0", r"> 0.*gan\.contrastive_temperature"),
         ("damsm.cache_trunk=true", "freeze_trunk"),
     ],
 )
@@ -153,9 +154,22 @@ def test_differences_name_the_keys() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_two_recipes_differ_in_the_cited_element_alone(preset: str) -> None:
-    paper, small = (resolve_settings(preset, recipe=recipe) for recipe in ("paper", "small-data"))
-    assert set(differences(paper, small)) == {"recipe", "gan.augmentation"}
+@pytest.mark.parametrize(
+    ("recipe", "cited"),
+    [
+        ("small-data", {"gan.augmentation"}),
+        ("contrastive", {"damsm.contrastive_weight", "gan.contrastive_weight"}),
+    ],
+)
+def test_a_recipe_differs_from_the_papers_in_what_it_cites_alone(preset, recipe, cited) -> None:
+    paper, other = resolve_settings(preset, recipe="paper"), resolve_settings(preset, recipe=recipe)
+    assert set(differences(paper, other)) == {"recipe", *cited}
+
+
+def test_the_contrastive_recipe_has_the_weights_of_its_paper() -> None:
+    settings = resolve_settings("birds", recipe="contrastive")
+    assert (settings.damsm.contrastive_weight, settings.gan.contrastive_weight) == (1.0, 0.2)
+    assert settings.damsm.contrastive_temperature == settings.gan.contrastive_temperature == 0.5
 
 
 @pytest.mark.parametrize("preset", ["birds", "coco"])
@@ -178,7 +192,7 @@ def test_a_recipe_lies_over_the_preset_and_under_the_flags(tmp_path) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    assert set(RECIPES) == {"preset", "paper", "small-data"}
+    assert set(RECIPES) == {"preset", "paper", "small-data", "contrastive"}
     with pytest.raises(SettingsError, match="no recipe 'small'; did you mean 'small-data'"):
         resolve_settings("birds", recipe="small")
 

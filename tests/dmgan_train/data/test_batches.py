@@ -95,6 +95,30 @@ def test_captions_without_a_known_word_are_passed_over(split):
     assert all(data[epoch, 0].tokens.tolist() == [1, 0, 0, 0, 0] for epoch in range(10))
 
 
+def test_pairs_have_another_caption_each_time_and_change_nothing_else(split):
+    captions = ("one", "two", "three", "unknown")
+    split = with_captions(split, *captions)
+    known = Tokenizer.from_captions(captions[:3])
+    alone, pairs = dataset(split, tokenizer=known), dataset(split, tokenizer=known, pairs=True)
+    drawn = Counter()
+    for epoch in range(300):
+        item, pair = alone[epoch, 0], pairs[epoch, 0]
+        assert same(collate([item]), collate([pair]))
+        assert collate([item]).second is None
+        second = collate([pair]).second
+        assert second.lengths.tolist() == [1]
+        drawn[int(item.tokens[0]), int(second.tokens[0, 0])] += 1
+    assert set(drawn) == {(first, second) for first in (1, 2, 3) for second in (1, 2, 3) if first != second}
+    assert min(drawn.values()) > 30
+
+
+def test_an_only_caption_is_taken_twice_each_time_with_words_of_its_own(split):
+    data = dataset(with_captions(split, LONG, "..."), pairs=True)
+    pairs = [collate([data[epoch, 0]]) for epoch in range(20)]
+    assert all(batch.second.lengths.tolist() == batch.lengths.tolist() == [5] for batch in pairs)
+    assert any(not torch.equal(batch.tokens, batch.second.tokens) for batch in pairs)
+
+
 def test_without_resolutions_no_picture_is_opened(split):
     example = Example("gone", split.root / "gone.png", ("a bird",), 0)
     item = dataset(Split("train", split.root, (example,)), resolution=None)[0, 0]
@@ -129,6 +153,7 @@ def test_a_broken_example_is_replaced_and_named(damaged):
     for index, reason in enumerate(("no such file", "truncated", "holds nothing", "no caption of it has a word")):
         item = data[0, index]
         assert item.position > 3
+        assert same(collate([item]), collate([dataset(damaged, tokenizer=tokenizer, pairs=True)[0, index]]))
         assert damaged.examples[item.position] is item.example
         assert str(damaged.examples[index].image) in item.broken[0]
         assert reason in item.broken[0]
@@ -197,10 +222,13 @@ def test_the_shares_of_a_batch_are_the_batch(count, own, start) -> None:
 
 
 def test_workers_change_nothing(split):
-    data = dataset(split)
+    data = dataset(split, pairs=True)
     alone = list(islice(make_loader(data, 4, seed=3), 6))
     shared = make_loader(data, 4, seed=3, start_step=3, workers=2)
-    assert all(same(one, other) for one, other in zip(alone[3:], islice(shared, 3), strict=True))
+    for one, other in zip(alone[3:], islice(shared, 3), strict=True):
+        assert same(one, other)
+        assert torch.equal(one.second.tokens, other.second.tokens)
+        assert torch.equal(one.second.lengths, other.second.lengths)
     shared.close()
 
 
