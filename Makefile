@@ -7,7 +7,7 @@ INSTALL_TRITON = $(BIN)/python -m pip --python $(TRITON)/bin/python install --qu
 DEMO := demo
 NODE := .cache/node
 
-.PHONY: demo test test-hosts lint setup node-modules clean
+.PHONY: demo test test-hosts lint docs release-check setup node-modules clean
 
 ## demo: set up, generate with the packaged model, then paint birds, train the tiny preset, export, generate, show both
 demo: $(VENV)/ready
@@ -53,6 +53,14 @@ test-hosts: $(VENV)/ready $(TRITON)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test-hosts]"
 	$(BIN)/python -m pytest tests/test_ray_batch.py tests/dmgan_runtime/server/test_ray.py tests/export/triton
 
+## docs: the site, into site/; site/index.html opens from disk
+docs: $(VENV)/ready
+	$(BIN)/mkdocs build --strict
+
+## release-check: build wheel and sdist, and use each in fresh environments of every Python that is on PATH
+release-check:
+	PYTHON=$(PYTHON) .ci/release-check
+
 setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -70,4 +78,4 @@ $(TRITON)/ready: $(VENV)/ready
 	  && touch $@ || echo "no tritonserver could be installed here: tests that need it will be skipped"
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) build dist site *.egg-info

@@ -1,9 +1,11 @@
 """Serve DM-GAN: captions in, images out, with numpy, Pillow and one engine.
 
-from dmgan_runtime import Generator
+For example:
 
-with Generator.open("birds.zip") as generator:
-    generator.generate("a small red bird", seed=7)[0].image.save("bird.png")
+    from dmgan_runtime import Generator
+
+    with Generator.open("birds.zip") as generator:
+        generator.generate("a small red bird", seed=7)[0].save("bird.png")
 """
 
 import os

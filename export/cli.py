@@ -29,6 +29,7 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 
 
 @click.command(
+    "bundle",
     cls=DmganCommand,
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

@@ -33,6 +33,7 @@ class _ComputeCapability(click.ParamType[int]):
 
 
 @click.command(
+    "build-engine",
     cls=DmganCommand,
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

@@ -12,6 +12,7 @@ from export.vectors import PICTURES, write_vectors
 
 
 @click.command(
+    "vectors",
     cls=DmganCommand,
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

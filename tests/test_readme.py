@@ -17,7 +17,7 @@ from export.commands import DEFAULT_COMMAND
 from export.commands import main as export
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -46,6 +46,7 @@ def test_a_command_exists_with_its_options(line) -> None:
         "dmgan-generate": generate,
         "dmgan-doctor": doctor,
         "dmgan-serve": serve,
+        "dmgan-train": train,
     }
     command: click.Command = commands[words[0]]
     rest = words[3:] if words[0] == "python" else words[1:]
@@ -65,6 +66,7 @@ def test_there_are_commands_to_check() -> None:
 def test_the_python_example_makes_an_image(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (example,) = blocks("python", DOCUMENTS[:1])
+    assert list(blocks("python", [ROOT / "docs" / "index.md"])) == [example]
     exec(compile(example, "README.md", "exec"), {})
     with Image.open("heart.png") as picture:
         assert picture.size == (64, 64)

@@ -1,9 +1,11 @@
 """HTTP over the runtime's public API: one ASGI application, which any host of such applications can serve.
 
-from dmgan_runtime import Generator
-from dmgan_runtime.server import create_app
+For example:
 
-app = create_app(Generator.open("birds.zip"))
+    from dmgan_runtime import Generator
+    from dmgan_runtime.server import create_app
+
+    app = create_app(Generator.open("birds.zip"))
 """
 
 from dmgan_runtime.server.app import create_app

@@ -13,6 +13,7 @@ from export.browser.site import write_site
 
 
 @click.command(
+    "web",
     cls=DmganCommand,
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

@@ -23,6 +23,7 @@ _IGNORED = {
 
 
 @click.command(
+    "triton",
     cls=DmganCommand,
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
