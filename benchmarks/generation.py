@@ -35,25 +35,19 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _TORCH_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16")}
 
 
-class _Numbers(click.ParamType[tuple[int, ...]]):
-    name = "N,N,..."
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        try:
-            numbers = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers; write them as 1,4,16", param, ctx)
-        if min(numbers) < self._least:
-            self.fail(f"{value!r} holds a number under {self._least}", param, ctx)
-        return numbers
-
-
 def numbers_option(name: str, default: str, text: str, least: int = 1) -> click.Option:
     """An option that takes numbers, joined by commas."""
-    return click.Option([name], type=_Numbers(least), default=default, help=text)
+
+    def numbers(value: str) -> tuple[int, ...]:
+        try:
+            found = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is no list of numbers; write them as 1,4,16") from None
+        if min(found) < least:
+            raise click.BadParameter(f"{value!r} holds a number under {least}")
+        return found
+
+    return click.Option([name], type=numbers, metavar="N,N,...", default=default, help=text)
 
 
 def batches_option(default: str) -> click.Option:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import click
 from click.core import ParameterSource
@@ -22,14 +22,11 @@ from export.tensorrt.bindings import Bindings, open_bindings
 from export.tensorrt.engines import DEFAULT_PROFILE, BuildSettings, build_engine, engine_precisions
 
 
-class _ComputeCapability(click.ParamType[int]):
-    name = "sm"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"sm_?(\d{2,3})", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no compute capability; write sm89 for 8.9", param, ctx)
-        return int(found[1])
+def _compute_capability(text: str) -> int:
+    found = re.fullmatch(r"sm_?(\d{2,3})", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no compute capability; write sm89 for 8.9")
+    return int(found[1])
 
 
 @click.command(
@@ -76,7 +73,8 @@ class _ComputeCapability(click.ParamType[int]):
 @click.option(
     "--target",
     "targets",
-    type=_ComputeCapability(),
+    type=_compute_capability,
+    metavar="SM",
     multiple=True,
     show_default="every one from Ampere on",
     help="A compute capability to build for, as sm89; may be repeated. tensorrt_rtx only.",
