@@ -65,13 +65,15 @@ def word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1
     """
     regions, words = regions.flatten(2).float(), words.float()
     valid = valid_words(lengths, words.shape[2])
-    scores = torch.einsum("idr,cdt->icrt", regions, words)
+    # Images first and pairs of caption and word last: then every product is one of matrices as they lie in memory.
+    scores = torch.einsum("idr,cdt->irct", regions, words)
     # Softmax over the words first (eq. 8), then over the regions (eq. 9).
-    over_words = torch.softmax(scores.masked_fill(~valid[None, :, None, :], -torch.inf), dim=3)
-    attention = torch.softmax(gamma1 * over_words, dim=2)
-    context = torch.einsum("idr,icrt->icdt", regions, attention)
-    products = torch.einsum("icdt,cdt->ict", context, words)
-    norms = context.norm(dim=2) * words.norm(dim=1)
+    over_words = torch.softmax(scores.masked_fill(~valid, -torch.inf), dim=3)
+    attention = torch.softmax(gamma1 * over_words, dim=1)
+    context = torch.einsum("idr,irct->idct", regions, attention)
+    # A word's product with its context is the attended mean of its products with the regions.
+    products = (attention * scores).sum(dim=1)
+    norms = context.norm(dim=1) * words.norm(dim=1)
     cosine = products / norms.clamp(min=1e-8)
     return torch.logsumexp((gamma2 * cosine).masked_fill(~valid, -torch.inf), dim=2)
 

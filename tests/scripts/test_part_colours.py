@@ -1,16 +1,17 @@
 """The measure sees the colours that are there."""
 
 import json
+import pickle
 from itertools import islice
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dmgan_train.data.prepare.synthetic import PARTS, Bird, bounding_box, paint
+from dmgan_train.data.prepare.synthetic import PARTS, Bird, bounding_box, paint, paint_dataset
 from dmgan_train.data.prepare.synthetic.species import draw_species
 from dmgan_train.data.transforms import cub_crop
-from scripts.part_colours import caption_of, main, painted_colours
+from scripts.part_colours import caption_of, main, painted_colours, unseen_species
 
 
 @pytest.fixture(scope="module")
@@ -35,4 +36,11 @@ def test_a_caption_names_every_part_with_its_colour(birds) -> None:
 def test_the_command_prints_a_share_for_each_part(bundle) -> None:
     result = CliRunner().invoke(main, [str(bundle), "--birds", "2"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["right"].keys() == set(PARTS)
+    assert json.loads(result.output)["right"].keys() == {*PARTS, "all"}
+
+
+def test_the_species_are_those_that_the_painted_data_keep_for_testing(tmp_path) -> None:
+    paint_dataset(tmp_path / "birds", count=13 * 8)
+    keys = pickle.loads((tmp_path / "birds" / "test" / "filenames.pickle").read_bytes())
+    kept = dict.fromkeys(key.split("/")[0].partition(".")[2] for key in keys)
+    assert list(kept) == [species.name for species in unseen_species(len(kept))]

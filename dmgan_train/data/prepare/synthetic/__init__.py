@@ -13,7 +13,7 @@ from dmgan_train.data.prepare.synthetic.birds import (
     Pose,
 )
 from dmgan_train.data.prepare.synthetic.colours import PALETTE, nearest_colour
-from dmgan_train.data.prepare.synthetic.layout import MIN_COUNT, paint_dataset
+from dmgan_train.data.prepare.synthetic.layout import MIN_COUNT, paint_dataset, species_of
 from dmgan_train.data.prepare.synthetic.painter import paint
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "paint",
     "paint_dataset",
     "part_points",
+    "species_of",
 ]

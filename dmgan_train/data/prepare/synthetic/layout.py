@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -81,10 +81,15 @@ def paint_dataset(
         raise DataError(f"{root}: cannot be written ({error}); free the disk or name another folder") from error
 
 
+def species_of(seed: int) -> Iterator[Species]:
+    """The species of the data set that `paint_dataset` makes of a seed, in its order."""
+    return draw_species(_generator(seed, _SPECIES_STREAM))
+
+
 def _plan(count: int, seed: int) -> list[_Entry]:
     """Decides the species and the name of each image, ordered by class as CUB's lists are."""
     class_ids = [1 + index // IMAGES_PER_SPECIES % MAX_SPECIES for index in range(count)]
-    species = list(islice(draw_species(_generator(seed, _SPECIES_STREAM)), max(class_ids)))
+    species = list(islice(species_of(seed), max(class_ids)))
     entries = []
     for index, class_id in sorted(enumerate(class_ids), key=lambda pair: pair[1]):
         name = species[class_id - 1].name
