@@ -41,6 +41,12 @@ SMALL = (
     "gan.batch_size=4",
     "gan.discriminator_channels=2",
     "gan.steps=4",
+    "gan.epochs=10",
+    "data.cache=false",
+    "gan.decay_steps=0",
+    "gan.reconstruction_weight=0",
+    "gan.warm_up_steps=[]",
+    "gan.warm_up_learning_rate=null",
     "gan.precision=fp32",
 )
 

@@ -68,17 +68,20 @@ class SmallTrunk(nn.Module):
     """A small trunk, trained from scratch together with DAMSM: for tiny runs and tests."""
 
     region_channels = 96
-    global_channels = 128
+    global_channels = 4 * 128
 
     def __init__(self) -> None:
         super().__init__()
         self.regions = nn.Sequential(*_small(3, 32), *_small(32, 64), *_small(64, self.region_channels))
-        self.last = nn.Sequential(*_small(self.region_channels, self.global_channels))
+        self.last = nn.Sequential(*_small(self.region_channels, self.global_channels // 4))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of images [N, 3, R, R] in [-1, 1]: regions [N, 96, R/8, R/8] and pooled [N, 128]."""
+        """Features of images [N, 3, R, R] in [-1, 1]: regions [N, 96, R/8, R/8] and pooled [N, 512].
+
+        A mean over the whole picture would take long to learn where a colour is, so each quarter has its own.
+        """
         regions = self.regions(images)
-        return regions, self.last(regions).mean(dim=(2, 3))
+        return regions, F.adaptive_avg_pool2d(self.last(regions), 2).flatten(1)
 
 
 def _small(in_channels: int, out_channels: int) -> list[nn.Module]:

@@ -94,7 +94,10 @@ def test_every_command_for_a_gpu_takes_its_arguments(tmp_path) -> None:
         if program in COMMANDS or name == "generate":
             read[name] = command.make_context(name, arguments).params
     fits = {name: params for name, params in read.items() if name.startswith("fit")}
-    settings = {name: resolve_settings("tiny", overrides=params["overrides"]) for name, params in fits.items()}
+    settings = {
+        name: resolve_settings("tiny", recipe=params["recipe"], overrides=params["overrides"])
+        for name, params in fits.items()
+    }
     assert {each.gan.steps for each in settings.values()} == {each.damsm.steps for each in settings.values()} == {50}
     assert {name: each.gan.precision for name, each in settings.items()} == {
         "fit-fp32": "fp32",

@@ -79,15 +79,15 @@ def test_a_mistake_is_named_with_its_remedy(override, message) -> None:
 def test_a_warm_up_has_as_many_entries_as_there_are_stages() -> None:
     warm = ("gan.reconstruction_weight=1", "gan.warm_up_steps=[1, 1, 1]")
     for stages in (1, 2, 5):
-        assert resolve_settings("tiny", overrides=[f"model.stages={stages}"]).gan.warm_up_steps == ()
+        assert resolve_settings("birds", overrides=[f"model.stages={stages}"]).gan.warm_up_steps == ()
         with pytest.raises(SettingsError, match=rf"has 3 entries and model\.stages is {stages}; give .* {stages} entr"):
-            resolve_settings("tiny", overrides=[f"model.stages={stages}", *warm])
-    assert resolve_settings("tiny", overrides=warm).gan.warm_up_steps == (1, 1, 1)
+            resolve_settings("birds", overrides=[f"model.stages={stages}", *warm])
+    assert resolve_settings("birds", overrides=warm).gan.warm_up_steps == (1, 1, 1)
     assert resolve_settings("emoji", recipe="paper", overrides=["model.stages=5"]).model.stages == 5
 
 
 def test_a_warm_up_of_no_steps_is_none() -> None:
-    assert resolve_settings("tiny", overrides=["gan.warm_up_steps=[0, 0, 0]"]) == resolve_settings("tiny")
+    assert resolve_settings("birds", overrides=["gan.warm_up_steps=[0, 0, 0]"]) == resolve_settings("birds")
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

@@ -40,7 +40,7 @@ def test_the_command_prints_a_share_for_each_part(bundle) -> None:
 
 
 def test_the_species_are_those_that_the_painted_data_keep_for_testing(tmp_path) -> None:
-    paint_dataset(tmp_path / "birds", count=13 * 8)
+    paint_dataset(tmp_path / "birds", count=13 * 4)
     keys = pickle.loads((tmp_path / "birds" / "test" / "filenames.pickle").read_bytes())
     kept = dict.fromkeys(key.split("/")[0].partition(".")[2] for key in keys)
     assert list(kept) == [species.name for species in unseen_species(len(kept))]

@@ -54,11 +54,11 @@ class Pose:
     """How a bird is held and where it stands; the defaults are the middle of what is drawn.
 
     Attributes:
-        lean: Degrees that the bird leans forward, from -6 to 6.
-        nod: Degrees that the head leans forward beyond the body, from -7 to 7.
-        girth: Width over height against the usual, from 0.95 to 1.05.
+        lean: Degrees that the bird leans forward, from -2 to 2.
+        nod: Degrees that the head leans forward beyond the body, from -2 to 2.
+        girth: Width over height against the usual, from 0.98 to 1.02.
         scale: Size against the usual of its kind, from 0.95 to 1.05.
-        shift: To the right and down, as a share of the picture, from -0.025 to 0.025 each.
+        shift: To the right and down, as a share of the picture, from -0.01 to 0.01 each.
     """
 
     lean: float = 0.0
@@ -72,11 +72,11 @@ class Pose:
         """Draws a pose, evenly from the ranges above."""
         lean, nod, girth, scale, right, down = rng.uniform(-1, 1, 6).tolist()
         return cls(
-            lean=6 * lean,
-            nod=7 * nod,
-            girth=1 + 0.05 * girth,
+            lean=2 * lean,
+            nod=2 * nod,
+            girth=1 + 0.02 * girth,
             scale=1 + 0.05 * scale,
-            shift=(0.025 * right, 0.025 * down),
+            shift=(0.01 * right, 0.01 * down),
         )
 
 

@@ -39,14 +39,15 @@ def write_captions(bird: Bird, rng: np.random.Generator, count: int) -> list[str
 
     Returns:
         Captions of at most MAX_WORDS words, lower case and ASCII. Each names two to four of crown, belly, wing and
-        bill with their colours; with two of them, also the size. Captions may repeat.
+        bill with their colours; with two of them, also the size. A bird whose size is not named is a medium one, for
+        people name what is out of the common. Captions may repeat.
     """
     return [_caption(bird, rng) for _ in range(count)]
 
 
 def _caption(bird: Bird, rng: np.random.Generator) -> str:
     parts = [_PARTS[index] for index in rng.permutation(len(_PARTS))[: _pick(_PART_COUNTS, rng)]]
-    subject = _subject(bird, len(parts) == 2 or rng.random() < 0.4, rng)
+    subject = _subject(bird, len(parts) == 2 or bird.size != "medium" or rng.random() < 0.4, rng)
     as_clauses = len(parts) < 4 and rng.random() < 0.25
     caption = f"{subject} {_clauses(bird, parts, rng) if as_clauses else _list(bird, parts, rng)}"
     with_place = f"{caption} {_pick(_PLACES[bird.background], rng)}"
@@ -79,14 +80,15 @@ def _thing(bird: Bird, part: str, rng: np.random.Generator) -> str:
     if part == "wing":
         return f"{colour} wings"
     if part == "belly":
-        return f"{_article(colour)} {_pick(_BELLIES, rng)}"
+        return f"{with_article(colour)} {_pick(_BELLIES, rng)}"
     if part == "bill":
         shape = f"{bird.plumage.bill_shape} {colour}" if rng.random() < 0.5 else colour
-        return f"{_article(shape)} {_pick(_BILLS, rng)}"
-    return f"{_article(colour)} {part}"
+        return f"{with_article(shape)} {_pick(_BILLS, rng)}"
+    return f"{with_article(colour)} {part}"
 
 
-def _article(words: str) -> str:
+def with_article(words: str) -> str:
+    """Words behind `a` or `an`."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

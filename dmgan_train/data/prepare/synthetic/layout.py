@@ -19,7 +19,7 @@ from dmgan_train.data.prepare.synthetic.painter import paint
 from dmgan_train.data.prepare.synthetic.species import MAX_SPECIES, Species, draw_species
 from dmgan_train.staging import staging_folder
 
-IMAGES_PER_SPECIES = 8
+IMAGES_PER_SPECIES = 4
 MIN_COUNT = 2 * IMAGES_PER_SPECIES  # one species to train with and one to test with
 _SPECIES_STREAM, _IMAGE_STREAM = 0, 1
 
@@ -50,13 +50,13 @@ def paint_dataset(
 ) -> None:
     """Paints birds and writes them, with captions, boxes, classes and splits, in the layout of CUB-200-2011.
 
-    Eight images a species (more only beyond 8,000 images); of four species three are for training, and one, that
+    Four images a species (more only beyond 4,000 images); of four species three are for training, and one, that
     training never sees, is for testing. Image i depends on the seed and i alone. The folder appears when it is
     complete, and not at all if the work fails.
 
     Args:
         root: Where to; a new or an empty folder.
-        count: How many images, from 16. With 96 or more every colour of every part is in the training split.
+        count: How many images, from 8. With 48 or more every colour of every part is in the training split.
         seed: From 0; the same arguments give the same files, byte for byte.
         progress: Called in this thread with the number of images done and `count`, after each image.
         workers: How many threads paint, from 1; as many as there are CPUs to use if None. Changes no file.

@@ -54,7 +54,7 @@ colours = st.sampled_from(list(PALETTE))
 unit = st.floats(-1, 1)
 poses = st.builds(
     lambda lean, nod, girth, scale, right, down: Pose(
-        6 * lean, 7 * nod, 1 + 0.05 * girth, 1 + 0.05 * scale, (0.025 * right, 0.025 * down)
+        2 * lean, 2 * nod, 1 + 0.02 * girth, 1 + 0.05 * scale, (0.01 * right, 0.01 * down)
     ),
     *[unit] * 6,
 )
@@ -233,7 +233,7 @@ class TestDataset:
         images, boxes, labels = column("images"), column("bounding_boxes"), column("image_class_labels")
         classes, training = column("classes"), column("train_test_split")
         assert len(images) == len(boxes) == len(labels) == len(training) == COUNT
-        assert len(classes) == COUNT / 8
+        assert len(classes) == COUNT / 4
         assert classes[0].startswith("001.")
         for image, box, label in zip(images, boxes, labels, strict=True):
             assert re.fullmatch(r"\d{3}\.([A-Z]\w+)/\1_\d{4}_\d+\.jpg", image)
@@ -257,7 +257,7 @@ class TestDataset:
 
     def test_the_captions_fit_the_pictures_on_disk(self, root: Path) -> None:
         for number in range(0, COUNT, 24):
-            captions = sorted((root / "text").glob(f"{number // 8 + 1:03}.*/*_0001_*.txt"))[0]
+            captions = sorted((root / "text").glob(f"{number // 4 + 1:03}.*/*_0001_*.txt"))[0]
             said = dict(pair for line in captions.read_text().splitlines() for pair in named_colours(line))
             assert set(said) == set(PARTS)
             bird = Bird(Plumage(*(said[part] for part in ("crown", "belly", "wing", "bill"))))
@@ -316,9 +316,9 @@ class TestDataset:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"count": 15}, "count=15 is too small for painted birds; give 16 or more"),
-            ({"count": 16, "seed": -1}, "seed=-1 is too small"),
-            ({"count": 16, "workers": 0}, "workers=0 is too small"),
+            ({"count": 7}, "count=7 is too small for painted birds; give 8 or more"),
+            ({"count": 8, "seed": -1}, "seed=-1 is too small"),
+            ({"count": 8, "workers": 0}, "workers=0 is too small"),
         ],
     )
     def test_refuses_numbers_out_of_range(self, tmp_path: Path, arguments: dict[str, int], message: str) -> None:
