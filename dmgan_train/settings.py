@@ -72,7 +72,7 @@ class DamsmSettings(_Section, frozen=True):
         mask_class: Captions of an image's own class do not count as wrong, as published. False, for data whose captions
             tell the pictures of a class apart: they count, in both phases, and this one draws its batches class by
             class, so that they meet (hard negatives: Faghri et al., VSE++, BMVC 2018).
-        learning_rate: Adam's, at the start.
+        learning_rate: Learning rate at the start (Adam).
         beta1: Adam's first momentum.
         beta2: Adam's second momentum.
         learning_rate_decay: Factor an epoch; the rate never falls below a tenth of its start.
@@ -127,9 +127,9 @@ class GanSettings(_Section, frozen=True):
         epochs: Passes over the training set.
         steps: Stop after so many steps, if that is sooner.
         batch_size: Images a step.
-        discriminator_channels: Nd.
-        generator_learning_rate: Adam's.
-        discriminator_learning_rate: Adam's.
+        discriminator_channels: Base width of the discriminators (the paper's Nd).
+        generator_learning_rate: Learning rate of the generator (Adam).
+        discriminator_learning_rate: Learning rate of the discriminators (Adam).
         decay_steps: Over the last so many steps, both learning rates fall linearly to zero (Isola et al., pix2pix,
             CVPR 2017); the paper's stay.
         beta1: Adam's first momentum.
@@ -145,7 +145,7 @@ class GanSettings(_Section, frozen=True):
         warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, and so on to all
             (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
-        warm_up_learning_rate: The generator's in these steps; None takes generator_learning_rate.
+        warm_up_learning_rate: Learning rate of the generator in these steps; None takes generator_learning_rate.
         noise_variation: The noise says which of the pictures that share a caption is reconstructed, and tilts, shrinks
             and recolours it a little (`dmgan_train.variation`), for drawings on a plain ground; the paper's noise says
             nothing of the picture.

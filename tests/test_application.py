@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.bundles import build_bundle
@@ -17,7 +21,8 @@ from tests.bundles import build_bundle
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 DOCUMENT = (ROOT / "docs" / "application.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+SNIPPETS = [block for block in BLOCKS if "app," not in block]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
@@ -45,7 +50,40 @@ def test_a_snippet_runs(snippet: str, tmp_path: Path) -> None:
 
 def test_there_are_snippets_and_they_are_linked() -> None:
     assert len(SNIPPETS) == 3
+    assert len(BLOCKS) == 5
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(re.findall(r"\(examples/(\w+\.py)\)", DOCUMENT))
+
+
+def served(framework: str) -> dict[str, Any]:
+    """What the module of the document's application holds."""
+    (block,) = (block for block in BLOCKS if f"from {framework} import" in block)
+    module: dict[str, Any] = {"__name__": "application"}
+    exec(compile(block, "application.py", "exec"), module)
+    return module
+
+
+def test_fastapi_answers_with_json() -> None:
+    module = served("fastapi")
+    with module["generator"], TestClient(module["app"]) as client:
+        answer = client.get("/image", params={"caption": "red qwert heart"}).json()
+        refused = client.get("/image", params={"caption": "qwert"})
+    with Image.open(io.BytesIO(base64.b64decode(answer["png"]))) as picture:
+        assert picture.size == (64, 64)
+    assert 0 <= int(answer["seed"]) < 2**64
+    assert answer["unknown_words"] == ["qwert"]
+    assert refused.status_code == 400
+    assert "no word of the caption 'qwert'" in refused.json()["detail"]
+
+
+def test_flask_answers_with_the_png() -> None:
+    module = served("flask")
+    with module["generator"]:
+        client = module["app"].test_client()
+        answer, refused = client.get("/image?caption=red+heart"), client.get("/image")
+    assert answer.mimetype == "image/png"
+    with Image.open(io.BytesIO(answer.data)) as picture:
+        assert picture.size == (64, 64)
+    assert refused.status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import click
 import pytest
 from PIL import Image
 
+from benchmarks.report import summarize
+from benchmarks.results import read_result
 from dmgan_runtime.cli.doctor import main as doctor
 from dmgan_runtime.cli.generate import main as generate
 from dmgan_runtime.cli.serve import main as serve
@@ -17,7 +19,8 @@ from export.commands import DEFAULT_COMMAND
 from export.commands import main as export
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -76,6 +79,18 @@ def test_the_python_example_makes_an_image(tmp_path, monkeypatch) -> None:
 def test_links_lead_to_files(document) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text())
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_figures_in_the_readme_are_the_committed_ones() -> None:
+    rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if line.startswith("| ")]
+    shown = {
+        row[0].partition(" (")[0]: row[1] for row in rows if len(row) == 3 and row[2].isdigit() and row[1].isdigit()
+    }
+    result = summarize(read_result(ROOT / "benchmarks" / "results" / "latency-cpu.json"))
+    cells = [line.strip("| ").split(" | ") for line in result.splitlines() if line.startswith("| ")]
+    measured = {f"{cell[0]}, {cell[1]}": cell[2] for cell in cells}
+    assert len(shown) == 6
+    assert shown.items() <= measured.items()
 
 
 def test_the_makefile_has_the_two_commands() -> None:
