@@ -92,7 +92,8 @@ DRY = GPU | {
     "batches": "1,2",
     "rounds": "--rounds 1 --seconds 1 --threads 1",
 }
-_PAPER = "--preset tiny --recipe paper"  # whose objective is whole from the first step
+# The whole objective from the first step, and pictures read by processes of their own.
+_PAPER = "--preset tiny --recipe paper --set data.cache=false"
 _FIT = f"-m dmgan_train fit {_PAPER} --data {{scratch}}/data --device {{device}} {{lengths}} --run {{scratch}}"
 _TRAINING_TESTS = "{pytest} tests/dmgan_train/test_gpu.py -k"
 _SERVING_TESTS = "{pytest} tests/dmgan_runtime/backends/test_gpu.py -k"

@@ -87,7 +87,10 @@ def restore(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {shortened(error, 1000)}") from error
+        raise CheckpointError(
+            f"{path}: does not fit {type(module).__name__}, so other settings or another version of dmgan wrote it;"
+            f" begin a new run, or take the version that wrote it ({shortened(error, 1000)})"
+        ) from error
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -141,10 +144,10 @@ def load_encoders(run: RunFolder) -> tuple[TextEncoder, ImageEncoder]:
 
 
 def load_model(run: RunFolder, step: int | None = None) -> TrainedModel:
-    """The text encoder and the averaged generator of a run.
+    """The text encoder and the averaged generator of a run, or the published one that an adopted run begins with.
 
     Args:
-        run: A run whose second phase has begun.
+        run: A run whose second phase has begun, or that was adopted with a generator.
         step: Of a snapshot; None takes the newest checkpoint.
 
     Raises:
@@ -154,13 +157,15 @@ def load_model(run: RunFolder, step: int | None = None) -> TrainedModel:
     path, settings = _generator_file(run, step), run.settings()
     state = load_checkpoint(path, "gan")
     generator = GeneratorNetwork(settings.model)
-    prefix = "module."
-    weights = _weights(state, "generator_ema", path)
+    untrained = path == run.initial_generator
+    weights = _weights(state, "generator" if untrained else "generator_ema", path)
+    prefix = "" if untrained else "module."
     restore(generator, {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}, path)
     text_encoder = TextEncoder(len(run.vocabulary()), settings.model)
     path = run.checkpoint("damsm")
     restore(text_encoder, _weights(load_checkpoint(path, "damsm"), "text_encoder", path), path)
-    check_fingerprint(state, text_encoder)
+    if not untrained:
+        check_fingerprint(state, text_encoder)
     return TrainedModel(text_encoder.eval(), generator.eval(), state.get("step", 0))
 
 
@@ -175,7 +180,8 @@ def _weights(state: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
 
 def _generator_file(run: RunFolder, step: int | None) -> Path:
     if step is None:
-        return run.checkpoint("gan")
+        trained = run.checkpoint("gan")
+        return run.initial_generator if run.initial_generator.exists() and not trained.exists() else trained
     path = run.snapshot(step)
     if not path.is_file():
         kept = ", ".join(str(one) for one in run.snapshots()) or "none; set gan.snapshot_every before training"

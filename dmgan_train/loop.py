@@ -170,8 +170,9 @@ def _resume(phase: Phase, path: Path) -> tuple[int, dict[str, list[float]]]:
             ) from error
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise CheckpointError(
-                f"{path}: is not a state of this run ({type(error).__name__}: {shortened(error)}); restore it from a"
-                " copy, or remove it and run the same command to train this phase again"
+                f"{path}: is not a state of this run ({type(error).__name__}: {shortened(error)}); begin a new run"
+                " if another version of dmgan wrote it, else restore it from a copy, or remove it and run the same"
+                " command to train this phase again"
             ) from error
         window = state.get("window", {})
     if distributed.any_process(float(distributed.mean_of(torch.tensor(float(start)))) != start):

@@ -147,7 +147,9 @@ def load_official_captions(path: Path) -> tuple[Tokenizer, tuple[str, ...]]:
         tokenizer = Tokenizer([words[index] for index in range(len(words))])
         return tokenizer, tuple(" ".join(words[index] for index in sentence) for sentence in sentences)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is no published captions.pickle ({shortened(error)})") from error
+        raise CheckpointError(
+            f"{path}: is no published captions.pickle ({shortened(error)}); take the one that belongs to the encoders"
+        ) from error
 
 
 def load_official_encoders(
@@ -207,7 +209,10 @@ def _rename(state: dict[str, Tensor], names: tuple[tuple[str, object], ...], pat
                 renamed[new] = value
                 break
         else:
-            raise CheckpointError(f"{path}: has the key {shortened(key)!r}, which the published networks do not have")
+            raise CheckpointError(
+                f"{path}: has the key {shortened(key)!r}, which this published network does not have; pass netG*.pth as"
+                " the generator, text_encoder*.pth and image_encoder*.pth as the encoders"
+            )
     return renamed
 
 

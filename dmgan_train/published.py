@@ -47,7 +47,7 @@ class PublishedResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         source: Who published them.
         generator: SHA-256 of the generator's file, if it was published.
         condition: From what its images were generated.
-        fid: By pytorch-fid's network.
+        fid: By the network of `statistics`, pytorch-fid's of its time.
         r_precision: In percent.
         inception_score: By an Inception that was trained on CUB, which nobody published.
         statistics: SHA-256 of the real pictures' statistics, if the source says which.

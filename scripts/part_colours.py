@@ -5,7 +5,7 @@
 For birds of species that training on the painted data of seed 0 never saw, a caption names four parts and their
 colours; an image is made, and the colour nearest to each part's place in the usual pose is compared with the named one.
 Guessing is right once in nine times (bills: of five colours, but counted among all nine). `all` is the share of birds
-with all four right; of painted birds in any size and pose it is 0.97, for not all of their bills are at that place.
+with all four right; of painted birds in any size and pose it is over 0.95, for not all parts are at that place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from dmgan_runtime import Generator
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_train.data.prepare.synthetic import PARTS, Bird, cropped_points, nearest_colour, species_of
-from dmgan_train.data.prepare.synthetic.captions import with_article
+from dmgan_train.data.prepare.synthetic.captions import indefinite
 from dmgan_train.data.prepare.synthetic.species import Species
 
 _PATCH = 32  # a part's colour is the mean of a square of about this share of the side
@@ -33,8 +33,8 @@ def unseen_species(count: int) -> list[Species]:
 
 def caption_of(bird: Bird) -> str:
     """A caption that names the colours of all four parts and the shape of the bill, which says where the bill is."""
-    crown, belly = (with_article(f"{bird.colours[part]} {part}") for part in ("crown", "belly"))
-    bill = with_article(f"{bird.plumage.bill_shape} {bird.colours['bill']} bill")
+    crown, belly = (indefinite(f"{bird.colours[part]} {part}") for part in ("crown", "belly"))
+    bill = indefinite(f"{bird.plumage.bill_shape} {bird.colours['bill']} bill")
     return f"this bird has {crown}, {belly}, {bird.colours['wing']} wings and {bill}"
 
 

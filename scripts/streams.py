@@ -56,8 +56,8 @@ def ask(engines: Sequence[Generator], caption: str, clients: int, seconds: float
 @click.argument("bundle", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--clients", type=click.IntRange(1), multiple=True, default=(1, 2, 4, 8), help="Threads; repeatable.")
 @click.option("--backend", "backends", multiple=True, default=("onnxruntime", "openvino"), help="Engine; repeatable.")
-@click.option("--rounds", type=click.IntRange(1), default=5, help="Turns of each.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, help="Of a turn.")
+@click.option("--rounds", type=click.IntRange(1), default=5, help="How often each arrangement has its turn.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, help="Length of a turn.")
 def main(bundle: Path | None, clients: Sequence[int], backends: tuple[str, ...], rounds: int, seconds: float) -> None:
     """Print images a second and the median and 95th percentile of the latency, for each number of clients."""
     path, cpus = bundle or packaged_bundle(), usable_cpus()
@@ -84,7 +84,7 @@ def main(bundle: Path | None, clients: Sequence[int], backends: tuple[str, ...],
     click.echo("| | clients | images/s | p50, ms | p95, ms |\n|---|---:|---:|---:|---:|")
     for (name, count), values in latencies.items():
         p50, p95 = 1000 * np.percentile(values, [50, 95])
-        click.echo(f"| {name} | {count} | {len(values) / elapsed[name, count]:.3g} | {p50:.3g} | {p95:.3g} |")
+        click.echo(f"| {name} | {count} | {len(values) / elapsed[name, count]:,.2f} | {p50:,.1f} | {p95:,.1f} |")
 
 
 if __name__ == "__main__":

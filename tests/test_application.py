@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 DOCUMENT = (ROOT / "docs" / "application.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
-SNIPPETS = [block for block in BLOCKS if "app," not in block]
+SNIPPETS = [block for block in BLOCKS if not re.search("from (fastapi|flask) import", block)]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 

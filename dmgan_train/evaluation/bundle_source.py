@@ -29,12 +29,17 @@ class _RunSettings(msgspec.Struct, frozen=True):
     data: dict[str, Any] = {}
 
 
+class _PublishedFile(msgspec.Struct, frozen=True):
+    sha256: str
+
+
 class _Provenance(msgspec.Struct, frozen=True):
     """What is read of a bundle's provenance. The authors' weights have none: they were trained as the paper says."""
 
     gan_steps: int | None = None
     settings: _RunSettings = _RunSettings()
     data: dict[str, Any] = {}
+    files: dict[str, _PublishedFile] = {}
 
 
 class BundleSource:
@@ -65,6 +70,8 @@ class BundleSource:
         self.condition: Condition = condition or self._manifest.model.condition
         self.resolution = self._manifest.model.resolutions[-1]
         self.steps, self._trained_on = provenance.gan_steps, provenance.data
+        self._files = {name: file.sha256 for name, file in provenance.files.items()}
+        self.teachers = frozenset({self._files["text_encoder"]} if "text_encoder" in self._files else ())
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +109,7 @@ class BundleSource:
             "manifest_sha256": hashlib.sha256(self._manifest.to_json()).hexdigest(),
             "engine": f"{active.backend} {active.version} on {active.device}, {active.precision}",
             "trained_on": self._trained_on,
+            "published_files": self._files,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from dmgan_runtime.cli.common import DmganCommand
-from dmgan_runtime.errors import BackendError
+from dmgan_runtime.errors import BackendError, DataError
 from dmgan_runtime.noise import Condition
 from dmgan_train import distributed
 from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
 from dmgan_train.evaluation.image_source import is_bundle
+from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -89,7 +91,8 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     "--features",
     type=click.Choice(FEATURE_NAMES),
     default="efficientnet_lite2",
-    help="The network that sees the images. inception_v3_fid is that of published FIDs; the first two need no network.",
+    help="The network that sees the images. inception_v3 is that of DM-GAN's published FIDs; the first two need no"
+    " download.",
 )
 @click.option(
     "--feature-weights",
@@ -133,17 +136,21 @@ def evaluate(model: Path, device: str, **options: Any) -> None:
         from dmgan_train.evaluation.metrics.comparison import comparisons
         from dmgan_train.evaluation.metrics.protocol import table
 
-        written, evaluation = measure(model, device=chosen, **options)
+        path, evaluation = measure(model, device=chosen, **options)
         if distributed.is_main():
             for line in (*table(evaluation.results.values()), *comparisons(evaluation)):
                 click.echo(line)
-            click.echo(f"{written}: written, with the protocol")
+            evaluation.write(path)
+            click.echo(f"{path}: written, with the protocol")
+            if saved := options["save_statistics"]:
+                click.echo(f"{saved}: written, mu and sigma of the real pictures")
 
 
 def measure(
     model: Path, *, output: Path | None, device: torch.device, judge: Path | None, step: int | None, **options: Any
 ) -> tuple[Path, Evaluation]:
-    """Runs the metrics and writes the JSON, in the main process; returns its path and the evaluation."""
+    """Runs the metrics; returns where the JSON belongs, in a folder that is there, and the evaluation."""
+    from dmgan_train.checkpoint import fingerprint
     from dmgan_train.evaluation.bundle_source import open_source
     from dmgan_train.evaluation.metrics.evaluate import Plan
     from dmgan_train.evaluation.metrics.evaluate import evaluate as run_metrics
@@ -161,6 +168,10 @@ def measure(
         real_statistics=options["real_statistics"],
         save_statistics=options["save_statistics"],
     )
+    folder = output.parent if output else _results_folder(model)
+    if distributed.is_main():
+        for place in (folder, *([plan.save_statistics.parent] if plan.save_statistics else [])):
+            _make_folder(place)
     with open_source(model, device, options["truncation"], step, options["condition"]) as source:
         network = load_features(options["features"], device, options["feature_weights"])
         judges = None
@@ -168,30 +179,52 @@ def measure(
             judges = read_judge(judge, device) if judge else read_encoders(RunFolder(model), device)
         evaluation = run_metrics(source, network, judges, plan)
         steps = source.steps
-    folder = model.with_name(f"{model.stem}-metrics") if is_bundle(model) else model / "metrics"
     parts = [
         f"step-{steps or 0:07d}",
         plan.split,
         network.name,
         *plan.metrics,
-        *_unusual(plan, source.truncation, judge),
+        *_unusual(plan, source.truncation),
+        *([f"by-{judges.name}-{fingerprint(judges.image)[:8]}"] if judge and judges else []),
         *([f"condition-{source.condition}"] if options["condition"] else []),
         *_elsewhere(plan, evaluation, network if options["feature_weights"] else None),
     ]
-    path = output or folder / ("-".join(parts) + ".json")
-    if distributed.is_main():
-        evaluation.write(path)
-    return path, evaluation
+    return output or folder / ("-".join(parts) + ".json"), evaluation
 
 
-def _unusual(plan: Plan, truncation: float, judge: Path | None) -> list[str]:
+def _make_folder(folder: Path) -> None:
+    """Makes a folder for results before anything is generated, which may take hours.
+
+    Raises:
+        DataError: if it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{folder}: results cannot be written there ({error.strerror}); choose another place"
+        ) from error
+
+
+def _results_folder(model: Path) -> Path:
+    """A run's `metrics`, or a folder beside a bundle that has its name."""
+    if not is_bundle(model):
+        return model / "metrics"
+    bundle = model.resolve()
+    return bundle.with_name(f"{bundle.name.removesuffix('.zip')}-metrics")
+
+
+def _unusual(plan: Plan, truncation: float) -> list[str]:
     """What differs from the defaults, so that another protocol is another file."""
     usual = type(plan)(plan.metrics, plan.data)
     own = {name: getattr(plan, name) for name in ("images", "seed")}
     named = [f"{name}-{value}" for name, value in own.items() if value != getattr(usual, name)]
     named += [f"truncation-{truncation}"] if truncation != 1 else []
-    named += [f"against-{plan.real_statistics.stem}"] if plan.real_statistics else []
-    return named + ([f"by-{judge.resolve().name}"] if judge else [])
+    if plan.real_statistics:
+        named.append(f"against-{plan.real_statistics.stem}-{digest(plan.real_statistics)[:8]}")
+    return named
 
 
 def _elsewhere(plan: Plan, evaluation: Evaluation, network: FeatureNetwork | None) -> list[str]:

@@ -31,6 +31,8 @@ class ImageSource(Protocol):
         steps: How many steps its generator was trained for; None if it does not say.
         truncation: What the noise is multiplied by.
         condition: Whether the condition is sampled or its mean.
+        teachers: SHA-256 of the text encoder that taught it: `fingerprint`, or of its published file; empty if it does
+            not say.
     """
 
     resolution: int
@@ -38,6 +40,7 @@ class ImageSource(Protocol):
     steps: int | None
     truncation: float
     condition: Condition
+    teachers: frozenset[str]
 
     def takes(self, caption: str) -> bool:
         """Whether it knows a word of a caption, and so can make an image of it."""
@@ -85,6 +88,8 @@ class RunSource:
         self._run, self._device, self.truncation = run, device, truncation
         self.condition: Condition = condition or settings.model.condition
         self._text_encoder, self._generator, steps = load_model(run, step)
+        published = run.adopted_files().get("text encoder") if run.adopted else None
+        self.teachers = frozenset(filter(None, (fingerprint(self._text_encoder), published)))
         self._sha256 = fingerprint(self._generator)
         self._text_encoder.to(device)
         self._generator.to(device)

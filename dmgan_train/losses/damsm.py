@@ -65,7 +65,7 @@ def word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1
     """
     regions, words = regions.flatten(2).float(), words.float()
     valid = valid_words(lengths, words.shape[2])
-    # Images first and pairs of caption and word last: then every product is one of matrices as they lie in memory.
+    # Laid out as [image, region, caption, word], every product is a batched matrix product without copies.
     scores = torch.einsum("idr,cdt->irct", regions, words)
     # Softmax over the words first (eq. 8), then over the regions (eq. 9).
     over_words = torch.softmax(scores.masked_fill(~valid, -torch.inf), dim=3)

@@ -68,12 +68,13 @@ class SmallTrunk(nn.Module):
     """A small trunk, trained from scratch together with DAMSM: for tiny runs and tests."""
 
     region_channels = 96
-    global_channels = 4 * 128
+    quarter_channels = 128
+    global_channels = 4 * quarter_channels
 
     def __init__(self) -> None:
         super().__init__()
         self.regions = nn.Sequential(*_small(3, 32), *_small(32, 64), *_small(64, self.region_channels))
-        self.last = nn.Sequential(*_small(self.region_channels, self.global_channels // 4))
+        self.last = nn.Sequential(*_small(self.region_channels, self.quarter_channels))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features of images [N, 3, R, R] in [-1, 1]: regions [N, 96, R/8, R/8] and pooled [N, 512].

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from dmgan_runtime.errors import CheckpointError
-from dmgan_train.checkpoint import load_checkpoint
+from dmgan_train.checkpoint import fingerprint, load_checkpoint, load_model
 from dmgan_train.cli import main
 from dmgan_train.evaluation.metrics.r_precision import read_encoders, read_judge
 from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
@@ -131,7 +131,7 @@ def published(**changes: object) -> dict[object, object]:
         ({1: torch.zeros(1)}, "something other than a state dict of named tensors"),
         ({"a": 1}, "something other than a state dict of named tensors"),
         ([torch.zeros(1)], "something other than a state dict of named tensors"),
-        ({"x" * 100_000: torch.zeros(1)}, "which the published networks do not have"),
+        ({"x" * 100_000: torch.zeros(1)}, "which this published network does not have"),
         (published(**{"ca_net.fc.weight": torch.zeros(())}), "no widths that a generator can have"),
         (published(**{"ca_net.fc.weight": torch.zeros(0, 0)}), "no widths that a generator can have"),
         (published(**{"img_net1.img.0.weight": torch.zeros(3)}), "no widths that a generator can have"),
@@ -262,7 +262,7 @@ def encoders_folder(image_encoder, tmp_path):
 def test_the_authors_encoders_judge_as_they_were_published(encoders_folder) -> None:
     judge = read_judge(encoders_folder, torch.device("cpu"))
     assert judge.name == "bird"
-    assert not judge.taught
+    assert judge.taught is None
     assert judge.files == {
         "text encoder": digest(encoders_folder / "text_encoder200.pth"),
         "image encoder": digest(encoders_folder / "image_encoder200.pth"),
@@ -292,6 +292,9 @@ def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> N
     encoder = load_checkpoint(run.checkpoint("damsm"), "damsm")["text_encoder"]
     words = run.vocabulary().words
     common = ["--data", str(data), "--run", str(run.root), "--workers", "0", "--device", "cpu"]
+    begun = load_model(run)
+    assert begun.steps == 0
+    assert fingerprint(begun.generator) == fingerprint(load_official_generator(golden_data.FOLDER / "netG.pth"))
     result = CliRunner().invoke(main, ["fit", *settings_of(), *common])
     assert result.exit_code == 0, result.output
     state = load_checkpoint(run.checkpoint("gan"), "gan")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from itertools import islice
 
 import numpy as np
@@ -30,7 +31,10 @@ def test_painted_birds_have_nearly_all_colours_right(birds) -> None:
 
 def test_a_caption_names_every_part_with_its_colour(birds) -> None:
     for bird in birds:
-        assert all(colour in caption_of(bird).split() for colour in bird.colours.values())
+        caption = caption_of(bird)
+        for part, colour in bird.colours.items():
+            assert re.search(rf"\b{colour} {part}s?\b", caption)
+        assert f" {bird.plumage.bill_shape} {bird.colours['bill']} bill" in caption
 
 
 def test_the_command_prints_a_share_for_each_part(bundle) -> None:

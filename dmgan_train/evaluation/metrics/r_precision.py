@@ -32,6 +32,12 @@ _RESAMPLES_AT_ONCE = 500
 _CAPTIONS_AT_ONCE = 512
 
 
+_CAUTIONS: Mapping[bool | None, str] = {
+    True: "these encoders also taught the generator, as in the paper",
+    None: "whether these encoders also taught the generator is not known",
+}
+
+
 class Encoders(NamedTuple):
     """The DAMSM encoders that judge, with what they need to read a caption.
 
@@ -42,7 +48,7 @@ class Encoders(NamedTuple):
         max_words: Words of a caption that they read.
         name: Of their run or folder.
         files: SHA-256 of the published files that they are, by `PublishedFile.role`; empty if they were trained here.
-        taught: Whether they taught the generator that is judged.
+        taught: Whether they taught the generator that is judged; None if nobody knows.
     """
 
     text: TextEncoder
@@ -51,7 +57,7 @@ class Encoders(NamedTuple):
     max_words: int
     name: str
     files: Mapping[str, str] = MappingProxyType({})
-    taught: bool = True
+    taught: bool | None = None
 
 
 def read_encoders(run: RunFolder, device: torch.device) -> Encoders:
@@ -78,7 +84,7 @@ def read_judge(path: Path, device: torch.device) -> Encoders:
     """
     run = RunFolder(path)
     if run.settings_file.exists():
-        return read_encoders(run, device)._replace(taught=False)
+        return read_encoders(run, device)
     names = ("text_encoder*.pth", "image_encoder*.pth", "captions.pickle")
     text, image, captions = (_the_one(path, name) for name in names)
     text_encoder, image_encoder, tokenizer = load_official_encoders(text, image, captions)
@@ -90,7 +96,6 @@ def read_judge(path: Path, device: torch.device) -> Encoders:
         OFFICIAL_WORDS,
         path.resolve().name,
         files,
-        taught=False,
     )
 
 
@@ -98,8 +103,8 @@ def _the_one(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise CheckpointError(
-            f"{folder}: has {len(found)} files {pattern}; pass a run that `fit` wrote, or a folder with one"
-            " text_encoder*.pth, one image_encoder*.pth and captions.pickle, as the authors published them"
+            f"{folder}: has {len(found)} files {pattern}; pass a run that `fit` wrote (no bundle), or a folder with"
+            " one text_encoder*.pth, one image_encoder*.pth and captions.pickle, as the authors published them"
         )
     return found[0]
 
@@ -179,7 +184,7 @@ class RPrecision:
             references["real images"] = 100 * float(np.mean(self._right[True]))
         encoders = self._encoders
         low, high = bootstrap_interval(self._right[False], self._examples, self._seed)
-        cautions = {"caution": "these encoders also taught the generator, as in the paper"} if encoders.taught else {}
+        cautions = {} if encoders.taught is False else {"caution": _CAUTIONS[encoders.taught]}
         return MetricResult(
             name="R-precision %",
             value=float(np.mean(folds)),

@@ -59,6 +59,15 @@ def test_efficientnet_knows_pictures() -> None:
     assert near > torch.cosine_similarity(pooled[0], pooled[2], dim=0) + 0.2
 
 
+def test_the_small_trunk_tells_where_a_colour_is() -> None:
+    trunk = build_trunk("small", 64).eval()
+    picture = torch.full((1, 3, 64, 64), -1.0)
+    picture[..., :32] = 1.0
+    left, right = (trunk(image)[1] for image in (picture, picture.flip(3)))
+    assert left.shape == (1, trunk.global_channels)
+    assert (left - right).abs().max() > 0.01
+
+
 def test_the_small_trunk_has_no_pretrained_weights() -> None:
     with pytest.raises(CheckpointError, match="random"):
         load_trunk_weights(build_trunk("small", 32), "pretrained")

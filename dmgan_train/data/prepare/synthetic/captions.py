@@ -80,15 +80,15 @@ def _thing(bird: Bird, part: str, rng: np.random.Generator) -> str:
     if part == "wing":
         return f"{colour} wings"
     if part == "belly":
-        return f"{with_article(colour)} {_pick(_BELLIES, rng)}"
+        return f"{indefinite(colour)} {_pick(_BELLIES, rng)}"
     if part == "bill":
         shape = f"{bird.plumage.bill_shape} {colour}" if rng.random() < 0.5 else colour
-        return f"{with_article(shape)} {_pick(_BILLS, rng)}"
-    return f"{with_article(colour)} {part}"
+        return f"{indefinite(shape)} {_pick(_BILLS, rng)}"
+    return f"{indefinite(colour)} {part}"
 
 
-def with_article(words: str) -> str:
-    """Words behind `a` or `an`."""
+def indefinite(words: str) -> str:
+    """The words with the indefinite article before them."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

@@ -15,13 +15,14 @@ JUDGE = {
     "text encoder": "d7278a9b4801633eb42d43de67cba51746daf5143be532660bf1c15608690c01",
 }
 SHARED = {
+    "model": {"published_files": {}},
     "data": {"name": "cub", "source": "cub", "split": "test", "pictures": 2933},
     "images": 30_000,
     "truncation": 1.0,
     "resolution": 256,
     "condition": "sampled",
 }
-FID = {"features": {"network": "inception_v3_fid"}, "real_images": {"statistics": "bird_val.npz", "sha256": BIRD_VAL}}
+FID = {"features": {"network": "inception_v3"}, "real_images": {"statistics": "bird_val.npz", "sha256": BIRD_VAL}}
 
 
 def said(change: Callable[[dict[str, Any]], object] = lambda _: None) -> list[str]:
@@ -44,6 +45,14 @@ def test_the_published_protocol_may_be_compared_with_what_was_published() -> Non
     assert "71.29 DM-GAN+CL" in r_precision
 
 
+def test_the_row_of_the_very_file_is_marked() -> None:
+    file = "444c9e43da1314fec6f6823eb995547312a9f7ecd2d50bf39d383fe0593bab55"
+    fid, _ = said(lambda protocols: protocols["shared"].update(model={"published_files": {"generator": file}}))
+    assert "15.34 DM-GAN, the published weights by their authors, this very file" in fid
+    assert "14.64 DM-GAN+CL, one judge for all (" in fid
+    assert "this very file" not in said()[0]
+
+
 def test_the_mean_condition_is_compared_with_its_own_kind() -> None:
     fid, r_precision = said(lambda protocols: protocols["shared"].update(condition="mean"))
     assert "16.15 DM-GAN-MDD" in fid
@@ -59,6 +68,11 @@ def test_the_mean_condition_is_compared_with_its_own_kind() -> None:
         (lambda p: p["shared"].update(truncation=0.5), (0, 1), "the noise is multiplied by 0.5"),
         (lambda p: p["shared"].update(resolution=64), (0, 1), "images of 64 pixels"),
         (lambda p: p["fid"]["features"].update(network="efficientnet_lite2"), (0,), "are of efficientnet_lite2"),
+        (
+            lambda p: p["fid"]["features"].update(network="inception_v3_fid"),
+            (0,),
+            "inception_v3_fid, not of inception_v3",
+        ),
         (lambda p: p["fid"].update(real_images=2933), (0,), "not those of bird_val.npz"),
         (lambda p: p["fid"]["real_images"].update(sha256="0" * 64), (0,), "not those of bird_val.npz"),
         (lambda p: p["r_precision"]["encoders"].update(files={}), (1,), "the judge is not the authors'"),

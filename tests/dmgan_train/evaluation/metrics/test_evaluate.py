@@ -242,8 +242,9 @@ def test_a_run_judges_another_models_images(run, bundle, images, quick, tmp_path
     own, by_judge, of_bundle = written
     assert own.value == by_judge.value
     assert of_bundle.value == pytest.approx(own.value, abs=5)  # an image of twenty
-    assert "also taught the generator" in own.protocol["caution"]
-    assert "caution" not in by_judge.protocol
+    assert own.protocol["caution"] == by_judge.protocol["caution"]
+    assert own.protocol["caution"] == "these encoders also taught the generator, as in the paper"
+    assert of_bundle.protocol["caution"] == "whether these encoders also taught the generator is not known"
     assert by_judge.protocol["encoders"]["name"] == "judge"
 
 
@@ -262,6 +263,27 @@ def test_the_mean_condition_has_one_image_for_a_z(run, bundle) -> None:
     assert (pictures["mean"] - pictures["sampled"]).abs().max() > 1
     with open_source(bundle, CPU) as served:
         assert served.condition == run.settings().model.condition == "sampled"
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_generated(
+    run, images, quick, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(RunSource, "generate", None)
+    for option in ("-o", "--save-statistics"):
+        arguments = ("--metrics", "fid", "--images", 20, option, tmp_path / "file" / "results")
+        result = invoke("evaluate", run.root, "--data", images, *arguments)
+        assert result.exit_code == 2, result.output
+        assert "results cannot be written there" in result.output
+
+
+def test_a_bundles_results_lie_beside_it_by_its_whole_name(bundle, images, quick, tmp_path, monkeypatch) -> None:
+    for version in ("v1.0", "v1.1"):
+        copy = shutil.copytree(bundle, tmp_path / f"model-{version}")
+        monkeypatch.chdir(copy)
+        result = invoke("evaluate", ".", "--data", images, "--metrics", "is", "--images", 20)
+        assert result.exit_code == 0, result.output
+        assert len(list((tmp_path / f"model-{version}-metrics").glob("*.json"))) == 1
 
 
 @pytest.mark.parametrize(

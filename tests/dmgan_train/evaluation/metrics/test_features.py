@@ -76,6 +76,20 @@ def test_the_published_inception_file_loads_from_a_path(published) -> None:
     assert network.weights == "inception.pth"
 
 
+def test_the_network_of_dmgans_fids_sees_what_it_saw_then(tmp_path) -> None:
+    """Images in [0, 1] were taken for ones that ImageNet's mean and deviation had normalised."""
+    trunk = InceptionTrunk()
+    state = {**trunk.state_dict(), "fc.weight": torch.zeros(1000, trunk.global_channels), "fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "inception.pth")
+    network = load_features("inception_v3", CPU, tmp_path / "inception.pth")
+    images, expected = noise(2, 299), noise(2, 299).float() / 255
+    for channel, (mean, deviation) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
+        expected[:, channel] = expected[:, channel] * (deviation / 0.5) + (mean - 0.5) / 0.5
+    with torch.inference_mode():
+        _, pooled = trunk.eval()(expected)
+    torch.testing.assert_close(network.see(images).features, pooled, atol=1e-4, rtol=1e-4)
+
+
 def test_weights_that_do_not_fit_name_the_official_file(published) -> None:
     with pytest.raises(CheckpointError, match=r"(?s)weights of inception_v3 .*download\.pytorch\.org"):
         load_features("inception_v3", CPU, published)

@@ -10,12 +10,25 @@ import pytest
 import torch
 
 from dmgan_runtime.errors import DataError
+from dmgan_train.evaluation.metrics.features import FeatureNetwork, Seen
 from dmgan_train.evaluation.metrics.fid import FrechetDistance
 from dmgan_train.evaluation.metrics.statistics import Gaussian, read_statistics, write_statistics
+from dmgan_train.published import published
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 
 FEATURES = np.random.default_rng(1).normal(size=(50, 6)) @ np.random.default_rng(2).normal(size=(6, 6))
 MEAN, COVARIANCE = FEATURES.mean(axis=0), np.cov(FEATURES, rowvar=False)
+
+
+class Six(torch.nn.Module):
+    """Six features of an image."""
+
+    def forward(self, images: torch.Tensor) -> Seen:
+        return Seen(images.flatten(1)[:, :6], images.flatten(1)[:, :2])
+
+
+def network(name: str = "efficientnet_lite2", sha256: str = "0" * 64) -> FeatureNetwork:
+    return FeatureNetwork(name, Six(), 8, "none", sha256, torch.device("cpu"))
 
 
 def saved(path: Path, **arrays: object) -> Path:
@@ -24,7 +37,7 @@ def saved(path: Path, **arrays: object) -> Path:
 
 
 def distance(real: np.ndarray | Path, generated: np.ndarray) -> FrechetDistance:
-    given = read_statistics(real, 6) if isinstance(real, Path) else None
+    given = read_statistics(real, network()) if isinstance(real, Path) else None
     measured = FrechetDistance(6, given)
     if isinstance(real, np.ndarray):
         measured.add(torch.from_numpy(real), real=True)
@@ -36,18 +49,38 @@ def test_fid_from_statistics_is_fid_from_images(tmp_path) -> None:
     generated = FEATURES[:30] * 1.3 + 0.2
     by_images = distance(FEATURES, generated)
     by_numpy = distance(saved(tmp_path / "numpy.npz", mu=MEAN, sigma=COVARIANCE), generated)
+    assert "does not say of which network" in by_numpy.result(flat_network()).protocol["caution"]
     assert by_numpy.result(flat_network()).value == pytest.approx(by_images.result(flat_network()).value, rel=1e-9)
-    write_statistics(by_images.real_gaussian(), tmp_path / "ours.npz")
+    write_statistics(by_images.real_gaussian(), tmp_path / "ours.npz", network(), 50, 256)
     ours = distance(tmp_path / "ours.npz", generated).result(flat_network())
     assert ours.value == pytest.approx(by_images.result(flat_network()).value, rel=1e-12)
     assert ours.protocol["real_images"]["statistics"] == "ours.npz"
-    assert "of which network and pictures is unsaid" in ours.protocol["real_images"]["caution"]
+    assert ours.protocol["real_images"]["pictures"] == 50
+    assert "caution" not in ours.protocol
+
+
+@pytest.mark.parametrize("other", [network("efficientnet_lite0"), network(sha256="1" * 64)])
+def test_statistics_of_another_network_are_refused(other, tmp_path) -> None:
+    gaussian = Gaussian(torch.from_numpy(MEAN), torch.from_numpy(COVARIANCE))
+    write_statistics(gaussian, tmp_path / "ours.npz", network(), 50, 256)
+    with pytest.raises(DataError, match=r"features of efficientnet_lite2, .* pass --features efficientnet_lite2"):
+        read_statistics(tmp_path / "ours.npz", other)
+
+
+def test_published_statistics_are_those_of_their_network(tmp_path, monkeypatch) -> None:
+    path = saved(tmp_path / "bird_val.npz", mu=MEAN, sigma=COVARIANCE)
+    known = next(file for file in published().files if file.role == "real statistics")
+    monkeypatch.setattr("dmgan_train.evaluation.metrics.statistics.find_file", lambda _: known)
+    assert read_statistics(path, network("inception_v3")).caution is None
+    with pytest.raises(DataError, match="pass --features inception_v3,"):
+        read_statistics(path, network("inception_v3_fid"))
 
 
 def test_what_is_written_is_what_others_read(tmp_path) -> None:
-    write_statistics(Gaussian(torch.from_numpy(MEAN), torch.from_numpy(COVARIANCE)), tmp_path / "new folder" / "s.npz")
+    gaussian = Gaussian(torch.from_numpy(MEAN), torch.from_numpy(COVARIANCE))
+    write_statistics(gaussian, tmp_path / "new folder" / "s.npz", network(), 50, 256)
     with np.load(tmp_path / "new folder" / "s.npz", allow_pickle=False) as file:
-        assert set(file) == {"mu", "sigma"}
+        assert set(file) == {"mu", "sigma", "dmgan"}
         np.testing.assert_array_equal(file["mu"], MEAN)
         np.testing.assert_array_equal(file["sigma"], COVARIANCE)
 
@@ -55,7 +88,7 @@ def test_what_is_written_is_what_others_read(tmp_path) -> None:
 def test_float32_and_compressed_files_are_read(tmp_path) -> None:
     path = tmp_path / "small.npz"
     np.savez_compressed(path, mu=MEAN.astype(np.float32), sigma=COVARIANCE.astype(np.float32), count=50)
-    found = read_statistics(path, 6)
+    found = read_statistics(path, network())
     assert found.gaussian.covariance.dtype == torch.float64
     np.testing.assert_allclose(found.gaussian.covariance, COVARIANCE, rtol=1e-6)
     assert len(found.sha256) == 64
@@ -87,7 +120,7 @@ def test_what_is_no_covariance_is_refused(case, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     arrays, message = REFUSED[case]
     with pytest.raises(DataError, match=rf"bad\.npz: .*({message})"):
-        read_statistics(saved(tmp_path / "bad.npz", **arrays), 6)
+        read_statistics(saved(tmp_path / "bad.npz", **arrays), network())
     assert not (tmp_path / "opened").exists()
 
 
@@ -95,7 +128,7 @@ def test_what_is_no_covariance_is_refused(case, tmp_path, monkeypatch) -> None:
 def test_what_is_no_npz_is_refused(content, tmp_path) -> None:
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"is no \.npz"):
-        read_statistics(tmp_path / "bad.npz", 6)
+        read_statistics(tmp_path / "bad.npz", network())
 
 
 def test_a_file_that_would_fill_the_memory_is_not_unpacked(tmp_path) -> None:
@@ -105,4 +138,4 @@ def test_a_file_that_would_fill_the_memory_is_not_unpacked(tmp_path) -> None:
         archive.writestr("mu.npy", header.getvalue() + bytes(10**7))
         archive.writestr("sigma.npy", b"")
     with pytest.raises(DataError, match=r"mu has 10,000,.* bytes"):
-        read_statistics(tmp_path / "bomb.npz", 6)
+        read_statistics(tmp_path / "bomb.npz", network())
