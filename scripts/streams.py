@@ -2,12 +2,13 @@
 
     python -m scripts.streams [BUNDLE] --clients 1 --clients 4
 
-Clients are threads that ask again as soon as they have their image; each takes its turn at the engine that is free.
-Arrangements come in turns, round by round.
+Clients are threads that ask again as soon as they have their image, and wait in one queue for the engine that is free
+first. Arrangements come in turns, round by round.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,20 +35,21 @@ def ask(engines: Sequence[Generator], caption: str, clients: int, seconds: float
     free: SimpleQueue[Generator] = SimpleQueue()
     for engine in engines:
         free.put(engine)
+    own = threading.local()
+
+    def take() -> None:
+        own.engine = free.get()
+
     start = time.perf_counter()
 
     def client(number: int) -> list[float]:
         taken = []
         while (began := time.perf_counter()) < start + seconds:
-            engine = free.get()
-            try:
-                engine.generate(caption, seed=number)
-            finally:
-                free.put(engine)
+            servers.submit(lambda: own.engine.generate(caption, seed=number)).result()
             taken.append(time.perf_counter() - began)
         return taken
 
-    with ThreadPoolExecutor(clients) as pool:
+    with ThreadPoolExecutor(len(engines), initializer=take) as servers, ThreadPoolExecutor(clients) as pool:
         latencies = [each for part in pool.map(client, range(clients)) for each in part]
     return latencies, time.perf_counter() - start
 
