@@ -169,10 +169,10 @@ def measure(
         save_statistics=options["save_statistics"],
     )
     folder = output.parent if output else _results_folder(model)
-    if distributed.is_main():
-        for place in (folder, *([plan.save_statistics.parent] if plan.save_statistics else [])):
-            _make_folder(place)
     with open_source(model, device, options["truncation"], step, options["condition"]) as source:
+        if distributed.is_main():
+            for place in (folder, *([plan.save_statistics.parent] if plan.save_statistics else [])):
+                _make_folder(place)
         network = load_features(options["features"], device, options["feature_weights"])
         judges = None
         if "r_precision" in plan.metrics and not (judge is None and is_bundle(model)):

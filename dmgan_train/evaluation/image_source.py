@@ -118,7 +118,7 @@ class RunSource:
             "kind": "run",
             "name": self._run.root.resolve().name,
             "gan_steps": self.steps,
-            "weights": f"averaged over the steps (EMA {self._ema})",
+            "weights": f"averaged over the steps (EMA {self._ema})" if self.steps else "as published",
             "generator_sha256": self._sha256,
             "engine": f"torch {torch.__version__} on {self._device.type}",
             "trained_on": self._run.provenance().get("data", {}),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -124,7 +123,9 @@ def write_statistics(gaussian: Gaussian, path: Path, network: FeatureNetwork, pi
     """
     content = io.BytesIO()
     origin = {"network": network.name, "weights_sha256": network.sha256, "pictures": pictures, "resolution": resolution}
-    np.savez(content, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy(), dmgan=json.dumps(origin))
+    np.savez(
+        content, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy(), dmgan=msgspec.json.encode(origin).decode()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getvalue())
 

@@ -307,6 +307,7 @@ def test_what_is_neither_run_nor_bundle_is_refused(images, quick) -> None:
     result = invoke("evaluate", images, "--data", images)
     assert result.exit_code == 2
     assert "not a run folder" in result.output
+    assert not (images / "metrics").exists()
 
 
 def test_a_missing_package_names_the_extra(run, images, monkeypatch) -> None:
