@@ -22,7 +22,7 @@ from dmgan_train.settings import Settings, override_settings
 Say = Callable[[str], None]
 
 
-class Row(NamedTuple):
+class AblationRow(NamedTuple):
     """A row of the table.
 
     Attributes:
@@ -39,15 +39,15 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("baseline", "baseline", "none", "concatenation"),
-    Row("+M", "m", "words", "concatenation"),
-    Row("+M+WG", "m-wg", "gated", "concatenation"),
-    Row("+M+WG+RG", "m-wg-rg", "gated", "gated"),
+    AblationRow("baseline", "baseline", "none", "concatenation"),
+    AblationRow("+M", "m", "words", "concatenation"),
+    AblationRow("+M+WG", "m-wg", "gated", "concatenation"),
+    AblationRow("+M+WG+RG", "m-wg-rg", "gated", "gated"),
 )
 ENCODERS = "encoders"
 
 
-def row_settings(settings: Settings, row: Row) -> Settings:
+def row_settings(settings: Settings, row: AblationRow) -> Settings:
     """The settings of one row: all the same but the memory.
 
     Raises:

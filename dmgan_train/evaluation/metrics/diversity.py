@@ -26,7 +26,7 @@ def diversity_orders(split: Split, images: int, seed: int) -> list[Order]:
     ]
 
 
-class Spread:
+class FeatureSpread:
     """Mean of 1 - cosine over all pairs of features, in memory that does not grow with them."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Spread:
         return float(1 - (self._sum.square().sum() - self.count) / (self.count * (self.count - 1)))
 
 
-def measure_diversity(generated: Iterable[Tensor], real: Spread, network: FeatureNetwork) -> MetricResult:
+def measure_diversity(generated: Iterable[Tensor], real: FeatureSpread, network: FeatureNetwork) -> MetricResult:
     """Compares the spread within captions with the spread between them and among real images.
 
     Args:
@@ -88,6 +88,6 @@ def measure_diversity(generated: Iterable[Tensor], real: Spread, network: Featur
 
 
 def _mean_distance(features: Tensor) -> float:
-    spread = Spread()
+    spread = FeatureSpread()
     spread.add(features)
     return spread.mean_distance()

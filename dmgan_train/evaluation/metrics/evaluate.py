@@ -15,7 +15,7 @@ from dmgan_train import distributed
 from dmgan_train.checkpoint import fingerprint
 from dmgan_train.data import MissingSplitError, Split, SplitName, check_files, check_left_out, detect_source, keep_known
 from dmgan_train.evaluation.image_source import ImageSource, read_split
-from dmgan_train.evaluation.metrics.diversity import Spread, diversity_orders, measure_diversity
+from dmgan_train.evaluation.metrics.diversity import FeatureSpread, diversity_orders, measure_diversity
 from dmgan_train.evaluation.metrics.features import FeatureNetwork, Seen
 from dmgan_train.evaluation.metrics.fid import FrechetDistance
 from dmgan_train.evaluation.metrics.inception_score import ClassScore
@@ -119,7 +119,7 @@ class _Work:
         self._source, self._network, self._plan, self._split = source, network, plan, split
         self._wanted = set(plan.metrics)
         self._distance = self._open_distance() if "fid" in self._wanted else None
-        self._score, self._spread = ClassScore(plan.seed), Spread()
+        self._score, self._spread = ClassScore(plan.seed), FeatureSpread()
         judged = encoders if "r_precision" in self._wanted else None
         self._r_precision = RPrecision(judged, split, plan.seed) if judged else None
 

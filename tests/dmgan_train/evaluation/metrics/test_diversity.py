@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 
 from dmgan_runtime.errors import DataError
 from dmgan_train.data import load_split
-from dmgan_train.evaluation.metrics.diversity import IMAGES_A_CAPTION, Spread, diversity_orders, measure_diversity
+from dmgan_train.evaluation.metrics.diversity import (
+    IMAGES_A_CAPTION,
+    FeatureSpread,
+    diversity_orders,
+    measure_diversity,
+)
 from tests.dmgan_train.evaluation.metrics.network import flat_network
 
 
-def spread_of(*batches: torch.Tensor) -> Spread:
-    spread = Spread()
+def spread_of(*batches: torch.Tensor) -> FeatureSpread:
+    spread = FeatureSpread()
     for batch in batches:
         spread.add(batch)
     return spread
