@@ -94,7 +94,9 @@ def reference_case(graphs: Mapping[Role, Graph], captions: Tokens, seed: int) ->
     return case
 
 
-def measure_parity(path: Path, graph: Graph, precision: Precision, cases: Sequence[Case]) -> list[ParityEntry]:
+def measure_parity(
+    path: Path, graph: Graph, precision: Precision, cases: Sequence[Case], rounded: float | None = None
+) -> list[ParityEntry]:
     """Runs an ONNX file in ONNX Runtime on the CPU and compares every output with PyTorch's in float64.
 
     Args:
@@ -102,6 +104,7 @@ def measure_parity(path: Path, graph: Graph, precision: Precision, cases: Sequen
         graph: What it was exported from.
         precision: Its precision; says what is allowed.
         cases: From `reference_case`.
+        rounded: If the weights were, the PSNR in dB that is asked of an image instead.
 
     Returns:
         An entry for each output.
@@ -119,7 +122,7 @@ def measure_parity(path: Path, graph: Graph, precision: Precision, cases: Sequen
             actual[name].append(value)
             expected[name].append(case[f"{graph.role}.{name}"].numpy())
     batches = tuple(len(case["text_encoder.tokens"]) for case in cases)
-    return [_compare(name, actual[name], expected[name], graph.role, precision, batches) for name in names]
+    return [_compare(name, actual[name], expected[name], graph.role, precision, rounded, batches) for name in names]
 
 
 def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
@@ -148,7 +151,11 @@ def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
 
 
 def check_images(
-    images: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], precision: Precision, stage: int
+    images: npt.NDArray[np.floating],
+    expected: npt.NDArray[np.floating],
+    precision: Precision,
+    stage: int,
+    rounded: float | None = None,
 ) -> float:
     """Checks a stage's images that a whole bundle generated, all stages one after the other; returns their PSNR.
 
@@ -162,15 +169,16 @@ def check_images(
         expected: From PyTorch.
         precision: The bundle's.
         stage: Which stage generated them, from 0.
+        rounded: As for `measure_parity`.
 
     Raises:
         ExportError: if they are further from PyTorch's than the precision allows.
     """
-    required = REQUIRED_PSNR.get(precision, None if stage < PAPERS_STAGES else DEEP_PSNR)
+    required = rounded or REQUIRED_PSNR.get(precision, None if stage < PAPERS_STAGES else DEEP_PSNR)
     limits = _Limits(TOLERANCE if required is None else None, required)
     what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
     quality = psnr(images, expected)
-    _check(what, float(np.abs(images - expected).max()), quality, limits, precision)
+    _check(what, float(np.abs(images - expected).max()), quality, limits, _remedy(precision, rounded))
     return quality
 
 
@@ -185,6 +193,7 @@ def _compare(
     expected: Sequence[npt.NDArray[np.floating]],
     role: Role,
     precision: Precision,
+    rounded: float | None,
     batches: tuple[int, ...],
 ) -> ParityEntry:
     for got, wanted in zip(actual, expected, strict=True):
@@ -192,12 +201,13 @@ def _compare(
             raise ExportError(f"{role}.{name}: {got.dtype}{got.shape}, and PyTorch gives {wanted.dtype}{wanted.shape}")
     got, wanted = (np.concatenate([value.ravel() for value in values]) for values in (actual, expected))
     worst, quality = float(np.abs(got - wanted).max()), psnr(got, wanted)
+    required = rounded or REQUIRED_PSNR.get(precision)
     limits = _Limits(
         # Features have no fixed range as images do, so their tolerance grows with their size.
-        tolerance=TOLERANCE * max(1.0, float(np.abs(wanted).max())) if precision == "fp32" else None,
-        required_psnr=REQUIRED_PSNR.get(precision) if name == "image" else None,
+        tolerance=TOLERANCE * max(1.0, float(np.abs(wanted).max())) if required is None else None,
+        required_psnr=required if name == "image" else None,
     )
-    _check(f"{role} in {precision}: {name}", worst, quality, limits, precision)
+    _check(f"{role} in {precision}: {name}", worst, quality, limits, _remedy(precision, rounded))
     return ParityEntry(
         role=role,
         precision=precision,
@@ -210,7 +220,7 @@ def _compare(
     )
 
 
-def _check(what: str, worst: float, quality: float, limits: _Limits, precision: Precision) -> None:
+def _check(what: str, worst: float, quality: float, limits: _Limits, remedy: str) -> None:
     what = f"{what} differs from PyTorch by {worst:.2e} ({decibels(quality)})"
     if limits.tolerance is not None and not worst <= limits.tolerance:
         what += f", over the tolerance of {limits.tolerance:.2e}"
@@ -218,10 +228,12 @@ def _check(what: str, worst: float, quality: float, limits: _Limits, precision: 
         what += f", and {limits.required_psnr:g} dB are needed"
     elif math.isfinite(worst):
         return
-    raise ExportError(f"{what}; no bundle was written. {_remedy(precision)}")
+    raise ExportError(f"{what}; no bundle was written. {remedy}")
 
 
-def _remedy(precision: Precision) -> str:
+def _remedy(precision: Precision, rounded: float | None = None) -> str:
+    if rounded is not None:
+        return "Export without --half-weights"
     if precision == "fp32":
         return "Please report this with the versions of torch and onnxruntime"
     return f"Export without --{precision}"

@@ -42,7 +42,8 @@ def main(bundle: Path, output: Path, runtime: Path | None, webgpu: bool) -> None
     devices = ("wasm", "webgpu") if webgpu else ("wasm",)
     package = find_runtime(runtime, devices)
     site = write_site(bundle, output, package, devices, lambda step: click.echo(f"{step} ...", err=True))
-    kind = f"fp16, {decibels(site.bundle.psnr)} from fp32 in the worst image" if site.bundle.half else "fp32"
+    worst = site.bundle.psnr
+    kind = "fp32" if worst is None else f"fp16, {decibels(worst)} from fp32 in the worst image"
     click.echo(f"bundle: {_megabytes(site.bundle.bytes)}, weights in {kind}")
     click.echo(
         f"a visit: {_megabytes(site.bytes)} with onnxruntime-web {site.runtime}, {_megabytes(site.compressed)} from a"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +11,12 @@ import numpy as np
 from dmgan_runtime import Generator
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, GraphEntry
+from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, GraphEntry, Manifest
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.self_test import run_self_test
-from export.browser.half_weights import store_in_half
+from export.half_weights import REQUIRED_PSNR, STORED_IN_HALF, store_in_half
 
-REQUIRED_PSNR = 50.0
-STORED_IN_HALF = "weights_stored_in_fp16_image_psnr_db"
 _IMAGES = 32
 _BATCH = 4
 
@@ -28,13 +26,11 @@ class WireBundle(NamedTuple):
 
     Attributes:
         bytes: Of its files.
-        psnr: Of the worst of many images, weights in fp16 against fp32, in dB.
-        half: Whether its weights are in fp16.
+        psnr: Of the worst image with weights in fp16, against fp32, in dB; None if they stay in fp32.
     """
 
     bytes: int
-    psnr: float
-    half: bool
+    psnr: float | None
 
 
 def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -> WireBundle:
@@ -59,29 +55,36 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
         for entry in (*manifest.tokenizer.files, *cards):
             _write(folder, entry.path, bundle.read(entry))
     manifest = manifest.__replace__(schema_version=SCHEMA_VERSION, graphs=tuple(graphs), files=tuple(cards))
-    report("storing weights in fp16")
     for name, content in contents.items():
-        _write(folder, name, store_in_half(content))
-    halved = tuple(graph.__replace__(file=FileEntry.of(folder, graph.file.path)) for graph in graphs)
-    provenance = dict(manifest.provenance)
-    # The measurements against PyTorch were of the other files.
-    changed = manifest.__replace__(graphs=halved, parity=(), image_psnr_db={}, provenance=provenance)
-    (folder / MANIFEST_NAME).write_bytes(changed.to_json())
-    report("comparing its images with those of fp32")
-    worst = _worst_psnr(path, folder)
-    half = worst >= REQUIRED_PSNR
-    if half:
-        provenance[STORED_IN_HALF] = round(worst, 1)
-    else:
-        report(f"{decibels(worst)}, and {REQUIRED_PSNR:.0f} are needed: the weights stay in fp32")
-        for name, content in contents.items():
-            _write(folder, name, content)
-        changed = manifest
-    (folder / MANIFEST_NAME).write_bytes(changed.to_json())
+        _write(folder, name, content)
+    if STORED_IN_HALF not in manifest.provenance:
+        report("storing weights in fp16")
+        manifest = _in_half(folder, manifest, path, contents, report)
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     with Generator.open(folder, backend="onnxruntime", device="cpu") as generator:
         run_self_test(generator)
-    size = sum(entry.bytes for entry in changed.every_file) + (folder / MANIFEST_NAME).stat().st_size
-    return WireBundle(size, worst, half)
+    size = sum(entry.bytes for entry in manifest.every_file) + (folder / MANIFEST_NAME).stat().st_size
+    return WireBundle(size, manifest.provenance.get(STORED_IN_HALF))
+
+
+def _in_half(
+    folder: Path, manifest: Manifest, path: Path, contents: Mapping[str, bytes], report: Callable[[str], None]
+) -> Manifest:
+    """Stores the weights in fp16 if the images stay near enough to those of the bundle at `path`, or else as before."""
+    for name, content in contents.items():
+        _write(folder, name, store_in_half(content))
+    graphs = tuple(graph.__replace__(file=FileEntry.of(folder, graph.file.path)) for graph in manifest.graphs)
+    # The measurements against PyTorch were of the other files.
+    halved = manifest.__replace__(graphs=graphs, parity=(), image_psnr_db={})
+    (folder / MANIFEST_NAME).write_bytes(halved.to_json())
+    report("comparing its images with those of fp32")
+    worst = _worst_psnr(path, folder)
+    if worst >= REQUIRED_PSNR:
+        return halved.__replace__(provenance={**manifest.provenance, STORED_IN_HALF: round(worst, 1)})
+    report(f"{decibels(worst)}, and {REQUIRED_PSNR:.0f} are needed: the weights stay in fp32")
+    for name, content in contents.items():
+        _write(folder, name, content)
+    return manifest
 
 
 def _fp32(bundle: Bundle, role: str) -> GraphEntry:

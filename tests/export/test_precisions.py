@@ -158,7 +158,7 @@ def test_every_precision_has_its_form(asked, forms) -> None:
 
 
 def test_the_form_that_is_asked_for_is_exported(run, tmp_path, monkeypatch) -> None:
-    def stop(*arguments: object) -> None:
+    def stop(*arguments: object, **_: object) -> None:
         raise ExportError(f"up blocks are {arguments[-1]}")
 
     monkeypatch.setattr(cli, "write_bundle", stop)

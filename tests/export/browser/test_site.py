@@ -12,17 +12,15 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from dmgan_runtime import Generator
 from dmgan_runtime.bundle import Bundle, packaged_bundle
-from dmgan_runtime.graphs import graph_interface
 from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.self_test import run_self_test
-from export.browser.half_weights import store_in_half
-from export.browser.wire import STORED_IN_HALF
 from export.commands import main
-from tests.bundles import MAX_WORDS, SPEC, build_bundle, build_graph, write_manifest, zip_bundle
+from export.half_weights import STORED_IN_HALF
+from tests.bundles import build_bundle, write_manifest, zip_bundle
 from tests.export.browser.packages import build_package
 
 
@@ -71,22 +69,6 @@ class TestTheBundle:
         ours, packaged = (images(each, "red heart", 7) for each in (site / "bundle", packaged_bundle()))
         for side, levels in packaged.items():
             assert np.abs(ours[side] - levels).mean() < 0.5
-
-    def test_a_graph_keeps_its_interface_and_only_large_weights_are_halved(self) -> None:
-        content = store_in_half(build_graph("generator_0").SerializeToString())
-        model = onnx.load_from_string(content)
-        interface = graph_interface("generator_0", SPEC, MAX_WORDS)
-        for values, entries in zip((model.graph.input, model.graph.output), interface, strict=True):
-            assert [value.name for value in values] == [entry.name for entry in entries]
-        kinds = {weight.name: weight.data_type for weight in model.graph.initializer}
-        assert kinds["weight.fp16"] == TensorProto.FLOAT16
-        assert kinds["to_colours"] == TensorProto.FLOAT
-
-    def test_a_weight_that_fp16_cannot_hold_stays(self) -> None:
-        model = build_graph("generator_0")
-        (weight,) = (each for each in model.graph.initializer if each.name == "weight")
-        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1e6, "weight"))
-        assert onnx.load_from_string(store_in_half(model.SerializeToString())) == model
 
     def test_weights_that_show_in_pictures_stay_in_fp32(self, runtime: Path, tmp_path: Path) -> None:
         bundle = build_bundle(tmp_path / "bundle")
