@@ -18,7 +18,7 @@ from dmgan_runtime.generator import Generator
 from dmgan_runtime.noise import Condition, draw_noise
 from dmgan_runtime.results import Generation
 from dmgan_train.data.pyramid import to_levels
-from dmgan_train.evaluation.image_source import ImageSource, RunSource, is_bundle
+from dmgan_train.evaluation.image_source import ImageSource, RunSource, choose_resolution, is_bundle, shrink
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import DataSettings
 
@@ -45,15 +45,23 @@ class _Provenance(msgspec.Struct, frozen=True):
 class BundleSource:
     """A bundle, whose images the runtime generates as it does for a user."""
 
-    def __init__(self, path: Path, truncation: float = 1.0, condition: Condition | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        truncation: float = 1.0,
+        condition: Condition | None = None,
+        resolution: int | None = None,
+    ) -> None:
         """Args:
         path: A folder or .zip that `dmgan-export` wrote.
         truncation: Over 0 and at most 1; multiplies the noise.
         condition: Whether the condition is sampled or its mean; None is what the bundle says.
+        resolution: To shrink images to; None leaves them as they are.
 
         Raises:
             BundleError: if the bundle is missing, damaged or unsafe.
             BackendError: if no engine can be had.
+            SettingsError: if images cannot be shrunk to the resolution.
         """
         with Bundle(path) as bundle:
             self._manifest, self._tokenizer = bundle.manifest, bundle.tokenizer()
@@ -65,10 +73,10 @@ class BundleSource:
             raise BundleError(
                 f"{path}: its provenance is not what an export writes ({error}); export it again"
             ) from error
+        self.resolution = choose_resolution(self._manifest.model.resolutions[-1], resolution)
         self._generator = Generator.open(path)
         self._name, self.truncation = path.resolve().stem, truncation
         self.condition: Condition = condition or self._manifest.model.condition
-        self.resolution = self._manifest.model.resolutions[-1]
         self.steps, self._trained_on = provenance.gan_steps, provenance.data
         self._files = {name: file.sha256 for name, file in provenance.files.items()}
         self.teachers = frozenset({self._files["text_encoder"]} if "text_encoder" in self._files else ())
@@ -89,7 +97,8 @@ class BundleSource:
             seeds, model.noise_features, model.condition_features, self.truncation, self.condition
         )
         synthesis = self._generator.synthesize(*tokens, noise, condition_noise)
-        return to_levels(torch.from_numpy(synthesis.images[self.resolution]))
+        largest = synthesis.images[model.resolutions[-1]]
+        return shrink(to_levels(torch.from_numpy(largest)), self.resolution)
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
         return [
@@ -106,6 +115,7 @@ class BundleSource:
             "name": self._name,
             "gan_steps": self.steps,
             "weights": "as exported (a run's are averaged over its steps)",
+            "largest_image": self._manifest.model.resolutions[-1],
             "manifest_sha256": hashlib.sha256(self._manifest.to_json()).hexdigest(),
             "engine": f"{active.backend} {active.version} on {active.device}, {active.precision}",
             "trained_on": self._trained_on,
@@ -119,6 +129,7 @@ def open_source(
     truncation: float = 1.0,
     step: int | None = None,
     condition: Condition | None = None,
+    resolution: int | None = None,
 ) -> AbstractContextManager[ImageSource]:
     """Opens a run or a bundle, whichever the path is.
 
@@ -128,16 +139,18 @@ def open_source(
         truncation: Over 0 and at most 1; multiplies the noise.
         step: Of a run's snapshot; None takes the newest checkpoint.
         condition: Whether the condition is sampled or its mean; None is the model's own.
+        resolution: To shrink images to; None leaves them as they are.
 
     Raises:
         BundleError, BackendError: as `BundleSource`.
         CheckpointError: as `RunSource`.
-        SettingsError: if there is nothing at the path, or a step is asked of a bundle.
+        SettingsError: if there is nothing at the path, a step is asked of a bundle, or images cannot be shrunk to the
+            resolution.
     """
     if not path.exists():
         raise SettingsError(f"{path}: there is no such file or folder; pass a run that `fit` wrote, or a bundle")
     if is_bundle(path):
         if step is not None:
             raise SettingsError(f"{path}: a bundle holds one generator; leave --step out, or pass a run")
-        return BundleSource(path, truncation, condition)
-    return nullcontext(RunSource(RunFolder(path), device, truncation, step, condition))
+        return BundleSource(path, truncation, condition, resolution)
+    return nullcontext(RunSource(RunFolder(path), device, truncation, step, condition, resolution))

@@ -88,6 +88,12 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     help="Generate from a sample of the condition's distribution, or from its mean.  [default: the model's own]",
 )
 @click.option(
+    "--resolution",
+    type=click.IntRange(1),
+    help="Shrink images to so many pixels a side, and real pictures too, to compare models of different sizes."
+    "  [default: the model's own]",
+)
+@click.option(
     "--features",
     type=click.Choice(FEATURE_NAMES),
     default="efficientnet_lite2",
@@ -169,7 +175,8 @@ def measure(
         save_statistics=options["save_statistics"],
     )
     folder = output.parent if output else _results_folder(model)
-    with open_source(model, device, options["truncation"], step, options["condition"]) as source:
+    resolution = options["resolution"]
+    with open_source(model, device, options["truncation"], step, options["condition"], resolution) as source:
         if distributed.is_main():
             for place in (folder, *([plan.save_statistics.parent] if plan.save_statistics else [])):
                 _make_folder(place)
@@ -187,6 +194,7 @@ def measure(
         *_unusual(plan, source.truncation),
         *([f"by-{judges.name}-{fingerprint(judges.image)[:8]}"] if judge and judges else []),
         *([f"condition-{source.condition}"] if options["condition"] else []),
+        *([f"at-{resolution}px"] if resolution else []),
         *_elsewhere(plan, evaluation, network if options["feature_weights"] else None),
     ]
     return output or folder / ("-".join(parts) + ".json"), evaluation

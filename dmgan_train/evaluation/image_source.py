@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.noise import Condition
 from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint, load_model
 from dmgan_train.data import Split, SplitName, keep_known, load_split
-from dmgan_train.data.pyramid import to_levels
+from dmgan_train.data.pyramid import pyramid, to_levels
 from dmgan_train.models import GeneratorOutput
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.sampling import generate
@@ -26,7 +27,7 @@ class ImageSource(Protocol):
     """A trained model that generates images from captions. One seed is one image, as in the runtime.
 
     Attributes:
-        resolution: Side of its largest images in pixels.
+        resolution: Side of the images of `generate` in pixels.
         data: How the pictures and captions that it was trained on were read.
         steps: How many steps its generator was trained for; None if it does not say.
         truncation: What the noise is multiplied by.
@@ -46,7 +47,7 @@ class ImageSource(Protocol):
         """Whether it knows a word of a caption, and so can make an image of it."""
 
     def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """The largest images, [N, 3, R, R] uint8 on the CPU.
+        """The largest images, shrunk if a smaller resolution was asked for, [N, 3, R, R] uint8 on the CPU.
 
         Raises:
             CaptionError: if a caption has no known word.
@@ -73,6 +74,7 @@ class RunSource:
         truncation: float = 1.0,
         step: int | None = None,
         condition: Condition | None = None,
+        resolution: int | None = None,
     ) -> None:
         """Args:
         run: A run whose second phase has begun.
@@ -80,9 +82,11 @@ class RunSource:
         truncation: Over 0 and at most 1; multiplies the noise.
         step: Of a snapshot; None takes the newest checkpoint.
         condition: Whether the condition is sampled or its mean; None is what the run's settings say.
+        resolution: To shrink images to; None leaves them as they are.
 
         Raises:
             CheckpointError: if a checkpoint is missing or damaged, or there is no such snapshot.
+            SettingsError: if images cannot be shrunk to the resolution.
         """
         settings = run.settings()
         self._run, self._device, self.truncation = run, device, truncation
@@ -96,14 +100,15 @@ class RunSource:
         self._tokenizer, self._max_words = run.vocabulary(), settings.data.serving_words
         self._ema = settings.gan.ema
         self.steps: int | None = steps
-        self.resolution = settings.model.resolutions[-1]
+        self._largest = settings.model.resolutions[-1]
+        self.resolution = choose_resolution(self._largest, resolution)
         self.data = settings.data
 
     def takes(self, caption: str) -> bool:
         return self._tokenizer.takes(caption)
 
     def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return to_levels(self._generate(captions, seeds).images[-1]).cpu()
+        return shrink(to_levels(self._generate(captions, seeds).images[-1]), self.resolution).cpu()
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
         requests = [
@@ -120,6 +125,7 @@ class RunSource:
             "gan_steps": self.steps,
             "weights": f"averaged over the steps (EMA {self._ema})" if self.steps else "as published",
             "generator_sha256": self._sha256,
+            "largest_image": self._largest,
             "engine": f"torch {torch.__version__} on {self._device.type}",
             "trained_on": self._run.provenance().get("data", {}),
         }
@@ -143,6 +149,31 @@ def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> S
     """
     split = load_split(kind, root, name, source.data.captions_per_image, source.data.held_out)
     return keep_known(split, source.takes, "the model")
+
+
+def choose_resolution(largest: int, asked: int | None) -> int:
+    """The side of the images that are measured.
+
+    Args:
+        largest: Of the model's images, in pixels.
+        asked: To shrink them to; None is the largest.
+
+    Raises:
+        SettingsError: if halving the largest does not come to it.
+    """
+    sides = [largest >> halvings for halvings in range(largest.bit_length()) if largest % (1 << halvings) == 0]
+    if asked is not None and asked not in sides:
+        raise SettingsError(f"--resolution {asked}: the model's images can be shrunk to {', '.join(map(str, sides))}")
+    return asked or largest
+
+
+def shrink(images: Tensor, resolution: int) -> Tensor:
+    """Images [N, 3, R, R] uint8, scaled down to a resolution as real pictures are."""
+    side = images.shape[-1]
+    if side == resolution:
+        return images
+    unmirrored = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    return to_levels(pyramid(images, unmirrored, (resolution, side))[0])
 
 
 def is_bundle(path: Path) -> bool:

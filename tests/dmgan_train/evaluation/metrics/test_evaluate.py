@@ -3,9 +3,11 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from dmgan_runtime.errors import BundleError, DataError, SettingsError
 from dmgan_runtime.tokenizer import Tokenizer
@@ -263,6 +265,21 @@ def test_the_mean_condition_has_one_image_for_a_z(run, bundle) -> None:
     assert (pictures["mean"] - pictures["sampled"]).abs().max() > 1
     with open_source(bundle, CPU) as served:
         assert served.condition == run.settings().model.condition == "sampled"
+
+
+def test_images_are_shrunk_as_real_pictures_are(run, bundle, images, quick) -> None:
+    source = RunSource(run, CPU, resolution=16)
+    (small,), (large,) = source.generate(["a red square"], [3]), RunSource(run, CPU).generate(["a red square"], [3])
+    pixels = Image.fromarray(large.permute(1, 2, 0).numpy()).resize((16, 16), Image.Resampling.BILINEAR)
+    assert np.array_equal(small.permute(1, 2, 0).numpy(), np.asarray(pixels))
+    for model, folder in ((run.root, run.root / "metrics"), (bundle, bundle.with_name(f"{bundle.name}-metrics"))):
+        arguments = ("--data", images, "--metrics", "is", "--images", 20, "--resolution")
+        refused = invoke("evaluate", model, *arguments, 24)
+        assert "--resolution 24: the model's images can be shrunk to 32, 16, 8, 4, 2, 1" in refused.stderr
+        assert invoke("evaluate", model, *arguments, 16).exit_code == 0
+        (path,) = folder.glob("*-at-16px.json")
+        protocol = read_evaluation(path).protocol
+        assert (protocol["resolution"], protocol["model"]["largest_image"]) == (16, 32)
 
 
 def test_results_that_cannot_be_written_are_told_before_anything_is_generated(
