@@ -168,19 +168,19 @@ class GanPhase:
         self.discriminators.train()
         self._set_learning_rates(step)
         images, mirrored = (part.to(self.device, non_blocking=True) for part in (batch.images, batch.mirrored))
-        reals = pyramid(images, mirrored, self.settings.model.resolutions)
         warming_up = stages_warming_up(step, self.settings.gan)
         self._stages = warming_up or self.settings.model.stages
+        reals = pyramid(images, mirrored, self.settings.model.resolutions[: self._stages])
         captions = distributed.gather_captions(batch)
         if warming_up:
             captions = captions[:1]  # nothing compares two yet
         noise = self._draw_noise(self.settings.model.noise_features)
         if self.settings.gan.noise_variation:
             noise = noise_of_pictures(noise, batch.intervals.to(self.device, non_blocking=True))
-            reals = vary(reals[: self._stages], noise)
+            reals = vary(reals, noise)
         drawn = [self._draw(of_each, noise) for of_each in captions]
         if warming_up:
-            losses = self._update_generator(self._own_losses(drawn[0].output, reals[:warming_up]))
+            losses = self._update_generator(self._own_losses(drawn[0].output, reals))
         else:
             losses = self._train_discriminators(reals, drawn, step)
             losses |= self._train_generator(reals, drawn)

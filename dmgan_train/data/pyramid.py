@@ -27,20 +27,21 @@ def from_levels(levels: Tensor) -> Tensor:
 
 
 def pyramid(images: Tensor, mirrored: Tensor, resolutions: Sequence[int]) -> list[Tensor]:
-    """Pictures at every resolution, each scaled down from the largest.
+    """Pictures at every resolution that is asked for, each scaled down from their own.
 
     Args:
-        images: [N, 3, R, R] uint8, R the last resolution.
+        images: [N, 3, R, R] uint8.
         mirrored: [N] bool, which of them are turned left to right first.
-        resolutions: Sides in pixels, smallest first, each half of the next.
+        resolutions: Sides in pixels, R or R halved some times.
 
     Returns:
         For each resolution r a float32 tensor [N, 3, r, r] in [-1, 1], on the device of the pictures.
     """
     images = images.contiguous()
     levels = torch.where(mirrored[:, None, None, None], images.flip(-1), images).float()
-    smaller = [_shrink(_shrink(levels, side).mT, side).mT for side in resolutions[:-1]]
-    return [from_levels(level).contiguous() for level in (*smaller, levels)]
+    whole = images.shape[-1]
+    scaled = (levels if side == whole else _shrink(_shrink(levels, side).mT, side).mT for side in resolutions)
+    return [from_levels(level).contiguous() for level in scaled]
 
 
 def _shrink(levels: Tensor, side: int) -> Tensor:

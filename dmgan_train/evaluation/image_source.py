@@ -173,7 +173,7 @@ def shrink(images: Tensor, resolution: int) -> Tensor:
     if side == resolution:
         return images
     unmirrored = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    return to_levels(pyramid(images, unmirrored, (resolution, side))[0])
+    return to_levels(pyramid(images, unmirrored, (resolution,))[0])
 
 
 def is_bundle(path: Path) -> bool:
