@@ -251,6 +251,7 @@ def test_a_key_is_asked_for_and_kept(browser: playwright.Browser, emoji: ServerP
 
 def test_a_mistake_is_said(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji)
+    expect(page.locator("#stages img")).to_have_count(3)  # its first picture is answered too
     page.locator("#caption").fill("zebrafishes")
     with page.expect_response("**/generations") as answer:
         page.locator("#make").click()
