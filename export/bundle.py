@@ -159,15 +159,14 @@ def _fill(
     cases = [reference_case(reference, batch, seed) for seed, batch in enumerate(captions)]
     precisions = [variant.precision for variant in variants]
     calibration = _calibration_cases(model) if "int8" in precisions else []
-    files = []
-    for variant in variants:
-        graphs = rewritten_graphs(model.text_encoder, model.generator, model.max_words, variant)
-        files.append(write_graphs(folder, graphs, variant, cases, calibration, report))
-    rounded = None
+    graphs = [rewritten_graphs(model.text_encoder, model.generator, model.max_words, each) for each in variants]
+    files = [
+        write_graphs(folder, rewritten, variant, cases, calibration, report)
+        for rewritten, variant in zip(graphs, variants, strict=True)
+    ]
     if half_weights:  # last, because int8 is made from what is exact
-        graphs = rewritten_graphs(model.text_encoder, model.generator, model.max_words, variants[0])
-        files[0] = store_graphs_in_half(folder, files[0], graphs, cases, report)
-        rounded = REQUIRED_PSNR
+        files[0] = store_graphs_in_half(folder, files[0], graphs[0], cases, report)
+    rounded = REQUIRED_PSNR if half_weights else None
     manifest = _write_manifest(folder, model, files)
     self_test, quality = _check_end_to_end(folder, model, precisions, cases, report, rounded)
     if "fp16" in quality:

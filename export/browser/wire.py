@@ -52,12 +52,11 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
         graphs = [_fp32(bundle, role) for role in manifest.model.roles]
         cards = [entry for entry in manifest.files if entry.path.lower().endswith(".md")]
         contents = {entry.file.path: bundle.read(entry.file) for entry in graphs}
-        for entry in (*manifest.tokenizer.files, *cards):
-            _write(folder, entry.path, bundle.read(entry))
+        _write_all(folder, {entry.path: bundle.read(entry) for entry in (*manifest.tokenizer.files, *cards)})
     manifest = manifest.__replace__(schema_version=SCHEMA_VERSION, graphs=tuple(graphs), files=tuple(cards))
-    for name, content in contents.items():
-        _write(folder, name, content)
-    if STORED_IN_HALF not in manifest.provenance:
+    if STORED_IN_HALF in manifest.provenance:
+        _write_all(folder, contents)
+    else:
         report("storing weights in fp16")
         manifest = _in_half(folder, manifest, path, contents, report)
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
@@ -71,8 +70,7 @@ def _in_half(
     folder: Path, manifest: Manifest, path: Path, contents: Mapping[str, bytes], report: Callable[[str], None]
 ) -> Manifest:
     """Stores the weights in fp16 if the images stay near enough to those of the bundle at `path`, or else as before."""
-    for name, content in contents.items():
-        _write(folder, name, store_in_half(content))
+    _write_all(folder, {name: store_in_half(content) for name, content in contents.items()})
     graphs = tuple(graph.__replace__(file=FileEntry.of(folder, graph.file.path)) for graph in manifest.graphs)
     # The measurements against PyTorch were of the other files.
     halved = manifest.__replace__(graphs=graphs, parity=(), image_psnr_db={})
@@ -82,8 +80,7 @@ def _in_half(
     if worst >= REQUIRED_PSNR:
         return halved.__replace__(provenance={**manifest.provenance, STORED_IN_HALF: round(worst, 1)})
     report(f"{decibels(worst)}, and {REQUIRED_PSNR:.0f} are needed: the weights stay in fp32")
-    for name, content in contents.items():
-        _write(folder, name, content)
+    _write_all(folder, contents)
     return manifest
 
 
@@ -94,10 +91,11 @@ def _fp32(bundle: Bundle, role: str) -> GraphEntry:
     raise BundleError(f"{bundle.path}: has no {role} graph in fp32; export the bundle again")
 
 
-def _write(folder: Path, name: str, content: bytes) -> None:
-    file = folder / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    for name, content in contents.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
 
 
 def _worst_psnr(path: Path, changed: Path) -> float:

@@ -17,6 +17,7 @@ from dmgan_runtime.graphs import graph_interface
 from dmgan_runtime.manifest import parse_manifest
 from dmgan_train.run_folder import RunFolder
 from export import cli
+from export.browser.wire import write_wire_bundle
 from export.bundle import write_bundle
 from export.half_weights import STORED_IN_HALF, store_in_half
 from tests.bundles import MAX_WORDS, SPEC, build_graph
@@ -85,6 +86,18 @@ def test_int8_is_made_from_what_is_exact(bundles: tuple[Path, Path]) -> None:
         if tensor.data_type == TensorProto.FLOAT16
     ]
     assert biases == []
+
+
+def test_a_page_for_browsers_takes_them_as_they_are(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    told: list[str] = []
+    wire = write_wire_bundle(bundles[1], tmp_path / "wire", told.append)
+    given, made = (
+        parse_manifest((path / "manifest.json").read_bytes(), "manifest.json")
+        for path in (bundles[1], tmp_path / "wire")
+    )
+    assert made.graphs == tuple(graph for graph in given.graphs if graph.precision == "fp32")
+    assert wire.psnr == given.provenance[STORED_IN_HALF]
+    assert told == []
 
 
 def test_weights_that_round_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
