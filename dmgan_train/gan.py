@@ -180,7 +180,7 @@ class GanPhase:
             reals = vary(reals, noise)
         drawn = [self._draw(of_each, noise) for of_each in captions]
         if warming_up:
-            losses = self._update_generator(self._own_losses(drawn[0].output, reals))
+            losses = self._update_generator(self._warm_up_losses(drawn[0].output, reals))
         else:
             losses = self._train_discriminators(reals, drawn, step)
             losses |= self._train_generator(reals, drawn)
@@ -325,6 +325,12 @@ class GanPhase:
         of_encoder, features = self._encoder_losses(reals[-1], drawn)
         return losses | of_encoder, features
 
+    def _warm_up_losses(self, fakes: GeneratorOutput, reals: list[Tensor]) -> dict[str, Tensor]:
+        losses, first = self._own_losses(fakes, reals), self.settings.gan.warm_up_perceptual_from
+        if first is not None and reals[-1].shape[-1] >= first:
+            losses["perceptual"] = self._perceptual_loss(fakes.images[-1], reals[-1])
+        return losses
+
     def _own_losses(self, fakes: GeneratorOutput, reals: list[Tensor]) -> dict[str, Tensor]:
         """The losses that need no other network."""
         mean, log_variance = fakes.condition.mean.float(), fakes.condition.log_variance.float()
@@ -360,11 +366,11 @@ class GanPhase:
             losses["perceptual"] = self._perceptual_loss(fake, real, features)
         return losses, image.image
 
-    def _perceptual_loss(self, fake: Tensor, real: Tensor, features: tuple[Tensor, ...]) -> Tensor:
-        """Both images augmented alike, if they are: then the image's own features will not do."""
+    def _perceptual_loss(self, fake: Tensor, real: Tensor, features: tuple[Tensor, ...] | None = None) -> Tensor:
+        """Both images augmented alike, if they are: then known features of the image as it is will not do."""
         with self._autocast():
             seen_fake, seen_real = self._see(fake, real)
-            if self.settings.gan.augmentation:
+            if features is None or self.settings.gan.augmentation:
                 features = self.image_encoder.extract_features(seen_fake)
             with torch.no_grad():
                 targets = self.image_encoder.extract_features(seen_real)

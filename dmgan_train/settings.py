@@ -145,6 +145,8 @@ class GanSettings(_Section, frozen=True):
         warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, and so on to all
             (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
+        warm_up_perceptual_from: Side in pixels of the stage from which the perceptual loss takes part in the warm-up;
+            None leaves it to what follows.
         warm_up_learning_rate: Learning rate of the generator in these steps; None takes generator_learning_rate.
         noise_variation: The noise says which of the pictures that share a caption is reconstructed, and tilts, shrinks
             and recolours it a little (`dmgan_train.variation`), for drawings on a plain ground; the paper's noise says
@@ -180,6 +182,7 @@ class GanSettings(_Section, frozen=True):
     reconstruction_weight: Weight = 0.0
     perceptual_weight: Weight = 0.0
     warm_up_steps: tuple[Steps, ...] = ()
+    warm_up_perceptual_from: PositiveInt | None = None
     warm_up_learning_rate: Rate | None = None
     noise_variation: bool = False
     augmentation: bool = False
@@ -194,6 +197,8 @@ class GanSettings(_Section, frozen=True):
     def __post_init__(self) -> None:
         if any(self.warm_up_steps) and not self.reconstruction_weight:
             raise ValueError("warm_up_steps trains by reconstruction alone; set reconstruction_weight above 0")
+        if self.warm_up_perceptual_from is not None and not self.perceptual_weight:
+            raise ValueError("warm_up_perceptual_from is for the perceptual loss; set perceptual_weight above 0")
         if self.contrastive_weight and self.noise_variation:
             raise ValueError("contrastive_weight has one noise for two captions, noise_variation one each; unset one")
         if self.steps is not None and sum(self.warm_up_steps) + self.decay_steps > self.steps:

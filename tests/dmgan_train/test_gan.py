@@ -37,6 +37,16 @@ def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -
     assert [changed(phase, step) for step in range(5)] == expected
 
 
+@pytest.mark.parametrize("augmentation", [False, True])
+def test_the_perceptual_loss_joins_the_warm_up_from_its_size_on(run, images, augmentation) -> None:
+    phase = phase_of(
+        run, images, *WARM_UP, f"gan.augmentation={augmentation}".lower(), "gan.warm_up_perceptual_from=16"
+    )
+    losses = [phase.step(next(phase.batches(step)), step) for step in (0, 2, 3)]
+    assert ["perceptual" in one for one in losses] == [False, True, True]
+    assert all(0 < one["perceptual"].item() < 2 for one in losses[1:])
+
+
 @pytest.mark.parametrize(("stages", "warm_up"), [(1, (2,)), (5, (1, 0, 1, 0, 1))])
 def test_every_number_of_stages_warms_up_and_trains(run, images, stages, warm_up) -> None:
     phase = phase_of(run, images, f"model.stages={stages}", *WARM_UP, f"gan.warm_up_steps={list(warm_up)}")
@@ -159,6 +169,11 @@ def test_data_that_are_too_few_for_the_warm_up_are_refused(run, images) -> None:
         SettingsError, match=r"gan.epochs is 3, which is 6 steps of these data, and .* take 7; .*epochs"
     ):
         phase_of(run, images, *WARM_UP, "gan.decay_steps=3", "gan.steps=null", "gan.epochs=3")
+
+
+def test_a_perceptual_warm_up_without_its_loss_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"set perceptual_weight above 0"):
+        small_settings("gan.warm_up_perceptual_from=16")
 
 
 def test_a_warm_up_without_reconstruction_is_refused() -> None:

@@ -267,12 +267,13 @@ def test_the_mean_condition_has_one_image_for_a_z(run, bundle) -> None:
         assert served.condition == run.settings().model.condition == "sampled"
 
 
-def test_images_are_shrunk_as_real_pictures_are(run, bundle, images, quick) -> None:
+def test_images_are_shrunk_as_real_pictures_are(run, bundle, images, quick, tmp_path) -> None:
     source = RunSource(run, CPU, resolution=16)
     (small,), (large,) = source.generate(["a red square"], [3]), RunSource(run, CPU).generate(["a red square"], [3])
     pixels = Image.fromarray(large.permute(1, 2, 0).numpy()).resize((16, 16), Image.Resampling.BILINEAR)
     assert np.array_equal(small.permute(1, 2, 0).numpy(), np.asarray(pixels))
-    for model, folder in ((run.root, run.root / "metrics"), (bundle, bundle.with_name(f"{bundle.name}-metrics"))):
+    own, served = shutil.copytree(run.root, tmp_path / "run"), shutil.copytree(bundle, tmp_path / "bundle")
+    for model, folder in ((own, own / "metrics"), (served, tmp_path / "bundle-metrics")):
         arguments = ("--data", images, "--metrics", "is", "--images", 20, "--resolution")
         refused = invoke("evaluate", model, *arguments, 24)
         assert "--resolution 24: the model's images can be shrunk to 32, 16, 8, 4, 2, 1" in refused.stderr
