@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COMPONENTS = 4
-_TILT = math.radians(6)
-_SHRINKAGE = 0.12
-_HUE = math.radians(12)
+# Twice as much, and skin tones can no longer be told apart (docs/trials.md).
+_TILT = math.radians(3)
+_SHRINKAGE = 0.06
+_HUE = math.radians(6)
 # The luma-chroma transform of NTSC: a rotation of the two chromas changes the hue and leaves luma and greys alone.
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -43,7 +44,7 @@ def noise_of_pictures(noise: Tensor, intervals: Tensor) -> Tensor:
 def vary(pyramid: Sequence[Tensor], noise: Tensor) -> list[Tensor]:
     """Tilts, shrinks and recolours each picture by as much as its noise says, a smooth function of z1, z2 and z3.
 
-    A picture is turned by up to 6 degrees to either side, shrunk by up to 12% and its hue turned by up to 12 degrees,
+    A picture is turned by up to 3 degrees to either side, shrunk by up to 6% and its hue turned by up to 6 degrees,
     each uniformly. What comes into view at its border has the colour of its first pixel.
 
     Args:
