@@ -42,7 +42,7 @@ from dmgan_train.models import (
 )
 from dmgan_train.monitor import Monitor, gate_means
 from dmgan_train.optimizer import ScaledAdam
-from dmgan_train.schedule import check_schedule, learning_rates, stages_warming_up
+from dmgan_train.schedule import check_schedule, learning_rates, stages_beginning, stages_warming_up
 from dmgan_train.settings import Settings
 from dmgan_train.variation import noise_of_pictures, vary
 
@@ -169,6 +169,8 @@ class GanPhase:
         self._set_learning_rates(step)
         images, mirrored = (part.to(self.device, non_blocking=True) for part in (batch.images, batch.mirrored))
         warming_up = stages_warming_up(step, self.settings.gan)
+        if self.settings.gan.warm_up_inherits:
+            self._inherit(stages_beginning(step, self.settings.gan))
         self._stages = warming_up or self.settings.model.stages
         reals = pyramid(images, mirrored, self.settings.model.resolutions[: self._stages])
         captions = distributed.gather_captions(batch)
@@ -246,6 +248,14 @@ class GanPhase:
 
     def _optimizers(self) -> dict[str, ScaledAdam]:
         return {"generator": self._generator_optimizer, "discriminator": self._discriminator_optimizer}
+
+    def _inherit(self, stages: Iterable[int]) -> None:
+        """Gives stages, counted from 1, the weights of the one before, where both are refinements: of one shape."""
+        for generator in (self.generator, cast("GeneratorNetwork", self.generator_ema.module)):
+            refinements = dict(enumerate(generator.refinements, start=2))
+            for stage in stages:
+                if stage - 1 in refinements:
+                    refinements[stage].load_state_dict(refinements[stage - 1].state_dict())
 
     def _set_learning_rates(self, step: int) -> None:
         rates = learning_rates(step, self.steps, self.settings.gan)

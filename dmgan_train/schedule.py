@@ -45,6 +45,17 @@ def stages_warming_up(step: int, settings: GanSettings) -> int:
     return next((stages for stages, end in enumerate(ends, start=1) if step < end), 0)
 
 
+def stages_beginning(step: int, settings: GanSettings) -> range:
+    """The stages, counted from 1, that train for the first time at a step of the warm-up.
+
+    Args:
+        step: Steps done.
+        settings: Of the phase.
+    """
+    before = stages_warming_up(step - 1, settings) if step else 0
+    return range(before + 1, stages_warming_up(step, settings) + 1)
+
+
 def learning_rates(step: int, steps: int, settings: GanSettings) -> LearningRates:
     """Constant, but for a warm-up with a rate of its own and a linear decay at the end.
 

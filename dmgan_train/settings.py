@@ -145,6 +145,8 @@ class GanSettings(_Section, frozen=True):
         warm_up_steps: Before discriminators and DAMSM join, train by reconstruction and conditioning loss alone
             (Ledig et al., SRGAN, CVPR 2017): so many steps the first stage, then the first two, and so on to all
             (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
+        warm_up_inherits: A stage begins its warm-up with the weights of the stage before it, which has the same shape,
+            instead of random ones; the first two stages have no such stage.
         warm_up_perceptual_from: Side in pixels of the stage from which the perceptual loss takes part in the warm-up;
             None leaves it to what follows.
         warm_up_learning_rate: Learning rate of the generator in these steps; None takes generator_learning_rate.
@@ -182,6 +184,7 @@ class GanSettings(_Section, frozen=True):
     reconstruction_weight: Weight = 0.0
     perceptual_weight: Weight = 0.0
     warm_up_steps: tuple[Steps, ...] = ()
+    warm_up_inherits: bool = False
     warm_up_perceptual_from: PositiveInt | None = None
     warm_up_learning_rate: Rate | None = None
     noise_variation: bool = False

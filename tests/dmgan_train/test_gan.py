@@ -37,6 +37,32 @@ def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -
     assert [changed(phase, step) for step in range(5)] == expected
 
 
+def test_a_stage_may_begin_its_warm_up_with_the_weights_of_the_one_before(run, images) -> None:
+    phase = phase_of(
+        run,
+        images,
+        "model.stages=4",
+        *WARM_UP,
+        "gan.warm_up_steps=[1, 1, 0, 2]",
+        "gan.warm_up_inherits=true",
+        "gan.warm_up_learning_rate=1e-12",
+    )
+    weights = [[value.clone() for value in each.parameters()] for each in phase.generator.refinements]
+    for step in range(2):
+        phase.step(next(phase.batches(step)), step)
+    assert all(torch.equal(*pair) for pair in zip(weights[1], phase.generator.refinements[1].parameters(), strict=True))
+    phase.step(next(phase.batches(2)), 2)
+    for generator in (phase.generator, phase.generator_ema.module):
+        first, *others = ([value.detach() for value in each.parameters()] for each in generator.refinements)
+        for other in others:
+            assert all(torch.allclose(*pair, atol=1e-8) for pair in zip(first, other, strict=True))
+    changed_one = next(phase.generator.refinements[2].parameters())
+    with torch.no_grad():
+        changed_one.zero_()
+    phase.step(next(phase.batches(3)), 3)
+    assert changed_one.abs().max() < 1e-8
+
+
 @pytest.mark.parametrize("augmentation", [False, True])
 def test_the_perceptual_loss_joins_the_warm_up_from_its_size_on(run, images, augmentation) -> None:
     phase = phase_of(
