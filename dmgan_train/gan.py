@@ -251,11 +251,11 @@ class GanPhase:
 
     def _inherit(self, stages: Iterable[int]) -> None:
         """Gives stages, counted from 1, the weights of the one before, where both are refinements: of one shape."""
-        for generator in (self.generator, cast("GeneratorNetwork", self.generator_ema.module)):
-            refinements = dict(enumerate(generator.refinements, start=2))
-            for stage in stages:
-                if stage - 1 in refinements:
-                    refinements[stage].load_state_dict(refinements[stage - 1].state_dict())
+        for stage in stages:
+            if stage > 2:
+                for generator in (self.generator, cast("GeneratorNetwork", self.generator_ema.module)):
+                    before, own = generator.refinements[stage - 3 : stage - 1]
+                    own.load_state_dict(before.state_dict())
 
     def _set_learning_rates(self, step: int) -> None:
         rates = learning_rates(step, self.steps, self.settings.gan)
