@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COMPONENTS = 4
-# Twice as much, and skin tones can no longer be told apart (docs/trials.md).
+# With twice as much, one real drawing of nine is taken for another skin tone (docs/trials.md).
 _TILT = math.radians(3)
 _SHRINKAGE = 0.06
 _HUE = math.radians(6)
