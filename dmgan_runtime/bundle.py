@@ -17,7 +17,7 @@ from dmgan_runtime.graphs import check_interfaces
 from dmgan_runtime.manifest import MANIFEST_NAME, FileEntry, parse_manifest, stays_inside
 from dmgan_runtime.tokenizer import Tokenizer
 
-PACKAGED_MODEL = "emoji-64"
+PACKAGED_MODEL = "emoji-256"
 _PACKAGED = Path(__file__).parent / "models"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_VOCABULARY_BYTES = 16 * 2**20

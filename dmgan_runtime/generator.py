@@ -100,7 +100,7 @@ class Generator:
 
         Args:
             bundle: A folder or .zip that `dmgan-export` wrote, or the name of a model that comes with dmgan; None is
-                `emoji-64`.
+                `emoji-256`.
             backend: "auto" takes the best that can be had here; or "onnxruntime", "openvino", "mnn", "tensorrt"
                 or "tensorrt_rtx".
             device: "auto", "cpu", "cuda" (the first GPU) or "cuda:N".

@@ -224,7 +224,7 @@ class Settings(_Section, frozen=True):
         gan: The second phase.
     """
 
-    preset: Literal["birds", "coco", "emoji", "tiny"] = "birds"
+    preset: Literal["birds", "coco", "emoji", "emoji-256", "tiny"] = "birds"
     recipe: Literal["preset", "paper", "small-data", "contrastive"] = "preset"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     model: ModelSpec = ModelSpec()
@@ -252,7 +252,7 @@ class Settings(_Section, frozen=True):
         return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
 
 
-PRESETS = ("birds", "coco", "emoji", "tiny")
+PRESETS = ("birds", "coco", "emoji", "emoji-256", "tiny")
 RECIPES = ("preset", "paper", "small-data", "contrastive")
 _KNOWN: dict[str, Any] = msgspec.to_builtins(Settings())
 

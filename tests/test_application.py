@@ -68,7 +68,7 @@ def test_fastapi_answers_with_json() -> None:
         answer = client.get("/image", params={"caption": "red qwert heart"}).json()
         refused = client.get("/image", params={"caption": "qwert"})
     with Image.open(io.BytesIO(base64.b64decode(answer["png"]))) as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (256, 256)
     assert 0 <= int(answer["seed"]) < 2**64
     assert answer["unknown_words"] == ["qwert"]
     assert refused.status_code == 400
@@ -82,7 +82,7 @@ def test_flask_answers_with_the_png() -> None:
         answer, refused = client.get("/image?caption=red+heart"), client.get("/image")
     assert answer.mimetype == "image/png"
     with Image.open(io.BytesIO(answer.data)) as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (256, 256)
     assert refused.status_code == 400
 
 

@@ -72,7 +72,7 @@ def test_the_python_example_makes_an_image(tmp_path, monkeypatch) -> None:
     assert list(blocks("python", [ROOT / "docs" / "index.md"])) == [example]
     exec(compile(example, "README.md", "exec"), {})
     with Image.open("heart.png") as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (256, 256)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Say what is installed, which GPUs are here, and which engine serves, and why not the others.
 
-    BUNDLE, a folder or .zip, or the name of a model that comes with dmgan (emoji-64 if it is left out): every file is
+    BUNDLE, a folder or .zip, or the name of a model that comes with dmgan (emoji-256 if it is left out): every file is
     checked by size and SHA-256; it is opened as Generator.open does; one image is generated and compared with the one
     that was generated at export.
 

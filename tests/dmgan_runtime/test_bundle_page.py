@@ -109,7 +109,7 @@ class TestManifest:
         written = json.loads(content)
         assert set(written) == {field.encode_name for field in fields_of(Manifest)}
         assert set(written["model"]) == {field.encode_name for field in fields_of(ModelSpec)}
-        assert set(written["self_test"]["thumbnails"]) == {"16", "32", "64"}
+        assert set(written["self_test"]["thumbnails"]) == {"16", "32", "64", "128", "256"}
         for graph in parse_manifest(content, "packaged").graphs:
             assert (graph.up_blocks is None) == (graph.role == "text_encoder")
 

@@ -130,7 +130,7 @@ def test_it_is_opened_and_not_constructed(arguments: tuple[Any, ...]) -> None:
 
 
 def test_a_packaged_model_is_opened_by_name() -> None:
-    with Generator.open("emoji-64", threads=1) as named, Generator.open(threads=1) as unnamed:
+    with Generator.open("emoji-256", threads=1) as named, Generator.open(threads=1) as unnamed:
         assert named.manifest == unnamed.manifest
         with pickle.loads(pickle.dumps(named)) as copy:
             assert copy.manifest == named.manifest

@@ -13,8 +13,8 @@ from PIL import Image
 from dmgan_runtime import Generator
 from dmgan_runtime.bundle import Bundle, packaged_bundle
 
-MAX_BYTES = 8 * 10**6
-GOLDEN = Path(__file__).parents[1] / "golden" / "emoji-64"
+MAX_BYTES = 12 * 10**6
+GOLDEN = Path(__file__).parents[1] / "golden" / "emoji-256"
 
 
 def instructions() -> str:
@@ -57,9 +57,9 @@ def test_every_file_is_listed() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_red_heart_is_red_on_white(packaged, seed) -> None:
     pixels = np.asarray(packaged.generate("red heart", seed=seed)[0].image, np.float64)
-    assert pixels.shape == (64, 64, 3)
+    assert pixels.shape == (256, 256, 3)
     assert pixels[[0, 0, -1, -1], [0, -1, 0, -1]].min() > 230
-    red, green, blue = pixels[24:40, 24:40].mean((0, 1))
+    red, green, blue = pixels[96:160, 96:160].mean((0, 1))
     assert red > 180
     assert red > green + 80
     assert red > blue + 60
@@ -91,7 +91,7 @@ def test_all_its_emoji_are_short_enough_to_be_read_whole(packaged) -> None:
 def test_skin_tones_are_in_their_order(packaged) -> None:
     tones = ("light", "medium-light", "medium", "medium-dark", "dark")
     captions = [f"thumbs up, {tone} skin tone" for tone in tones]
-    middles = [np.asarray(each.image)[28:44, 24:40].mean() for each in packaged.generate(captions, seed=0)]
+    middles = [np.asarray(each.image)[112:176, 96:160].mean() for each in packaged.generate(captions, seed=0)]
     assert middles == sorted(middles, reverse=True)
 
 

@@ -28,7 +28,7 @@ def test_every_command_explains_itself(command) -> None:
 
 def test_help_shows_defaults_and_choices() -> None:
     result = invoke("fit", "--help")
-    assert "[birds|coco|emoji|tiny]" in result.output
+    assert "[birds|coco|emoji|emoji-256|tiny]" in result.output
     assert "[default: birds; of a run that has begun, its own]" in " ".join(result.output.split())
 
 

@@ -111,7 +111,7 @@ class TestPictures:
         found = node("generate", id=generator["id"], caption="red heart", options={"seed": 7, "attention": True})
         with Generator.open(backend="onnxruntime", device="cpu") as python:
             (expected,) = python.generate("red heart", seed=7)
-        assert_near(found["stages"]["64"], expected.image)
+        assert_near(found["stages"]["256"], expected.image)
 
 
 class TestWalks:

@@ -20,7 +20,7 @@ import { Generator } from "dmgan";
 const fetch = async (url) => new Response(await readFile(url));
 const generator = await Generator.open(process.argv[2], { fetch });
 const { image, words } = await generator.generate("red heart", { seed: 7 });
-console.log(JSON.stringify({ width: image.width, words, level: image.data[4 * (32 * 64 + 32)] }));
+console.log(JSON.stringify({ width: image.width, words, level: image.data[4 * (128 * 256 + 128)] }));
 await generator.close();
 """
 
@@ -89,7 +89,7 @@ def test_it_runs_where_it_is_installed(installed: Path) -> None:
     command = ["node", "use.js", packaged_bundle().as_uri()]
     used = subprocess.run(command, cwd=installed, capture_output=True, text=True, check=True, timeout=120)
     result = json.loads(used.stdout)
-    assert (result["width"], result["words"]) == (64, ["red", "heart"])
+    assert (result["width"], result["words"]) == (256, ["red", "heart"])
     assert result["level"] > 150  # the heart's middle is red
 
 

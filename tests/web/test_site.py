@@ -94,8 +94,8 @@ def page(browser: playwright.Browser) -> Iterator[playwright.Page]:
 
 
 def expect_pictures(page: playwright.Page) -> None:
-    """All three stages of a picture; what the page says instead fails the test at once."""
-    playwright.expect(page.locator("#note.alarm, #stages li:nth-child(3)")).to_have_count(1, timeout=60_000)
+    """Every stage of a picture; what the page says instead fails the test at once."""
+    playwright.expect(page.locator("#note.alarm, #stages li:nth-child(5)")).to_have_count(1, timeout=60_000)
     assert page.locator("#note.alarm").count() == 0, page.locator("#note").inner_text()
 
 
@@ -137,10 +137,10 @@ def test_a_picture_its_previews_and_its_text_are_pythons(page: Any, site: Site, 
     made = picture(page, "#image")
     assert_near(made, expected.image)
     assert made.text == {"Description": "red heart zebrafish", "Seed": "7"}  # type: ignore[attr-defined]
-    assert "emoji-64 · onnxruntime-web 1.30.0 on wasm" in page.locator("#model").inner_text()
+    assert "emoji-256 · onnxruntime-web 1.30.0 on wasm" in page.locator("#model").inner_text()
     assert "The model does not know “zebrafish”." in page.locator("#note").inner_text()
     assert expected.attention is not None
-    shares = [f"{100 * weights.mean():.0f}%" for weights in expected.attention[64]]
+    shares = [f"{100 * weights.mean():.0f}%" for weights in expected.attention[256]]
     assert page.locator("#words td:nth-child(2) .number").all_inner_texts() == shares
 
 

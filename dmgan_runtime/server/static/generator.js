@@ -30,12 +30,14 @@ export class PageGenerator {
     this.base = base;
     this.key = "";
     this.model = null;
+    this.partialImages = 0;
   }
 
   async open() {
     const { data } = await (await this.#ask("v1/models")).json();
     const [{ id, dmgan }] = data;
     this.model = id;
+    this.partialImages = dmgan.resolutions.length - 1;
     const vocabulary = await (await this.#ask(`v1/models/${encodeURIComponent(id)}/vocabulary`)).json();
     return {
       name: id,
@@ -49,7 +51,8 @@ export class PageGenerator {
   }
 
   async *stream({ caption, seed, count = 1, stages = true, attention = false, signal }) {
-    const content = { model: this.model, prompt: caption, n: count, stream: true, partial_images: stages ? 3 : 0, attention };
+    const partial_images = stages ? this.partialImages : 0;
+    const content = { model: this.model, prompt: caption, n: count, stream: true, partial_images, attention };
     const answer = await this.#ask("v1/images/generations", signal, withSeeds(content, "seed", seed));
     for await (const event of serverSentEvents(answer.body)) {
       if (event.error) throw new RefusedError(event.error.message, 500);

@@ -152,7 +152,7 @@ def test_a_name_cannot_move_the_cursor(own_bundle: Path) -> None:
     ("arguments", "message"),
     [
         (("nowhere",), "nowhere: no such bundle; pass a folder or .zip that dmgan-export wrote, or the name of a"),
-        (("emoji-65",), "or the name of a packaged model: emoji-64"),
+        (("emoji-255",), "or the name of a packaged model: emoji-256"),
         (("--backend", "abacus"), "'abacus' is not one of 'auto', 'tensorrt', "),
         (("--device", "gpu"), "device 'gpu' is unknown; pass 'auto', 'cpu', 'cuda' or 'cuda:N'"),
         (("--precision", "fp8"), "'fp8' is not one of 'auto', 'fp32'"),
@@ -175,7 +175,7 @@ def test_where_none_serves_none_is_taken(bundle: Path) -> None:
 
 
 def test_packaged_models_have_names() -> None:
-    assert f"Bundle {packaged_bundle()}, emoji-64\n" in doctor("emoji-64").stdout
+    assert f"Bundle {packaged_bundle()}, emoji-256\n" in doctor("emoji-256").stdout
 
 
 @pytest.mark.parametrize(

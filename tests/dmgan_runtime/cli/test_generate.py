@@ -447,17 +447,17 @@ with replacing(Path({str(out)!r})) as scratch:
 
 def test_packaged_models_are_listed_and_opened_by_name(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = run("--list")
-    assert (listed.exit_code, listed.stdout) == (0, f"emoji-64: 64 pixels, {packaged_bundle()}\n")
-    assert run("-b", "emoji-64", "red heart", "-o", out, "--seed", "1").exit_code == 0
+    assert (listed.exit_code, listed.stdout) == (0, f"emoji-256: 256 pixels, {packaged_bundle()}\n")
+    assert run("-b", "emoji-256", "red heart", "-o", out, "--seed", "1").exit_code == 0
     by_name = out.read_bytes()
     run("red heart", "-o", out, "--seed", "1", "--overwrite")
     assert out.read_bytes() == by_name
     refused = run("-b", "emoji64", "red heart", "-o", out, "--overwrite")
     assert refused.exit_code == 2
-    assert "that dmgan-export wrote, or the name of a packaged model: emoji-64" in refused.stderr
-    out.with_name("emoji-64").mkdir()
+    assert "that dmgan-export wrote, or the name of a packaged model: emoji-256" in refused.stderr
+    out.with_name("emoji-256").mkdir()
     monkeypatch.chdir(out.parent)
-    assert "manifest.json: missing" in run("-b", "emoji-64", "red heart", "-o", "new.png").stderr
+    assert "manifest.json: missing" in run("-b", "emoji-256", "red heart", "-o", "new.png").stderr
 
 
 def test_captions_that_cannot_be_read_are_left_out_if_so_asked(bundle: Path, tmp_path: Path, out: Path) -> None:
@@ -486,7 +486,7 @@ def test_help_shows_types_defaults_and_ranges() -> None:
     text = " ".join(run("--help").stdout.split())
     for expected in (
         "[CAPTION]...",
-        "[default: (emoji-64)]",
+        "[default: (emoji-256)]",
         "[default: out.png]",
         "[default: 1; 1<=x<=1000000]",
         "[default: (random); 0<=x<=18446744073709551615]",

@@ -47,7 +47,7 @@ def test_three_commands_lead_from_nothing_to_a_picture(emoji: ServerProcess) -> 
     said = subprocess.run(command, check=True, timeout=60, capture_output=True).stdout
     content = base64.b64decode(json.loads(said)["data"][0]["b64_json"])
     with Image.open(io.BytesIO(content)) as picture:
-        assert (picture.size, picture.text["Description"]) == ((64, 64), "red heart")
+        assert (picture.size, picture.text["Description"]) == ((256, 256), "red heart")
 
 
 def test_asking(emoji: ServerProcess, tmp_path: Path) -> None:
@@ -58,7 +58,8 @@ def test_asking(emoji: ServerProcess, tmp_path: Path) -> None:
         "8 ['red', 'heart']",
         "image_generation.partial_image 16",
         "image_generation.partial_image 32",
-        "image_generation.completed 64",
+        "image_generation.partial_image 64",
+        "image_generation.completed 256",
     ]
     curl = next(block for block in snippets("docs/http.md", "") if block.startswith("curl"))
     said = subprocess.run(["sh", "-c", f"{elsewhere(curl, emoji).strip()} -sS"], check=True, capture_output=True).stdout

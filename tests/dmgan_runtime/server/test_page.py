@@ -42,7 +42,7 @@ def page(browser: playwright.Browser, emoji: ServerProcess) -> Iterator[playwrig
 
 def visit(page: playwright.Page, emoji: ServerProcess, state: str = "") -> None:
     page.goto(f"{emoji.url}/#{state}")
-    expect(page.locator("#model")).to_contain_text("emoji-64")
+    expect(page.locator("#model")).to_contain_text("emoji-256")
 
 
 def expect(locator: playwright.Locator) -> playwright.LocatorAssertions:
@@ -54,19 +54,19 @@ def shown(page: playwright.Page, selector: str) -> Image.Image:
     return Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")
 
 
-def test_a_caption_becomes_three_stages(page: playwright.Page, emoji: ServerProcess) -> None:
+def test_a_caption_becomes_its_stages(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji)
-    expect(page.locator("#stages img")).to_have_count(3)
-    assert page.locator("#stages span").all_inner_texts()[2].startswith("64 \u00d7 64")
+    expect(page.locator("#stages img")).to_have_count(5)
+    assert page.locator("#stages span").all_inner_texts()[4].startswith("256 \u00d7 256")
     assert "ms" in page.locator("#stages span").first.inner_text()
     red, green, blue = shown(page, "#image").resize((1, 1), box=(150, 150, 230, 230)).getpixel((0, 0))
     assert red > 200 > max(green, blue)  # a red heart is what it begins with
     page.locator("#caption").fill("green apple")
     page.keyboard.press("Enter")
-    expect(page.locator("#image")).to_have_attribute("alt", "green apple, 64 pixels")
+    expect(page.locator("#image")).to_have_attribute("alt", "green apple, 256 pixels")
     assert "caption=green+apple&seed=1&view=picture" in page.url
     page.go_back()
-    expect(page.locator("#image")).to_have_attribute("alt", "red heart, 64 pixels")
+    expect(page.locator("#image")).to_have_attribute("alt", "red heart, 256 pixels")
     page.locator("#stages button").first.click()
     expect(page.locator("#image")).to_have_attribute("alt", "red heart, 16 pixels")
 
@@ -106,7 +106,7 @@ def test_a_picture_is_downloaded_with_its_caption_and_seed(
     waiting.value.save_as(tmp_path / "picture.png")
     assert waiting.value.suggested_filename == "red-heart-seed12.png"
     with Image.open(tmp_path / "picture.png") as found:
-        assert (found.size, found.text) == ((64, 64), {"Description": "red heart", "Seed": "12"})
+        assert (found.size, found.text) == ((256, 256), {"Description": "red heart", "Seed": "12"})
 
 
 def test_words_show_where_they_were_read(page: playwright.Page, emoji: ServerProcess) -> None:
@@ -142,7 +142,7 @@ def test_seeds(page: playwright.Page, emoji: ServerProcess) -> None:
     page.locator("#seeds button").nth(4).click()
     expect(page.locator("#image")).to_be_visible()
     expect(page.locator("#seed")).to_have_value("7")
-    expect(page.locator("#stages img")).to_have_count(3)
+    expect(page.locator("#stages img")).to_have_count(5)
 
 
 def test_seeds_beyond_doubles_are_taken_whole(page: playwright.Page, emoji: ServerProcess) -> None:
@@ -166,7 +166,7 @@ def test_what_is_no_seed_is_refused(page: playwright.Page, emoji: ServerProcess,
     expect(page.locator("#stages img")).to_have_count(0)
     page.locator("#seed").fill("2")
     page.keyboard.press("Enter")
-    expect(page.locator("#stages img")).to_have_count(3)
+    expect(page.locator("#stages img")).to_have_count(5)
     expect(page.locator("#note")).to_have_text("")
     page.locator("#seed").fill(seed)
     page.locator("#make").click()
@@ -243,15 +243,15 @@ def test_a_key_is_asked_for_and_kept(browser: playwright.Browser, emoji: ServerP
     expect(page.locator("#note")).to_contain_text("That is not the server")
     page.locator("#key").fill("secret")
     page.keyboard.press("Enter")
-    expect(page.locator("#stages img")).to_have_count(3)
+    expect(page.locator("#stages img")).to_have_count(5)
     page.reload()
-    expect(page.locator("#stages img")).to_have_count(3)
+    expect(page.locator("#stages img")).to_have_count(5)
     page.close()
 
 
 def test_a_mistake_is_said(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji)
-    expect(page.locator("#stages img")).to_have_count(3)  # its first picture is answered too
+    expect(page.locator("#stages img")).to_have_count(5)  # its first picture is answered too
     page.locator("#caption").fill("zebrafishes")
     with page.expect_response("**/generations") as answer:
         page.locator("#make").click()

@@ -264,8 +264,8 @@ def test_what_the_page_shows_runs(
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(snippets) == 2
-    code = snippets[number].replace("localhost:8001", server.grpc).replace('"emoji-64"', f'"{model}"')
-    exec(code.replace("dmgan_runtime/models/emoji-64", str(bundle)), {})
+    code = snippets[number].replace("localhost:8001", server.grpc).replace('"emoji-256"', f'"{model}"')
+    exec(code.replace("dmgan_runtime/models/emoji-256", str(bundle)), {})
     made = sorted(tmp_path.iterdir())
     assert len(made) == pictures
     (expected,) = generator.generate("red heart", seed=7)
