@@ -131,7 +131,7 @@ function addStage(picture, source) {
   button.type = "button";
   const image = Object.assign(new Image(), { src: source, alt: "" });
   const label = document.createElement("span");
-  label.append(`${picture.resolution} × ${picture.resolution}`, document.createElement("br"));
+  label.append(`${picture.resolution} px`, document.createElement("br"));
   label.append(`${picture.milliseconds[picture.resolution].toFixed(1)} ms`);
   button.append(image, label);
   button.addEventListener("click", () => {
