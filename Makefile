@@ -13,7 +13,7 @@ NODE := .cache/node
 demo: $(VENV)/ready
 	mkdir -p $(DEMO)
 	$(BIN)/dmgan-generate --overwrite --grid --seed 1 -o $(DEMO)/emoji.png \
-	  "red heart" pizza "cat face" sailboat "thumbs up, dark skin tone" "grinning face" \
+	  "red heart" "alarm clock" "cat face" sailboat "flexed biceps, dark skin tone" "grinning face" \
 	  "green apple" dragon radioactive
 	test -d $(DEMO)/birds || $(BIN)/python -m dmgan_train prepare synthetic $(DEMO)/birds --count 3000
 	$(BIN)/python -m dmgan_train fit --preset tiny --data $(DEMO)/birds --source synthetic --run $(DEMO)/run

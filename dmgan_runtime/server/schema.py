@@ -40,7 +40,7 @@ class ImageOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         model: The name of a bundle; None is the first that the server has.
-        size: "auto" is the largest, or "64x64".
+        size: "auto" is the largest, or "256x256".
         output_format: Of the pictures.
         truncation: As in `Generator.generate`.
         condition: As in `Generator.generate`.
