@@ -60,8 +60,8 @@ class ImageGeneration(ImageOptions, kw_only=True, forbid_unknown_fields=True):
         prompt: The caption.
         n: How many images; their seeds are `seed`, `seed + 1` and so on.
         stream: Whether each image is sent as soon as it is there.
-        partial_images: How many of an image's stages are sent before the last, the first of them first. The protocol has
-            at most 3; a model may have more stages.
+        partial_images: How many of an image's stages are sent before the last, the first of them first. The protocol
+            has at most 3; a model may have more stages.
         seed: Of the first image; None draws one at random. Not of the protocol, as what follows.
         attention: Whether the memory's attention and gates are sent too.
     """
