@@ -57,7 +57,7 @@ def shown(page: playwright.Page, selector: str) -> Image.Image:
 def test_a_caption_becomes_its_stages(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji)
     expect(page.locator("#stages img")).to_have_count(5)
-    assert page.locator("#stages span").all_inner_texts()[4].startswith("256 \u00d7 256")
+    assert page.locator("#stages span").all_inner_texts()[4].startswith("256 px\n")
     assert "ms" in page.locator("#stages span").first.inner_text()
     red, green, blue = shown(page, "#image").resize((1, 1), box=(150, 150, 230, 230)).getpixel((0, 0))
     assert red > 200 > max(green, blue)  # a red heart is what it begins with
