@@ -59,8 +59,8 @@ class ImageGeneration(ImageOptions, kw_only=True, forbid_unknown_fields=True):
         prompt: The caption.
         n: How many images; their seeds are `seed`, `seed + 1` and so on.
         stream: Whether each image is sent as soon as it is there.
-        partial_images: How many of an image's stages are sent before the last, the first of them first; more than there
-            are is all of them. The protocol has at most 3.
+        partial_images: How many of an image's stages are sent before the last, the first of them first; all of them
+            if it has fewer. The protocol has at most 3, and a model of six stages, which is the most, has 5.
         seed: Of the first image; None draws one at random. Not of the protocol, as what follows.
         attention: Whether the memory's attention and gates are sent too.
     """
@@ -68,7 +68,7 @@ class ImageGeneration(ImageOptions, kw_only=True, forbid_unknown_fields=True):
     prompt: str
     n: Annotated[int, msgspec.Meta(ge=1)] = 1
     stream: bool = False
-    partial_images: Annotated[int, msgspec.Meta(ge=0)] = 0
+    partial_images: Annotated[int, msgspec.Meta(ge=0, le=5)] = 0
     seed: int | None = None
     attention: bool = False
 

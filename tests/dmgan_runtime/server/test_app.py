@@ -17,6 +17,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from dmgan_runtime import Generator, SettingsError
+from dmgan_runtime.manifest import MAX_STAGES
 from dmgan_runtime.server import ServerSettings, create_app
 from dmgan_runtime.server.errors import ApiError
 from dmgan_runtime.server.schema import ImageGeneration, parse
@@ -86,7 +87,9 @@ def test_caption_and_seed_lie_in_the_png_unless_an_operator_says_no(client: Test
         assert found.text == {}
 
 
-@pytest.mark.parametrize(("partial", "sides"), [(0, [32]), (1, [8, 32]), (2, [8, 16, 32]), (9, [8, 16, 32])])
+@pytest.mark.parametrize(
+    ("partial", "sides"), [(0, [32]), (1, [8, 32]), (2, [8, 16, 32]), (3, [8, 16, 32]), (5, [8, 16, 32])]
+)
 def test_stages_are_streamed(client: TestClient, generator: Generator, partial: int, sides: list[int]) -> None:
     asked = {"prompt": "red heart", "seed": 5, "n": 2, "stream": True, "partial_images": partial}
     with client.stream("POST", GENERATIONS, json=asked) as response:
@@ -155,6 +158,7 @@ def test_models(client: TestClient) -> None:
         ({"prompt": "heart", "size": "64x64"}, "size", "ask for 8x8 or 16x16 or 32x32 or auto"),
         ({"prompt": "heart", "output_format": "gif"}, "output_format", "gif"),
         ({"prompt": "heart", "partial_images": -1}, "partial_images", ">= 0"),
+        ({"prompt": "heart", "partial_images": MAX_STAGES}, "partial_images", f"<= {MAX_STAGES - 1}"),
         ({"prompt": "heart", "seed": -1}, None, "seed -1 is out of range"),
         ({"prompt": "heart", "seed": 2**64}, None, "is out of range"),
         ({"prompt": "heart", "truncation": 0}, None, "over 0 and at most 1"),
