@@ -13,7 +13,7 @@ from PIL import Image
 from dmgan_runtime import Generator
 from dmgan_runtime.bundle import Bundle, packaged_bundle
 
-MAX_BYTES = 12 * 10**6
+MAX_BYTES = 8 * 10**6
 GOLDEN = Path(__file__).parents[1] / "golden" / "emoji-256"
 
 

@@ -46,7 +46,7 @@ def site(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sites") / "site"
     result = export(packaged_bundle(), path, runtime)
     assert result.exit_code == 0, result.output
-    assert re.search(r"bundle: 4\.\d MB, weights in fp16, \d\d\.\d dB from fp32 in the worst image", result.stdout)
+    assert re.search(r"bundle: 4\.4 MB, weights in fp16, 7\d\.\d dB from fp32 in the worst image", result.stdout)
     assert f"python -m http.server --directory {path}" in result.stdout
     return path
 
@@ -63,7 +63,7 @@ class TestTheBundle:
                 sum(weight.ByteSize() for weight in onnx.load(path / "onnx/generator_0.onnx").graph.initializer)
                 for path in (made, given)
             )
-            assert halved < 0.6 * whole
+            assert halved < 0.51 * whole
             assert (wire.manifest.parity, wire.manifest.image_psnr_db) == ((), {})
             assert wire.manifest.provenance[STORED_IN_HALF] >= 50
             assert wire.manifest.self_test == before.manifest.self_test
