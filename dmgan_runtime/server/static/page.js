@@ -102,6 +102,7 @@ function refuseSeeds() {
 async function makePicture({ signal, forget }) {
   at("stages").replaceChildren();
   memory.show(null);
+  at("download").hidden = at("link").hidden = true;
   for await (const picture of generator.stream({
     caption: captions[0].value, seed: readSeed("seed"), attention: true, signal,
   })) {
@@ -132,7 +133,8 @@ function addStage(picture, source) {
   const image = Object.assign(new Image(), { src: source, alt: "" });
   const label = document.createElement("span");
   label.append(`${picture.resolution} px`, document.createElement("br"));
-  label.append(`${picture.milliseconds[picture.resolution].toFixed(1)} ms`);
+  const milliseconds = picture.milliseconds[picture.resolution];
+  label.append(`${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`);
   button.append(image, label);
   button.addEventListener("click", () => {
     memory.clear();
@@ -194,7 +196,10 @@ async function make() {
   try {
     await { picture: makePicture, seeds: makeSeeds, walk: makeWalk }[chosen](begun);
   } catch (error) {
-    if (!begun.signal.aborted) refuse(error);
+    if (!begun.signal.aborted) {
+      refuse(error);
+      if (chosen === "picture") at("image").removeAttribute("src"); // it belongs to another caption
+    }
   } finally {
     if (!begun.signal.aborted) document.body.classList.remove("busy");
   }
@@ -218,6 +223,11 @@ function refuse(error) {
 }
 
 // ---- What the user does
+
+/** Small pictures show their pixels; larger ones are scaled smoothly. */
+document.addEventListener("load", ({ target }) => {
+  if (target instanceof Image) target.classList.toggle("small", target.naturalWidth < 128);
+}, true);
 
 at("ask").addEventListener("submit", async (event) => {
   event.preventDefault();

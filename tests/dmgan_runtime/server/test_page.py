@@ -257,3 +257,5 @@ def test_a_mistake_is_said(page: playwright.Page, emoji: ServerProcess) -> None:
         page.locator("#make").click()
     assert answer.value.status == 400
     expect(page.locator("#note.alarm")).to_contain_text("no word of the caption 'zebrafishes'")
+    for mistaken in ("#image", "#download", "#link"):  # they would be another caption's
+        expect(page.locator(mistaken)).to_be_hidden()
