@@ -197,7 +197,7 @@ def _write_manifest(folder: Path, model: Model, files: Sequence[GraphFiles]) -> 
     if model.samples is not None:
         shutil.copyfile(model.samples, folder / SAMPLES_NAME)
         names.append(SAMPLES_NAME)
-    known = {"words": len(model.tokenizer), "aliases": len(model.tokenizer.aliases)}
+    known = {"words": len(model.tokenizer) - 1, "aliases": len(model.tokenizer.aliases)}
     card = model_card(manifest, **known, notes=model.notes, has_samples=model.samples is not None)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))

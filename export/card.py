@@ -36,7 +36,7 @@ def model_card(manifest: Manifest, *, words: int, aliases: int, notes: str, has_
 
     Args:
         manifest: The bundle's. The card states nothing that is not in it.
-        words: How many words the vocabulary has.
+        words: How many words the vocabulary has, without the one that ends captions.
         aliases: How many emoji, or other characters, captions may have in place of words.
         notes: Markdown about use and limits; may be empty.
         has_samples: Whether `samples.png` lies beside the card.
