@@ -57,7 +57,7 @@ def stages_beginning(step: int, settings: GanSettings) -> range:
 
 
 def learning_rates(step: int, steps: int, settings: GanSettings) -> LearningRates:
-    """Constant, but for a warm-up with a rate of its own and a linear decay at the end.
+    """Constant, but for a warm-up with rates of its own and a linear decay at the end.
 
     Args:
         step: Steps done.
@@ -66,6 +66,8 @@ def learning_rates(step: int, steps: int, settings: GanSettings) -> LearningRate
     """
     left = min(1.0, (steps - step) / settings.decay_steps) if settings.decay_steps else 1.0
     generator = settings.generator_learning_rate
-    if settings.warm_up_learning_rate is not None and stages_warming_up(step, settings):
-        generator = settings.warm_up_learning_rate
+    if stages_warming_up(step, settings):
+        generator = settings.warm_up_learning_rate or generator
+        final = settings.warm_up_final_learning_rate or generator
+        generator *= (final / generator) ** (step / sum(settings.warm_up_steps))
     return LearningRates(left * generator, left * settings.discriminator_learning_rate)

@@ -150,6 +150,7 @@ class GanSettings(_Section, frozen=True):
         warm_up_perceptual_from: Side in pixels of the stage from which the perceptual loss takes part in the warm-up;
             None leaves it to what follows.
         warm_up_learning_rate: Learning rate of the generator in these steps; None takes generator_learning_rate.
+        warm_up_final_learning_rate: What that falls to until their end, each step by the same factor; None keeps it.
         noise_variation: The noise says which of the pictures that share a caption is reconstructed, and tilts, shrinks
             and recolours it a little (`dmgan_train.variation`), for drawings on a plain ground; the paper's noise says
             nothing of the picture.
@@ -187,6 +188,7 @@ class GanSettings(_Section, frozen=True):
     warm_up_inherits: bool = False
     warm_up_perceptual_from: PositiveInt | None = None
     warm_up_learning_rate: Rate | None = None
+    warm_up_final_learning_rate: Rate | None = None
     noise_variation: bool = False
     augmentation: bool = False
     r1_weight: Weight = 0.0

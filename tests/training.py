@@ -47,6 +47,7 @@ SMALL = (
     "gan.reconstruction_weight=0",
     "gan.warm_up_steps=[]",
     "gan.warm_up_learning_rate=null",
+    "gan.warm_up_final_learning_rate=null",
     "gan.precision=fp32",
 )
 
