@@ -68,6 +68,7 @@ def learning_rates(step: int, steps: int, settings: GanSettings) -> LearningRate
     generator = settings.generator_learning_rate
     if stages_warming_up(step, settings):
         generator = settings.warm_up_learning_rate or generator
-        final = settings.warm_up_final_learning_rate or generator
-        generator *= (final / generator) ** (step / sum(settings.warm_up_steps))
+        alone, *together = settings.warm_up_steps
+        done = max(0, step - alone) / max(1, sum(together))
+        generator *= ((settings.warm_up_final_learning_rate or generator) / generator) ** done
     return LearningRates(left * generator, left * settings.discriminator_learning_rate)

@@ -31,15 +31,20 @@ def test_the_warm_up_has_a_rate_of_its_own() -> None:
     assert rates == [(2.0, 0.25)] * 5 + [(0.5, 0.25)] * 2
 
 
-def test_the_rate_of_the_warm_up_falls_by_one_factor_a_step() -> None:
-    falling = WARM_UP.__replace__(warm_up_steps=(3, 1), warm_up_learning_rate=8.0, warm_up_final_learning_rate=0.5)
-    rates = [learning_rates(step, 10, falling).generator for step in range(6)]
-    assert rates == pytest.approx([8.0, 4.0, 2.0, 1.0, 0.5, 0.5])
+def test_the_rate_of_the_warm_up_falls_by_one_factor_a_step_once_the_second_stage_has_joined() -> None:
+    falling = WARM_UP.__replace__(warm_up_steps=(2, 2, 1), warm_up_learning_rate=4.0, warm_up_final_learning_rate=0.5)
+    rates = [learning_rates(step, 10, falling).generator for step in range(7)]
+    assert rates == pytest.approx([4.0, 4.0, 4.0, 2.0, 1.0, 0.5, 0.5])
 
 
 def test_a_warm_up_without_a_rate_of_its_own_falls_from_the_generators() -> None:
-    falling = WARM_UP.__replace__(warm_up_steps=(2,), warm_up_learning_rate=None, warm_up_final_learning_rate=0.125)
+    falling = WARM_UP.__replace__(warm_up_steps=(0, 2), warm_up_learning_rate=None, warm_up_final_learning_rate=0.125)
     assert [learning_rates(step, 10, falling).generator for step in range(3)] == pytest.approx([0.5, 0.25, 0.5])
+
+
+def test_a_warm_up_of_one_stage_keeps_its_rate() -> None:
+    alone = WARM_UP.__replace__(warm_up_steps=(3,), warm_up_final_learning_rate=0.5)
+    assert [learning_rates(step, 10, alone).generator for step in range(4)] == [2.0, 2.0, 2.0, 0.5]
 
 
 @given(step=st.integers(0, 99), decay=st.integers(0, 200))
