@@ -31,17 +31,17 @@ def pyramid(images: Tensor, mirrored: Tensor, resolutions: Sequence[int]) -> lis
 
     Args:
         images: [N, 3, R, R] uint8.
-        mirrored: [N] bool, which of them are turned left to right first.
+        mirrored: [N] bool, which of them are turned left to right.
         resolutions: Sides in pixels, R or R halved some times.
 
     Returns:
         For each resolution r a float32 tensor [N, 3, r, r] in [-1, 1], on the device of the pictures.
     """
-    images = images.contiguous()
-    levels = torch.where(mirrored[:, None, None, None], images.flip(-1), images).float()
-    whole = images.shape[-1]
+    levels, whole = images.contiguous().float(), images.shape[-1]
     scaled = (levels if side == whole else _shrink(_shrink(levels, side).mT, side).mT for side in resolutions)
-    return [from_levels(level).contiguous() for level in scaled]
+    # Last, because the small ones take less time to turn.
+    turned = (torch.where(mirrored[:, None, None, None], level.flip(-1), level) for level in scaled)
+    return [from_levels(level).contiguous() for level in turned]
 
 
 def _shrink(levels: Tensor, side: int) -> Tensor:
