@@ -40,6 +40,7 @@ from dmgan_train.models import (
     TextEncoderOutput,
     build_discriminators,
 )
+from dmgan_train.models.trunks import fold_batch_norms
 from dmgan_train.monitor import Monitor, gate_means
 from dmgan_train.optimizer import ScaledAdam
 from dmgan_train.schedule import check_schedule, learning_rates, stages_beginning, stages_warming_up
@@ -82,7 +83,7 @@ class GanPhase:
         settings: The run's.
         split: The training split.
         tokenizer: With the run's vocabulary.
-        encoders: Trained in the first phase; they are frozen here.
+        encoders: Trained in the first phase; they are frozen here, and the trunk's BatchNorms folded.
         monitor: What is looked at now and then.
         device: Where the networks live.
         workers: Processes that read pictures ahead.
@@ -95,6 +96,7 @@ class GanPhase:
         for encoder in encoders:
             place(encoder, device)
             encoder.eval().requires_grad_(False)
+        fold_batch_norms(self.image_encoder.trunk)
         self._build_networks()
         self._generator_optimizer = self._build_optimizer(self.generator, own.generator_learning_rate)
         # One optimizer for all: Adam treats every parameter on its own.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.models.inception import InceptionTrunk
@@ -100,6 +102,15 @@ def build_trunk(name: TrunkName, resolution: int) -> Trunk:
     if name == "efficientnet_lite0":
         return EfficientNetLiteTrunk(resolution)
     return SmallTrunk()
+
+
+def fold_batch_norms(trunk: Trunk) -> None:
+    """Makes every BatchNorm part of the convolution before it, in place: what a frozen trunk computes, in less time."""
+    for module in trunk.modules():
+        for (name, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, norm_name, nn.Identity())
 
 
 def load_trunk_weights(trunk: Trunk, source: str) -> None:

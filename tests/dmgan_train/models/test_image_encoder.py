@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch import nn
 
 from dmgan_runtime.errors import CheckpointError
 from dmgan_train.models import ImageEncoder
 from dmgan_train.models.inception import InceptionTrunk
-from dmgan_train.models.trunks import build_trunk, load_trunk_weights
+from dmgan_train.models.trunks import build_trunk, fold_batch_norms, load_trunk_weights
 
 
 def test_inception_has_the_shapes_that_damsm_wants() -> None:
@@ -84,3 +85,22 @@ def test_a_frozen_trunk_stays_in_evaluation_mode() -> None:
         "to_global.weight",
         "to_global.bias",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "convolutions"), [("small", 64, 4), ("efficientnet_lite0", 32, 49), ("inception_v3", 75, 94)]
+)
+def test_folded_batch_norms_change_nothing_that_a_frozen_trunk_computes(name, side, convolutions) -> None:
+    torch.manual_seed(0)
+    trunk = build_trunk(name, side).train()
+    images = torch.rand(4, 3, side, side) * 2 - 1
+    with torch.inference_mode():
+        trunk(images)  # so that the statistics are not those of the start
+        expected = trunk.eval()(images)
+        fold_batch_norms(trunk)
+        found = trunk(images)
+    kinds = [type(module) for module in trunk.modules()]
+    assert sum(issubclass(kind, nn.Conv2d) for kind in kinds) == convolutions
+    assert nn.BatchNorm2d not in kinds
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
