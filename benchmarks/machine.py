@@ -20,6 +20,7 @@ from dmgan_runtime.backends.base import check_threads
 from dmgan_runtime.backends.choice import device_index
 from dmgan_runtime.backends.gpus import find_gpu
 from dmgan_runtime.backends.registry import ENGINES
+from dmgan_runtime.cpus import find_processor
 from dmgan_train.devices import autocast_type
 
 ENGINE_PACKAGES = frozenset(name for engine in ENGINES for name in engine.distributions) | {"torch"}
@@ -119,12 +120,9 @@ def _busy_ticks() -> int:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    """The processor and what it can do: two machines that call themselves by one name may differ by a factor."""
+    processor = find_processor()
+    return f"{processor.name} ({', '.join(processor.abilities)})" if processor.abilities else processor.name
 
 
 def _commit() -> str | None:

@@ -22,7 +22,7 @@ from benchmarks.results import BenchmarkResult, Entry, ModelEntry, Series
 from benchmarks.tables import Cell, cell, show_median, write_table
 from dmgan_train.data import Example, Split, TrainingBatch
 from dmgan_train.data.intervals import WHOLE
-from dmgan_train.devices import choose_device, resolve_precision
+from dmgan_train.devices import choose_device, keep_freed_memory, resolve_precision
 from dmgan_train.gan import GanPhase
 from dmgan_train.models import GeneratorNetwork, build_discriminators
 from dmgan_train.models.encoders import build_encoders
@@ -164,6 +164,7 @@ def published_settings(preset: str, batch: int | None = None, overrides: Sequenc
 
 def make_phase(settings: Settings, device: torch.device) -> GanPhase:
     """Our loop, with random weights and a data set that is never read."""
+    keep_freed_memory()
     captions = tuple(random_captions(settings.data.training_words))
     split = Split("train", Path(), (Example("none", Path("none.png"), captions, 0),) * settings.gan.batch_size)
     encoders = build_encoders(settings, VOCABULARY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Literal
 
 import torch
@@ -16,6 +18,9 @@ from dmgan_train.settings import Settings, TrainingPrecision
 # What PyTorch's convolutions and products use, as `torch.cpu` names it: on x86 the first two, on ARM the last. The
 # runtime, which has no PyTorch, asks Linux for the same (`dmgan_runtime.cpus`); PyTorch knows on other systems too.
 _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
+# Of glibc's mallopt(3).
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,6 +66,18 @@ def choose_device(name: str) -> torch.device:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
     return device
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep, for the whole process, what is freed for what is allocated next; glibc alone can.
+
+    By default it gives large blocks back at once, and the system clears every page of the next ones: of a step of
+    training on CPUs up to a quarter (docs/trials.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def place(network: nn.Module, device: torch.device, layout: torch.memory_format = torch.channels_last) -> None:

@@ -17,6 +17,7 @@ from dmgan_runtime.errors import CheckpointError, StoppedError, TrainingError, s
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, save_checkpoint
 from dmgan_train.data import TrainingBatch
+from dmgan_train.devices import keep_freed_memory
 from dmgan_train.interruption import Interruption
 from dmgan_train.logging import Journal
 from dmgan_train.progress import Progress
@@ -85,6 +86,7 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         TrainingError: if a loss is not a number.
         StoppedError: if the run was asked to stop, after saving; at a second Ctrl-C without.
     """
+    keep_freed_memory()
     path = run.checkpoint(phase.name)
     start, window = _resume(phase, path)
     main = distributed.is_main()

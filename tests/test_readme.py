@@ -81,15 +81,20 @@ def test_links_lead_to_files(document) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
-def test_figures_in_the_readme_are_the_committed_ones() -> None:
-    rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if line.startswith("| ")]
+@pytest.mark.parametrize(
+    ("column", "result", "rows"), [(1, "latency-cpu", 6), (2, "latency-cpu-avx512-bf16", 7)], ids=["avx2", "bf16"]
+)
+def test_figures_in_the_readme_are_the_committed_ones(column: int, result: str, rows: int) -> None:
+    table = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if line.startswith("| ")]
     shown = {
-        row[0].partition(" (")[0]: row[1] for row in rows if len(row) == 3 and row[2].isdigit() and row[1].isdigit()
+        row[0].partition(" (")[0]: row[column]
+        for row in table
+        if len(row) == 4 and row[3].isdigit() and row[column].isdigit()
     }
-    result = summarize(read_result(ROOT / "benchmarks" / "results" / "latency-cpu.json"))
-    cells = [line.strip("| ").split(" | ") for line in result.splitlines() if line.startswith("| ")]
+    summary = summarize(read_result(ROOT / "benchmarks" / "results" / f"{result}.json"))
+    cells = [line.strip("| ").split(" | ") for line in summary.splitlines() if line.startswith("| ")]
     measured = {f"{cell[0]}, {cell[1]}": cell[2] for cell in cells}
-    assert len(shown) == 6
+    assert len(shown) == rows
     assert shown.items() <= measured.items()
 
 

@@ -1,5 +1,8 @@
 """Where training runs, and in which precision."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +47,28 @@ def test_pytorch_takes_no_more_threads_than_there_are_cpus(monkeypatch) -> None:
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library, or none that is known")
+def test_memory_that_was_freed_is_used_again_without_asking_the_system() -> None:
+    """Each page of a block that comes fresh from the system is a page fault; blocks of a step's size are many."""
+    script = """
+import resource, torch
+from dmgan_train.devices import keep_freed_memory
+
+def faults_of_a_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+fresh = faults_of_a_block()
+keep_freed_memory()
+faults_of_a_block()
+print(fresh, faults_of_a_block())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    fresh, kept = map(int, ran.stdout.split())
+    assert kept < fresh / 10
 
 
 @BF16
