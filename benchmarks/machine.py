@@ -44,7 +44,7 @@ def describe_environment(device: str) -> Environment:
     return Environment(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         system=f"{platform.system()} {platform.machine()}",
-        cpu=_cpu_name(),
+        cpu=find_processor().description,
         cpus=check_threads(None),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         gpu=gpu.name if gpu else None,
@@ -117,12 +117,6 @@ def _busy_ticks() -> int:
     """What all CPUs have worked since the start, stolen time too; not idle or waiting."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4]
-
-
-def _cpu_name() -> str:
-    """The processor and what it can do: two machines that call themselves by one name may differ by a factor."""
-    processor = find_processor()
-    return f"{processor.name} ({', '.join(processor.abilities)})" if processor.abilities else processor.name
 
 
 def _commit() -> str | None:

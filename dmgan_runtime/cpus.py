@@ -42,6 +42,11 @@ class Processor:
     abilities: tuple[str, ...] | None
 
     @property
+    def description(self) -> str:
+        """Its name and what it can do: processors of one name may differ in that."""
+        return f"{self.name} ({', '.join(self.abilities)})" if self.abilities else self.name
+
+    @property
     def has_bf16(self) -> bool:
         """Whether it multiplies bf16."""
         return bool({"bf16", "AMX"} & {*(self.abilities or ())})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dmgan_runtime.cpus import Processor
 from dmgan_train.run_folder import RunFolder
 from tests.training import train_small, write_images
 
@@ -20,6 +21,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that does not compute in bf16, whatever the tests run on."""
+    for module in ("backends.choice", "tuning"):
+        monkeypatch.setattr(f"dmgan_runtime.{module}.find_processor", lambda: Processor("A chip", ("AVX2",)))
 
 
 @pytest.fixture(scope="session")

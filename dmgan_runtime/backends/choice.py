@@ -162,6 +162,9 @@ def open_backend(
         engine, name = way.engine, way.engine.device_name(index)
         if engine in missing:  # said once, whatever it would compute in
             continue
+        if precision == "auto" and not way.threads and way.precision not in (*acceptable, "auto"):
+            refused.append(way.candidate(index, "missing", _too_far(bundle.manifest, way.precision, quality)))
+            continue
         try:
             engine.load_class().probe(index)
         except BackendError as error:
@@ -172,8 +175,6 @@ def open_backend(
             index, way.precision, acceptable, way.threads or counted, trusted, engine_options or {}
         )
         try:
-            if precision == "auto" and not way.threads and way.precision not in (*acceptable, "auto"):
-                raise BackendError(_too_far(bundle.manifest, way.precision, quality))
             opened = engine.load_class()(bundle, settings)
         except BackendError as error:
             refused.append(way.candidate(index, "missing", str(error)))

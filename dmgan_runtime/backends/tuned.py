@@ -101,7 +101,7 @@ class FoundTuning(NamedTuple):
 def circumstances(bundle: Bundle) -> Circumstances:
     """What a measurement made now would hold for."""
     return Circumstances(
-        processor=find_processor().name,
+        processor=find_processor().description,
         cpus=usable_cpus(),
         versions={name: number for name in PACKAGES if (number := _version(name))},
         plans=tuple(bundle.folders(ENGINES_FOLDER)),

@@ -74,7 +74,7 @@ class BundleSource:
                 f"{path}: its provenance is not what an export writes ({error}); export it again"
             ) from error
         self.resolution = choose_resolution(self._manifest.model.resolutions[-1], resolution)
-        self._generator = Generator.open(path)
+        self._generator = Generator.open(path, quality="exact")  # figures are not to depend on the processor
         self._name, self.truncation = path.resolve().stem, truncation
         self.condition: Condition = condition or self._manifest.model.condition
         self.steps, self._trained_on = provenance.gan_steps, provenance.data

@@ -5,8 +5,7 @@ import os
 import pytest
 
 from benchmarks import machine
-from benchmarks.machine import describe_environment, installed, measure_matrix_rates, measure_others
-from dmgan_runtime.cpus import Processor
+from benchmarks.machine import installed, measure_matrix_rates, measure_others
 from tests.benchmarks.fakes import environment
 
 
@@ -29,14 +28,6 @@ def test_the_work_of_others_is_counted_in_cpus(monkeypatch) -> None:
     monkeypatch.setattr(machine, "_busy_ticks", lambda: next(ticks))
     monkeypatch.setattr(machine.time, "sleep", lambda _: None)
     assert measure_others(2.0) == 1.5
-
-
-@pytest.mark.parametrize(("abilities", "told"), [(("AVX2", "bf16"), "EPYC (AVX2, bf16)"), ((), "EPYC"), (None, "EPYC")])
-def test_what_the_processor_can_do_is_told(monkeypatch, abilities, told) -> None:
-    """Machines that call themselves by one name differ in it, and in speed."""
-    monkeypatch.setattr(machine, "find_processor", lambda: Processor("EPYC", abilities))
-    monkeypatch.setattr(machine, "measure_others", lambda: 0.0)
-    assert describe_environment("cpu").cpu == told
 
 
 def test_only_what_is_installed_has_a_version() -> None:

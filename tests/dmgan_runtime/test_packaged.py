@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from dmgan_runtime import Generator
+from dmgan_runtime.backends.choice import QUALITY
 from dmgan_runtime.bundle import Bundle, packaged_bundle
+from dmgan_runtime.quality import psnr
 
 MAX_BYTES = 8 * 10**6
 GOLDEN = Path(__file__).parents[1] / "golden" / "emoji-256"
@@ -95,11 +97,20 @@ def test_skin_tones_are_in_their_order(packaged) -> None:
     assert middles == sorted(middles, reverse=True)
 
 
+def test_whatever_this_processor_computes_in_is_near_fp32() -> None:
+    with Generator.open() as fastest, Generator.open(quality="exact") as exact:
+        for caption in ("red heart", "cat face", "🍕"):
+            (expected,), (generated,) = exact.generate(caption, seed=3), fastest.generate(caption, seed=3)
+            *_, streamed = fastest.stream(caption, seed=3)
+            for each in (generated, streamed):
+                assert psnr(np.asarray(each.image, np.float64), np.asarray(expected.image, np.float64)) >= QUALITY
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_ten_captions_are_the_pictures_that_they_always_were(backend: str) -> None:
     """To the bit on processors and engines whose hashes are recorded, and to a level of 255 on others."""
     recorded = json.loads((GOLDEN / "pictures.json").read_text())
-    with Generator.open(backend=backend, device="cpu", threads=2) as generator:
+    with Generator.open(backend=backend, device="cpu", quality="exact", threads=2) as generator:
         generations = generator.generate(recorded["captions"], seed=recorded["seed"])
         engine = f"{backend} {generator.active.version}, {instructions()}"
     expected = np.split(np.asarray(Image.open(GOLDEN / "pictures.png")).astype(int), len(generations), axis=1)

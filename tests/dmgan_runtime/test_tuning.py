@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dmgan_runtime import BackendError, Generator, tuning
-from dmgan_runtime.backends import tuned
+from dmgan_runtime.backends import openvino, tuned
 from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.tuning import Measured, tune
@@ -40,6 +40,7 @@ def measured_on(bundle: Path, monkeypatch: pytest.MonkeyPatch, times: dict[tuple
     return [*said, *(f"{way.backend} {way.threads}: {way.psnr_db}" for way in result.ways)]
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_the_fastest_way_is_tried_with_fewer_threads_while_that_helps(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_no_engine_at_all_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPa
         measured_on(bundle, monkeypatch, {})
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_what_was_measured_is_what_is_opened(bundle: Path) -> None:
     said: list[str] = []
     result = tune(bundle, said.append)
@@ -84,6 +86,7 @@ def test_what_was_measured_is_what_is_opened(bundle: Path) -> None:
 
 
 def test_a_measured_way_that_breaks_is_passed_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "_capabilities", lambda _: ["FP32"])
     with Bundle(bundle) as opened:
         result = tune(bundle, lambda _: None)
         slow = result.ways[0].__replace__(precision="bf16", backend="openvino", milliseconds=0.1)

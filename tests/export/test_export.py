@@ -49,7 +49,7 @@ def test_a_bundle_holds_every_graph_and_their_parity(bundle) -> None:
 
 def test_the_served_image_is_the_trained_one(bundle, run) -> None:
     model = read_model(run, "squares", "")
-    with dmgan_runtime.Generator.open(bundle) as generator:
+    with dmgan_runtime.Generator.open(bundle, quality="exact") as generator:
         served = generator.generate("a red square on white", seed=5)[0]
     tokens = model.tokenizer.encode_batch(["a red square on white"], model.max_words)
     expected = generate(model.generator, model.text_encoder, tokens, [5]).images[-1][0].numpy()
@@ -222,7 +222,7 @@ def test_the_published_weights_serve_the_golden_images(tmp_path, monkeypatch) ->
     assert result.exit_code == 0, result.output
     golden = golden_data.load("outputs.npz")
     columns = ("tokens", "length", "noise", "condition_noise")
-    with dmgan_runtime.Generator.open(tmp_path / "golden") as generator:
+    with dmgan_runtime.Generator.open(tmp_path / "golden", quality="exact") as generator:
         for names in (*([name] for name in golden_data.CAPTIONS), golden_data.CAPTIONS):
             inputs = [np.concatenate([golden[f"{name}_{column}"] for name in names]) for column in columns]
             images = generator.synthesize(*inputs).images

@@ -87,6 +87,7 @@ def verdicts(active: Active) -> list[str]:
     return [f"{each.backend} {each.device} {each.state}: {each.verdict}" for each in active.considered]
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_auto_takes_the_first_and_says_so(opens: Opens, missing: dict[Any, Exception]) -> None:
     active = opens().active
     assert (active.backend, active.device) == ("tensorrt", "cuda:0")
@@ -160,6 +161,7 @@ def test_what_was_asked_for_is_taken(
     assert (active.backend, active.device) == (backend, device)
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_one_that_was_asked_for_by_name_says_so(opens: Opens, missing: dict[Any, Exception]) -> None:
     active = opens(backend="openvino", device="cpu").active
     assert active.reason == "as asked for"

@@ -41,6 +41,7 @@ def diagnosed(*arguments: object) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_a_healthy_machine(bundle: Path) -> None:
     result = doctor()
     assert result.exit_code == 0
@@ -61,6 +62,7 @@ def test_a_bundle_without_a_self_test_is_tried(bundle: Path) -> None:
     assert "this bundle has no image to compare with" in result.stdout
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_a_bundle_is_compared_with_what_it_was(own_bundle: Path, generator: Generator) -> None:
     write_manifest(own_bundle, self_test=make_self_test(generator))
     assert "; 0 levels of 255 from the export's, 2 allowed" in doctor(own_bundle).stdout

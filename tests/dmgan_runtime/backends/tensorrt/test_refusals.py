@@ -31,6 +31,7 @@ class TestWhatCannotBeHad:
         with pytest.raises(BackendError, match=message):
             Generator.open(own_bundle, backend="tensorrt")
 
+    @pytest.mark.usefixtures("without_bf16")
     def test_auto_goes_on_and_says_why(self, cuda: FakeCuda, own_bundle: Path) -> None:
         with Generator.open(own_bundle) as generator:
             active = generator.active
