@@ -168,7 +168,8 @@ def settle(condition: Callable[[], bool], seconds: float = 30) -> bool:
 @contextmanager
 def running_server(threads: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A `dmgan-serve` that is ready, and its port."""
-    command = [sys.executable, "-m", "dmgan_runtime.cli.serve", "--port", "0", "--quality", "exact", "--threads", str(threads)]
+    command = [sys.executable, "-m", "dmgan_runtime.cli.serve", "--port", "0", "--threads", str(threads)]
+    command += ["--quality", "exact"]
     command += ["--receive-timeout", str(RECEIVE_SECONDS), "--queue", str(GOOD_CLIENTS + BAD_CLIENTS)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
