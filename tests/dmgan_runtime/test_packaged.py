@@ -15,7 +15,7 @@ from dmgan_runtime.backends.choice import QUALITY
 from dmgan_runtime.bundle import Bundle, packaged_bundle
 from dmgan_runtime.quality import psnr
 
-MAX_BYTES = 8 * 10**6
+MAX_BYTES = 12 * 10**6
 GOLDEN = Path(__file__).parents[1] / "golden" / "emoji-256"
 
 

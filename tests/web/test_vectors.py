@@ -152,10 +152,11 @@ def test_pictures_are_within_the_self_tests_bound(node: Node, packaged: Any, vec
 
 def test_the_vectors_are_what_the_runtime_draws(vectors: Any) -> None:
     """That is, the file holds Python's own numbers: the first and the last seed there are."""
+    widths = vectors["noise_features"], vectors["condition_features"]
     by_seed = {entry["seed"]: entry for entry in vectors["noise"]}
     for seed in (0, MAX_SEED):
         entry = by_seed[str(seed)]
-        numbers = np.hstack(draw_noise([seed], 32, 256, entry["truncation"]))[0]
+        numbers = np.hstack(draw_noise([seed], *widths, entry["truncation"]))[0]
         assert entry["bits"] == numbers.astype(">f4").tobytes().hex()
 
 
