@@ -72,7 +72,7 @@ def keep_freed_memory() -> None:
     """Lets the C library keep, for the whole process, what is freed for what is allocated next; glibc alone can.
 
     By default it gives large blocks back at once, and the system clears every page of the next ones: of a step of
-    training on CPUs up to a quarter (docs/trials.md).
+    training on CPUs a fifth was measured to go there, and more in fp32 (docs/trials.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

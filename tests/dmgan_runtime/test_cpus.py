@@ -133,4 +133,4 @@ def test_a_processors_abilities_are_named(
     processor = find_processor(tmp_path / "cpuinfo")
     assert processor.abilities == abilities
     assert processor.has_bf16 == bf16
-    assert processor.description == f"{processor.name} ({', '.join(abilities)})" if abilities else processor.name
+    assert processor.description == processor.name + (f" ({', '.join(abilities)})" if abilities else "")

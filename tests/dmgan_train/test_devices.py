@@ -49,7 +49,7 @@ def test_pytorch_takes_no_more_threads_than_there_are_cpus(monkeypatch) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library, or none that is known")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")
 def test_memory_that_was_freed_is_used_again_without_asking_the_system() -> None:
     """Each page of a block that comes fresh from the system is a page fault; blocks of a step's size are many."""
     script = """
