@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ _OTHERS = ("torch", "plain")  # what this project is compared with is grey
 _DPI = 160
 _COLUMNS = 2
 _TEXT = 10.5
+_TITLE_CHARACTERS = 8  # of an inch
 _CHARACTER = 0.0125  # the share of a panel's width that one takes beside a bar
 
 
@@ -52,13 +54,15 @@ def draw(title: str, panels: Sequence[Panel], footer: str, path: Path) -> None:
     columns = min(len(panels), _COLUMNS)
     rows = math.ceil(len(panels) / columns)
     height = rows * (1.3 + 0.42 * max(len(panel.bars) for panel in panels))
-    figure = Figure(figsize=(9 if columns == 1 else 7.5 * columns, height + 0.7), layout="constrained")
+    width = 9 if columns == 1 else 7.5 * columns
+    figure = Figure(figsize=(width, height + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     for axis, panel in zip(axes, panels, strict=False):
         _draw_panel(axis, panel)
+    title = textwrap.fill(title, int(_TITLE_CHARACTERS * width))
     figure.suptitle(title, fontsize=14, fontweight="bold", color=_INK, x=0.01, ha="left")
     figure.supxlabel(footer, fontsize=8, color=_INK, x=0.01, ha="left")
     figure.savefig(path, dpi=_DPI)
