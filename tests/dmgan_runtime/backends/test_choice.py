@@ -241,6 +241,17 @@ class TestQuality:
         with pytest.raises(EngineError, match="out of memory"):  # and not fp32 instead
             rounding(backend="onnxruntime", device="cuda")
 
+    def test_an_engine_that_is_missing_is_not_also_one_that_comes_later(
+        self, rounding: Opens, missing: dict[Any, Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(choice, "find_processor", lambda: PROCESSORS["AMX"])
+        missing[("openvino", "cpu")] = BackendError("not installed")
+        active = rounding(device="cpu").active
+        assert [(each.backend, each.state) for each in active.considered] == [
+            ("openvino", "missing"),
+            ("onnxruntime", "chosen"),
+        ]
+
     def test_what_was_never_compared_is_not_near_enough(
         self, opens: Opens, missing: dict[Any, Exception], monkeypatch: pytest.MonkeyPatch
     ) -> None:
