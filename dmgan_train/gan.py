@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -142,10 +144,21 @@ class GanPhase:
             network.load_state_dict(generator)
 
     def batches(self, start_step: int) -> Generator[TrainingBatch]:
+        """Batches from a step on, whose pictures are as large as the stages that train: small ones take less time."""
+        broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
+        *smaller, largest = self.settings.model.resolutions
+        ends = itertools.accumulate(self.settings.gan.warm_up_steps)
+        for resolution, end in (*zip(smaller, ends, strict=False), (largest, None)):
+            if end is None or start_step < end:
+                with closing(self._load(resolution, start_step, broken)) as batches:
+                    yield from itertools.islice(batches, end and end - start_step)
+                start_step = end or start_step
+
+    def _load(self, resolution: int, start_step: int, broken: BrokenFiles) -> Generator[TrainingBatch]:
         dataset = CaptionedImages(
             self._captions.split,
             self._captions.tokenizer,
-            resolution=self.settings.model.resolutions[-1],
+            resolution=resolution,
             max_words=self.settings.data.training_words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
@@ -153,7 +166,6 @@ class GanPhase:
             intervals=self.settings.gan.noise_variation,
             pairs=self.settings.gan.contrastive_weight > 0,
         )
-        broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
         return make_loader(
             dataset,
             self.batch_size,

@@ -35,6 +35,12 @@ class EfficientNetLiteTrunk(nn.Module):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = network._blocks
         self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
+        # The package pads in a step of its own; where all sides are alike, a convolution pads in less time.
+        for module in self.modules():
+            pad = getattr(module, "static_padding", None)
+            if isinstance(module, nn.Conv2d) and isinstance(pad, nn.ZeroPad2d) and len(set(pad.padding)) == 1:
+                module.padding = pad.padding[:2]
+                module.static_padding = nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features of images [N, 3, R, R] in [-1, 1]: regions [N, 112, R/16, R/16] and pooled [N, 1280]."""
@@ -104,12 +110,32 @@ def build_trunk(name: TrunkName, resolution: int) -> Trunk:
     return SmallTrunk()
 
 
+class _FullPrecisionOnCpu(nn.Module):
+    """A strided depthwise convolution that CPUs compute in fp32 under autocast.
+
+    PyTorch's CPU build takes 5 to 20 times as long for its backward pass in bf16 (docs/trials.md).
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] to the convolution's output, in the type that the features had."""
+        if features.device.type != "cpu":
+            return cast("Tensor", self.convolution(features))
+        with torch.autocast("cpu", enabled=False):
+            return cast("Tensor", self.convolution(features.float())).to(features.dtype)
+
+
 def fold_batch_norms(trunk: Trunk) -> None:
     """Makes every BatchNorm part of the convolution before it, in place: what a frozen trunk computes, in less time."""
-    for module in trunk.modules():
+    for module in list(trunk.modules()):
         for (name, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                folded = fuse_conv_bn_eval(convolution, norm)
+                strided_depthwise = folded.groups == folded.in_channels and max(folded.stride) > 1
+                setattr(module, name, _FullPrecisionOnCpu(folded) if strided_depthwise else folded)
                 setattr(module, norm_name, nn.Identity())
 
 

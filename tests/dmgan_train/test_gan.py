@@ -1,15 +1,18 @@
 """The second phase's step: what trains when."""
 
 import re
+from contextlib import closing
 
 import pytest
 import torch
+from PIL import Image
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_train.checkpoint import load_checkpoint
+from dmgan_train.data.pyramid import pyramid
 from dmgan_train.gan import GanPhase
 from tests.dmgan_train.losses.test_contrastive import by_hand
-from tests.training import phase_of, small_settings
+from tests.training import phase_of, small_settings, write_images
 
 WARM_UP = ("gan.reconstruction_weight=10", "gan.perceptual_weight=1", "gan.warm_up_steps=[2, 1, 1]")
 
@@ -35,6 +38,26 @@ def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -
     two, three = {"initial", "refinement 1"}, {"initial", "refinement 1", "refinement 2"}
     expected = [{"initial"}, {"initial"}, two, three, three | {"discriminators"}]
     assert [changed(phase, step) for step in range(5)] == expected
+
+
+def test_pictures_are_as_large_as_the_stages_that_train(run, tmp_path) -> None:
+    images = write_images(tmp_path / "squares")
+    for path in images.glob("*.png"):
+        Image.open(path).resize((32, 32), Image.Resampling.BILINEAR).save(path)
+    phase = phase_of(run, images, *WARM_UP)
+    whole = phase_of(run, images)
+    with closing(phase.batches(0)) as batches, closing(whole.batches(0)) as large_ones:
+        for side in (8, 8, 16, 32, 32, 32):
+            batch, large = next(batches), next(large_ones)
+            assert batch.images.shape[-1] == side
+            assert batch.keys == large.keys
+            for name in ("mirrored", "tokens", "lengths", "intervals"):
+                assert torch.equal(getattr(batch, name), getattr(large, name)), name
+            # As they would be scaled down from the largest, to the last level.
+            assert torch.equal(*(pyramid(one.images, one.mirrored, (side,))[0] for one in (batch, large)))
+    for step, side in enumerate((8, 8, 16, 32, 32)):
+        with closing(phase.batches(step)) as batches:
+            assert next(batches).images.shape[-1] == side
 
 
 def test_a_stage_may_begin_its_warm_up_with_the_weights_of_the_one_before(run, images) -> None:
@@ -105,7 +128,7 @@ def test_reconstruction_goes_down(run, images) -> None:
 
 def test_each_loss_is_there_only_if_it_has_a_weight(run, images) -> None:
     plain, whole = phase_of(run, images), phase_of(run, images, *WARM_UP)
-    names = [set(phase.step(next(phase.batches(0)), step=10)) for phase in (plain, whole)]
+    names = [set(phase.step(next(phase.batches(10)), step=10)) for phase in (plain, whole)]
     assert names[1] - names[0] == {"reconstruction", "perceptual"}
 
 

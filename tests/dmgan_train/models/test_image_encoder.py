@@ -104,3 +104,20 @@ def test_folded_batch_norms_change_nothing_that_a_frozen_trunk_computes(name, si
     assert nn.BatchNorm2d not in kinds
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
+
+
+def test_a_frozen_trunk_keeps_slow_gradients_out_of_bf16_on_cpus() -> None:
+    trunk = build_trunk("efficientnet_lite0", 64).eval()
+    fold_batch_norms(trunk)
+    types, strided = {}, set()
+    for name, module in trunk.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, __, output, name=name: types.update({name: output.dtype}))
+            if module.groups > 1 and module.stride[0] > 1:
+                strided.add(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        regions, _ = trunk(torch.rand(1, 3, 64, 64) * 2 - 1)
+    full = {name for name, kind in types.items() if kind == torch.float32}
+    assert full == strided
+    assert len(full) == 4
+    assert regions.dtype == torch.bfloat16
