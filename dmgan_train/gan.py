@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -45,7 +44,7 @@ from dmgan_train.models import (
 from dmgan_train.models.trunks import fold_batch_norms
 from dmgan_train.monitor import Monitor, gate_means
 from dmgan_train.optimizer import ScaledAdam
-from dmgan_train.schedule import check_schedule, learning_rates, stages_beginning, stages_warming_up
+from dmgan_train.schedule import check_schedule, learning_rates, stages_beginning, stages_training, stages_warming_up
 from dmgan_train.settings import Settings
 from dmgan_train.variation import noise_of_pictures, vary
 
@@ -144,21 +143,34 @@ class GanPhase:
             network.load_state_dict(generator)
 
     def batches(self, start_step: int) -> Generator[TrainingBatch]:
-        """Batches from a step on, whose pictures are as large as the stages that train: small ones take less time."""
-        broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
-        *smaller, largest = self.settings.model.resolutions
-        ends = itertools.accumulate(self.settings.gan.warm_up_steps)
-        for resolution, end in (*zip(smaller, ends, strict=False), (largest, None)):
-            if end is None or start_step < end:
-                with closing(self._load(resolution, start_step, broken)) as batches:
-                    yield from itertools.islice(batches, end and end - start_step)
-                start_step = end or start_step
+        """Batches from a step on, with pictures as large as the largest stage that trains: small ones take less time.
 
-    def _load(self, resolution: int, start_step: int, broken: BrokenFiles) -> Generator[TrainingBatch]:
+        The pictures of the first of them are read into memory now, if they are kept there.
+        """
+        broken = BrokenFiles(self._captions.split, self.settings.data.broken_limit)
+        return self._follow(self._load(start_step, broken), start_step, broken)
+
+    def _follow(
+        self, batches: Generator[TrainingBatch], start_step: int, broken: BrokenFiles
+    ) -> Generator[TrainingBatch]:
+        """Batches, and larger ones from where a stage joins."""
+        try:
+            for step in itertools.count(start_step):
+                if step > start_step and self._stages_at(step) != self._stages_at(step - 1):
+                    batches.close()
+                    batches = self._load(step, broken)
+                yield next(batches)
+        finally:
+            batches.close()
+
+    def _stages_at(self, step: int) -> int:
+        return stages_training(step, self.settings)
+
+    def _load(self, start_step: int, broken: BrokenFiles) -> Generator[TrainingBatch]:
         dataset = CaptionedImages(
             self._captions.split,
             self._captions.tokenizer,
-            resolution=resolution,
+            resolution=self.settings.model.resolutions[self._stages_at(start_step) - 1],
             max_words=self.settings.data.training_words,
             seed=self.settings.seed,
             augment=self.settings.data.augment,
@@ -185,7 +197,7 @@ class GanPhase:
         warming_up = stages_warming_up(step, self.settings.gan)
         if self.settings.gan.warm_up_inherits:
             self._inherit(stages_beginning(step, self.settings.gan))
-        self._stages = warming_up or self.settings.model.stages
+        self._stages = self._stages_at(step)
         reals = pyramid(images, mirrored, self.settings.model.resolutions[: self._stages])
         captions = distributed.gather_captions(batch)
         if warming_up:
@@ -209,6 +221,7 @@ class GanPhase:
 
     def look(self, done: int, journal: Journal) -> None:
         """Looks at the averaged generator, and keeps a copy of it."""
+        self._stages = self._stages_at(done - 1)
         if self._keeps_after(done):
             self._monitor.save_snapshot(self.state(), done)
         if self._samples_after(done):

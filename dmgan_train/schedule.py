@@ -6,7 +6,7 @@ import itertools
 from typing import NamedTuple
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.settings import GanSettings
+from dmgan_train.settings import GanSettings, Settings
 
 
 def check_schedule(steps: int, settings: GanSettings) -> None:
@@ -43,6 +43,16 @@ def stages_warming_up(step: int, settings: GanSettings) -> int:
     """
     ends = itertools.accumulate(settings.warm_up_steps)
     return next((stages for stages, end in enumerate(ends, start=1) if step < end), 0)
+
+
+def stages_training(step: int, settings: Settings) -> int:
+    """How many stages train, with the warm-up or after it.
+
+    Args:
+        step: Steps done.
+        settings: The run's.
+    """
+    return stages_warming_up(step, settings.gan) or settings.model.stages
 
 
 def stages_beginning(step: int, settings: GanSettings) -> range:

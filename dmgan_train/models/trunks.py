@@ -129,7 +129,10 @@ class _FullPrecisionOnCpu(nn.Module):
 
 
 def fold_batch_norms(trunk: Trunk) -> None:
-    """Makes every BatchNorm part of the convolution before it, in place: what a frozen trunk computes, in less time."""
+    """Makes every BatchNorm part of the convolution before it, in place: what a frozen trunk computes, in less time.
+
+    Strided depthwise convolutions, under autocast on a CPU, are then computed in fp32.
+    """
     for module in list(trunk.modules()):
         for (name, convolution), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

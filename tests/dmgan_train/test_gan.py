@@ -1,5 +1,6 @@
 """The second phase's step: what trains when."""
 
+import multiprocessing
 import re
 from contextlib import closing
 
@@ -8,11 +9,12 @@ import torch
 from PIL import Image
 
 from dmgan_runtime.errors import SettingsError
-from dmgan_train.checkpoint import load_checkpoint
+from dmgan_train.checkpoint import load_checkpoint, load_encoders
 from dmgan_train.data.pyramid import pyramid
+from dmgan_train.fit import read_data
 from dmgan_train.gan import GanPhase
 from tests.dmgan_train.losses.test_contrastive import by_hand
-from tests.training import phase_of, small_settings, write_images
+from tests.training import CPU, phase_of, small_settings, write_images
 
 WARM_UP = ("gan.reconstruction_weight=10", "gan.perceptual_weight=1", "gan.warm_up_steps=[2, 1, 1]")
 
@@ -44,8 +46,9 @@ def test_pictures_are_as_large_as_the_stages_that_train(run, tmp_path) -> None:
     images = write_images(tmp_path / "squares")
     for path in images.glob("*.png"):
         Image.open(path).resize((32, 32), Image.Resampling.BILINEAR).save(path)
-    phase = phase_of(run, images, *WARM_UP)
-    whole = phase_of(run, images)
+    varied = ("data.augment=flip", "gan.noise_variation=true")
+    phase = phase_of(run, images, *WARM_UP, *varied)
+    whole = phase_of(run, images, *varied)
     with closing(phase.batches(0)) as batches, closing(whole.batches(0)) as large_ones:
         for side in (8, 8, 16, 32, 32, 32):
             batch, large = next(batches), next(large_ones)
@@ -58,6 +61,25 @@ def test_pictures_are_as_large_as_the_stages_that_train(run, tmp_path) -> None:
     for step, side in enumerate((8, 8, 16, 32, 32)):
         with closing(phase.batches(step)) as batches:
             assert next(batches).images.shape[-1] == side
+
+
+def test_a_stage_that_joins_has_readers_of_its_own_and_counts_broken_pictures_on(run, tmp_path, caplog) -> None:
+    images = write_images(tmp_path / "squares")
+    (images / "0.png").write_bytes(b"broken")
+    lengths = ("gan.warm_up_steps=[8, 8, 8]", "gan.steps=30", "gan.epochs=30")
+    settings = small_settings("gan.reconstruction_weight=10", *lengths)
+    data = read_data(images, None, settings)
+    phase = GanPhase(settings, data.train, data.tokenizer, load_encoders(run), None, CPU, workers=1)
+    before, readers = set(multiprocessing.active_children()), []
+    with closing(phase.batches(0)) as batches:
+        for _ in range(24):
+            next(batches)
+            readers.append(set(multiprocessing.active_children()) - before)
+    assert all(len(now) == 1 for now in readers)
+    assert [len(set.union(*readers[start : start + 8])) for start in (0, 8, 16)] == [1, 1, 1]
+    assert len(set.union(*readers)) == 3
+    assert sum("0.png" in record.message for record in caplog.records) == 1
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_a_stage_may_begin_its_warm_up_with_the_weights_of_the_one_before(run, images) -> None:

@@ -110,8 +110,8 @@ def test_the_targets_and_what_the_discriminators_see_are_varied_by_the_generator
     batches = [next(phase.batches(step)) for step in range(2)]
     for step, batch in enumerate(batches):
         phase.step(batch, step)
-    resolutions = run.settings().model.resolutions
-    pyramids = (pyramid(batch.images, batch.mirrored, resolutions) for batch in batches)
+    sides = (run.settings().model.resolutions[:stages] for stages in (1, 3))
+    pyramids = (pyramid(batch.images, batch.mirrored, own) for batch, own in zip(batches, sides, strict=True))
     first, second = (vary(list(images), noise) for images, noise in zip(pyramids, drawn, strict=True))
     assert torch.equal(targets[0][0], first[0])
     assert len(targets[0]) == 1  # the first stage alone is warmed up
