@@ -45,7 +45,7 @@ def find_bundle(bundle: str | os.PathLike[str] | None) -> Path:
             None is `PACKAGED_MODEL`.
 
     Raises:
-        BundleError: if it is none of these.
+        BundleError: if it is none of these, or the path cannot be looked at.
     """
     if bundle is None:
         return packaged_bundle()
@@ -55,7 +55,9 @@ def find_bundle(bundle: str | os.PathLike[str] | None) -> Path:
             f" {', '.join(packaged_models())}"
         )
     path = Path(bundle).absolute()
-    return packaged_bundle(str(bundle)) if not path.exists() and str(bundle) in packaged_models() else path
+    with _reading(str(path)):
+        there = path.exists()
+    return packaged_bundle(str(bundle)) if not there and str(bundle) in packaged_models() else path
 
 
 class Bundle:
@@ -230,6 +232,7 @@ class _Folder:
 class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._bytes = path.stat().st_size
         self._zip = zipfile.ZipFile(path)
         self._entries: dict[str, zipfile.ZipInfo] = {}
         try:
@@ -265,9 +268,10 @@ class _Zip:
         info = self._entries.get(self._prefix + name)
         if info is None:
             raise _missing(self._path / name)
-        if info.file_size > MAX_INFLATION * max(info.compress_size, 2**10):
+        packed = min(info.compress_size, self._bytes)  # which an entry may lie about
+        if info.file_size > MAX_INFLATION * max(packed, 2**10):
             raise BundleError(
-                f"{self._path / name}: unsafe: {info.compress_size:,} bytes that claim to become {info.file_size:,}, as"
+                f"{self._path / name}: unsafe: {packed:,} bytes that claim to become {info.file_size:,}, as"
                 " in a decompression bomb; use a .zip from a source that you trust"
             )
         # The stream ends after file_size bytes, however far the entry would inflate.

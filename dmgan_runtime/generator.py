@@ -473,10 +473,10 @@ class Generator:
         begun_in, stages = os.getpid(), None
         outputs: list[StageOutput] = []
         while len(outputs) < options.stages:
+            if os.getpid() != begun_in:
+                raise EngineError("this stream was begun before the process was forked; begin another one here")
             # Lent for one stage at a time, so that the generator can be closed while nobody asks for the next.
             with self._engine.use() as backend:
-                if os.getpid() != begun_in:
-                    raise EngineError("this stream was begun before the process was forked; begin another one here")
                 stages = stages or backend.generate(batch, options.stages, options.wanted)
                 outputs.append(next(stages))
             self._check_finite(outputs[-1:])

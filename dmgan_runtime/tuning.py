@@ -57,7 +57,7 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
     """
     with Bundle(path) as bundle:
         stored = {"fp32", "bf16", *generator_precisions(bundle)}  # bf16 is made of fp32 graphs
-        now = circumstances(bundle)
+    now = circumstances()
     cpus = now.cpus
     found: list[TunedWay] = []
     reference: FloatArray | None = None

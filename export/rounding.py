@@ -1,4 +1,4 @@
-"""bf16 as a CPU with its instructions computes it, for machines without: every operator's result rounded."""
+"""Half precision as machines with its instructions compute it, for those without: every operator's result rounded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 import onnxruntime
+import torch
 from onnx import TensorProto, helper
 
-from dmgan_runtime.graphs import graph_interfaces, run_graphs
+from dmgan_runtime.graphs import Interface, RunGraph, graph_interfaces, run_graphs
 from dmgan_runtime.manifest import Manifest, Role
 from dmgan_runtime.quality import psnr
+from export.graphs import Graph
 from export.parity import Case
+from export.precision import RoundedProducts
 
 _FLOAT = TensorProto.FLOAT
 _TEXT = ("word_features", "sentence_feature", "lengths")
@@ -49,8 +52,31 @@ def bf16_psnr(folder: Path, manifest: Manifest, cases: Sequence[Case]) -> float:
     def run(role: Role, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         return dict(zip(outputs, sessions[role].run(list(outputs), dict(inputs)), strict=True))
 
+    return _lowest_psnr(run, interfaces, cases)
+
+
+def fp16_psnr(graphs: Mapping[Role, Graph], cases: Sequence[Case]) -> float:
+    """The lowest PSNR of a batch of the largest images, the generators one after the other, each rounded to fp16.
+
+    Args:
+        graphs: A `HalfGraph` of each generator.
+        cases: From `parity.reference_case`.
+    """
+
+    def run(role: Role, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        graph = graphs[role]
+        arguments = [torch.from_numpy(inputs[entry.name]) for entry in graph.inputs]
+        with torch.no_grad(), RoundedProducts():
+            made = graph(*arguments)
+        found = {entry.name: value.numpy() for entry, value in zip(graph.outputs, made, strict=True)}
+        return {name: found[name] for name in outputs}
+
+    return _lowest_psnr(run, {role: graph.interface for role, graph in graphs.items()}, cases)
+
+
+def _lowest_psnr(run: RunGraph[npt.NDArray[Any]], interfaces: Mapping[Role, Interface], cases: Sequence[Case]) -> float:
     qualities = []
-    last = manifest.model.generator_roles[-1]
+    *_, last = interfaces
     for case in cases:
         known = {name: case[f"text_encoder.{name}"].numpy() for name in _TEXT}
         known |= {name: case[f"generator_0.{name}"].numpy() for name in _NOISE}

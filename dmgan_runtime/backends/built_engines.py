@@ -90,7 +90,7 @@ class EngineManifest(_Part, frozen=True):
 
     schema_version: str
     engine: str
-    version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+(\.\w+)*$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}\.\d{1,9}\.\d{1,9}(\.\w+)*$")]
     compute_capabilities: tuple[ComputeCapability, ...]
     device: str | None
     precision: Precision

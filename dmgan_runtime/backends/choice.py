@@ -190,7 +190,8 @@ def open_backend(
         else:
             why = "the best that can be had here" if "auto" in (backend, device) else "as asked for"
             # A word on what was measured, if it is what is taken, or if it is stale.
-            why = "; ".join(filter(None, [why, note if way.threads or tuning is None else ""]))
+            told = engine.device == "cpu" and (way.threads or tuning is None)
+            why = "; ".join(filter(None, [why, note if told else ""]))
             later = [each for each in ways[place + 1 :] if each.engine not in missing]
             return _explained(opened, way, refused, index, later, why)
     raise BackendError(_nothing(backend, device, precision, refused))

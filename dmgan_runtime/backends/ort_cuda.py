@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 import numpy as np
 
-from dmgan_runtime.backends.base import Active, Array, EngineSettings, choose_precision, form_for_cpus, graphs_of
+from dmgan_runtime.backends.base import (
+    Active,
+    Array,
+    EngineSettings,
+    choose_precision,
+    form_for_cpus,
+    graphs_of,
+    is_engines,
+)
 from dmgan_runtime.backends.gpus import find_gpu
 from dmgan_runtime.backends.graph_chain import GraphChain
 from dmgan_runtime.backends.ort_cpu import import_engine, installed_rivals, load_session, session_options
@@ -148,6 +156,8 @@ class OrtCudaBackend:
         try:
             return self._owner.submit(work, *arguments).result()
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            if not is_engines(error, "onnxruntime"):
+                raise
             raise EngineError(
                 f"onnxruntime failed in {where} on cuda:{self._index} ({shortened(error)}); try fewer images at once"
             ) from error
@@ -187,8 +197,8 @@ class OrtCudaBackend:
             slot.graph_id = str(next(self._graph_ids, _NOT_CAPTURED))
         assert slot.chain is not None  # of a slot that was idle, or is new
         try:
-            for name, array in inputs.items():
-                slot.chain.inputs[name].update_inplace(np.ascontiguousarray(array))
+            for name in slot.chain.inputs.keys() & inputs.keys():  # a model of one stage reads no words
+                slot.chain.inputs[name].update_inplace(np.ascontiguousarray(inputs[name]))
         except Exception:
             self._drop(slot)
             raise

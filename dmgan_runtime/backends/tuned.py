@@ -13,7 +13,6 @@ from platformdirs import user_cache_path
 
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.backends.base import MAX_THREADS
-from dmgan_runtime.backends.built_engines import ENGINES_FOLDER
 from dmgan_runtime.backends.registry import PACKAGES
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor, usable_cpus
@@ -48,17 +47,15 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         processor: Its name.
         cpus: How many this process may use.
         versions: Of the packages of engines that are installed.
-        plans: The engines that lie in the bundle.
     """
 
     processor: str
     cpus: int
     versions: dict[str, str]
-    plans: tuple[str, ...]
 
     def difference(self, now: Circumstances) -> str:
         """What is different now, in words; empty if nothing is."""
-        names = {"processor": "another processor", "cpus": "another number of CPUs", "plans": "other built engines"}
+        names = {"processor": "another processor", "cpus": "another number of CPUs"}
         found = [words for name, words in names.items() if getattr(self, name) != getattr(now, name)]
         found += [
             f"{name} {self.versions.get(name, 'missing')}"
@@ -98,13 +95,12 @@ class FoundTuning(NamedTuple):
     note: str
 
 
-def circumstances(bundle: Bundle) -> Circumstances:
+def circumstances() -> Circumstances:
     """What a measurement made now would hold for."""
     return Circumstances(
         processor=find_processor().description,
         cpus=usable_cpus(),
         versions={name: number for name in PACKAGES if (number := _version(name))},
-        plans=tuple(bundle.folders(ENGINES_FOLDER)),
     )
 
 
@@ -119,7 +115,7 @@ def read_tuning(bundle: Bundle) -> FoundTuning:
         tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return FoundTuning(None, f"what dmgan-doctor --tune kept cannot be read ({shortened(error)}); run it again")
-    if difference := tuning.circumstances.difference(circumstances(bundle)):
+    if difference := tuning.circumstances.difference(circumstances()):
         return FoundTuning(None, f"what dmgan-doctor --tune kept is of {shortened(difference)}; run it again")
     return FoundTuning(tuning, f"as dmgan-doctor --tune measured on {tuning.measured_on}")
 

@@ -71,9 +71,12 @@ def main(
         Bundle(path)  # says so
     if measure:
         click.echo("Measuring every way to serve this bundle on this CPU; nothing else should run", err=True)
-        tuning = tune(path, lambda line: click.echo(f"  {printable(line)}", err=True))
-        with Bundle(path) as opened:
-            click.echo(f"  {write_tuning(opened, tuning)}", err=True)
+        try:
+            tuning = tune(path, lambda line: click.echo(f"  {printable(line)}", err=True))
+            with Bundle(path) as opened:
+                click.echo(f"  {write_tuning(opened, tuning)}", err=True)
+        except DmganError as error:  # the diagnosis says what is broken
+            click.echo(f"  nothing was kept: {printable(str(error))}", err=True)
     diagnosis = diagnose(path, backend=backend, device=device, precision=precision, quality=quality, threads=threads)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(diagnosis), indent=2))

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from dmgan_runtime import bundle as bundle_module
-from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle, packaged_bundle
+from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle, find_bundle, packaged_bundle
 from dmgan_runtime.errors import BundleError
 from dmgan_runtime.manifest import MANIFEST_NAME
 from tests.bundles import SPEC, WORDS, build_bundle, write_manifest, zip_bundle
@@ -76,6 +76,10 @@ class TestAFolder:
     def test_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"nowhere: no such bundle; pass a folder or .zip"):
             Bundle(tmp_path / "nowhere")
+
+    def test_whose_name_the_system_refuses(self) -> None:
+        with pytest.raises(BundleError, match=r"cannot be read \(.*too long"):
+            find_bundle("x" * 300)
 
     def test_without_a_manifest(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"manifest\.json: missing"):
@@ -304,6 +308,19 @@ class TestAZip:
         content = bomb.read_bytes().replace((2**22).to_bytes(4, "little"), declared.to_bytes(4, "little"))
         bomb.write_bytes(content)
         with Bundle(bomb) as opened, pytest.raises(BundleError, match=r"Bad CRC-32|SHA-256"):
+            opened.tokenizer()
+
+    def test_that_is_a_bomb_and_lies_about_what_is_packed(self, bundle: Path, tmp_path: Path) -> None:
+        bomb = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
+            with archive.open("vocab.json", "w") as stream:
+                for _ in range(64):
+                    stream.write(bytes(2**20))
+            packed = archive.getinfo("vocab.json").compress_size
+        content = bomb.read_bytes().replace(packed.to_bytes(4, "little"), (2**21).to_bytes(4, "little"))
+        bomb.write_bytes(content)
+        with Bundle(bomb) as opened, pytest.raises(BundleError, match=r"in a decompression bomb|Overlapped entries"):
             opened.tokenizer()
 
     def test_that_is_a_bomb_and_whose_manifest_says_so(self, zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:

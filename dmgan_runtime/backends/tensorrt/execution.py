@@ -65,11 +65,13 @@ class ExecutionSlot:
         self.is_idle = False
         self._current = None
         self._current = self._engines_for(inputs)
-        address = self._uploads.reserve(sum(array.nbytes for array in inputs.values()))
+        targets = self._current.chain.inputs
+        names = targets.keys() & inputs.keys()  # a model of one stage reads no words
+        address = self._uploads.reserve(sum(targets[name].size for name in names))
         offset = 0
-        for name, array in inputs.items():
-            target = self._current.chain.inputs[name]
-            self._uploads.view(offset, target.shape, target.dtype)[...] = array
+        for name in names:
+            target = targets[name]
+            self._uploads.view(offset, target.shape, target.dtype)[...] = inputs[name]
             self._cuda.copy(target.address, address + offset, target.size, "HostToDevice", self._stream)
             offset += target.size
 

@@ -20,16 +20,17 @@ def close_under_users(generator: Generator, images: Callable[[Generator], np.nda
         images: What each thread generates, again and again.
     """
     expected = images(generator)
-    begun = threading.Barrier(4)
+    served = threading.Semaphore(0)
 
     def serve() -> None:
-        begun.wait()
         while True:
             np.testing.assert_array_equal(images(generator), expected)
+            served.release()
 
     with ThreadPoolExecutor(3) as pool:
         users = [pool.submit(serve) for _ in range(3)]
-        begun.wait()
+        for _ in users:  # so some are amid a batch
+            assert served.acquire(timeout=60)
         generator.close()
         for user in users:
             with pytest.raises(EngineError, match="closed"):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import pytest
 from dmgan_runtime import BackendError, BundleError, SettingsError
 from dmgan_runtime.backends.base import check_precision, check_threads, choose_precision, graphs_of
 from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.manifest import Arithmetic
 from tests.dmgan_runtime.backends.precisions import add_precision
 
@@ -96,7 +96,7 @@ def test_a_missing_graph_is_named(own_bundle: Path) -> None:
 
 
 def test_by_default_it_takes_every_cpu_it_may_use() -> None:
-    assert check_threads(None) == len(os.sched_getaffinity(0))
+    assert check_threads(None) == usable_cpus()
     assert check_threads(3) == 3
     assert check_threads(cast(Any, np.int64(3))) == 3
 

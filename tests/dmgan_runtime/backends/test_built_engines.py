@@ -121,6 +121,7 @@ def test_batches_are_in_order_or_refused(batches) -> None:
     [
         ("engine", "openvino"),
         ("version", "latest"),
+        ("version", f"{'1' * 5000}.0.0"),
         ("version", "11.4/../../x"),
         ("compute_capabilities", []),
         ("compute_capabilities", [8.9]),

@@ -254,9 +254,15 @@ def test_a_plan_that_mnn_cannot_read_is_named(own: Path, monkeypatch: pytest.Mon
         load(own)
 
 
-def test_an_engine_without_all_plans_is_passed_over(own: Path) -> None:
+def test_a_plan_that_is_missing_is_named(own: Path) -> None:
     (engine_of(own) / "generator_2.mnn").unlink()
     with pytest.raises(EngineError, match=r"generator_2\.mnn: missing"):
+        load(own)
+
+
+def test_an_engine_that_lists_too_few_plans_is_passed_over(own: Path) -> None:
+    rewrite(own, lambda _, manifest: manifest["plans"].pop())
+    with pytest.raises(BackendError, match="not whole: it has no plan for generator_4"):
         load(own)
 
 

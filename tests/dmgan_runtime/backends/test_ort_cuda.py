@@ -16,7 +16,7 @@ import pytest
 from dmgan_runtime import BackendError, EngineError, Generator
 from dmgan_runtime.backends import ort_cuda
 from dmgan_runtime.graphs import graph_interfaces
-from tests.bundles import MAX_WORDS, SPEC, write_manifest
+from tests.bundles import MAX_WORDS, SPEC, build_bundle, write_manifest
 from tests.dmgan_runtime.backends.closing import close_under_users
 from tests.dmgan_runtime.backends.fake_cuda import frames_of_ours
 from tests.dmgan_runtime.backends.fake_onnxruntime import FakeOnnxRuntime
@@ -84,6 +84,15 @@ class TestImages:
                 for each in (served, generator)
             )
             np.testing.assert_array_equal(got, expected)
+
+    def test_a_model_of_one_stage_needs_no_words(self, fake_ort: FakeOnnxRuntime, tmp_path: Path) -> None:
+        one = build_bundle(tmp_path / "one", spec=SPEC.__replace__(stages=1))
+        made = []
+        for device in ("cuda", "cpu"):
+            with Generator.open(one, backend="onnxruntime", device=device, threads=1) as generator:
+                frames = generator.interpolate(("a red heart", "round"), seeds=1, steps=3)
+                made.append([np.asarray(frame) for frame in frames])
+        np.testing.assert_array_equal(*made)
 
     def test_a_smaller_resolution_computes_no_further(self, served: Generator, fake_ort: FakeOnnxRuntime) -> None:
         served.generate(CAPTIONS, resolution=8)

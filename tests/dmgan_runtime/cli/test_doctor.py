@@ -258,6 +258,14 @@ def test_tuning_is_measured_and_kept_for_auto(bundle: Path, tmp_path: Path, monk
     assert "as dmgan-doctor --tune measured on" in doctor(bundle).stdout
 
 
+def test_tuning_a_damaged_bundle_ends_in_the_diagnosis(own_bundle: Path) -> None:
+    (own_bundle / "onnx" / "generator_1.onnx").write_bytes(b"damaged")
+    result = doctor(own_bundle, "--tune")
+    assert result.exit_code == 1
+    assert "nothing was kept: " in result.stderr
+    assert "FAULT: " in result.stdout
+
+
 def test_quality_decides_what_auto_takes(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_manifest(own_bundle, image_psnr_db={"bf16": 44.9})
     monkeypatch.setattr("dmgan_runtime.backends.choice.find_processor", lambda: Processor("X", ("bf16",)))

@@ -18,7 +18,7 @@ from dmgan_runtime.backends.tensorrt.backend import TensorRtBackend
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.graphs import IMAGE
 from dmgan_runtime.tokenizer import Tokens
-from tests.bundles import zip_bundle
+from tests.bundles import SPEC, build_bundle, zip_bundle
 from tests.dmgan_runtime.backends.closing import close_under_users
 from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
 from tests.dmgan_runtime.backends.fakes import add_engine
@@ -64,6 +64,17 @@ class TestImages:
                     for each in (served, generator)
                 )
                 np.testing.assert_array_equal(got, expected)
+
+    def test_a_model_of_one_stage_needs_no_words(self, cuda: FakeCuda, tmp_path: Path) -> None:
+        one = build_bundle(tmp_path / "one", spec=SPEC.__replace__(stages=1))
+        add_engine(one)
+        made = []
+        for backend in ("tensorrt", "onnxruntime"):
+            device = "cuda" if backend == "tensorrt" else "cpu"
+            with Generator.open(one, backend=backend, device=device) as served:
+                frames = served.interpolate(("a red heart", "round"), seeds=1, steps=3)
+                made.append([np.asarray(frame) for frame in frames])
+        np.testing.assert_array_equal(*made)
 
     def test_an_engine_in_a_zip_is_used(self, cuda: FakeCuda, engine_bundle: Path, tmp_path: Path) -> None:
         with Generator.open(zip_bundle(engine_bundle, tmp_path / "b.zip", "inside/"), backend="tensorrt") as served:
