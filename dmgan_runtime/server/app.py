@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ from dmgan_runtime.server.workers import Workers
 _STATIC = Path(__file__).parent / "static"
 _WEB = Path(__file__).parents[1] / "web"
 _DRAIN_SECONDS = 5
+_ASK_AGAIN = {"Cache-Control": "no-cache"}
 
 
 def create_app(generators: Generator | Sequence[Generator], settings: ServerSettings | None = None) -> Starlette:
@@ -69,7 +71,7 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
         return await models.ready(request)
 
     async def page(_: Request) -> Response:
-        return FileResponse(_STATIC / "index.html")
+        return FileResponse(_STATIC / "index.html", headers=_ASK_AGAIN)
 
     app = Starlette(
         routes=[
@@ -82,8 +84,8 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
             Route("/health/ready", ready),
             Route("/metrics", metrics.answer),
             Route("/", page),
-            Mount("/static", StaticFiles(directory=_STATIC)),
-            Mount("/dmgan", StaticFiles(directory=_WEB)),  # the page reads captions as the browser's runtime does
+            Mount("/static", _Files(directory=_STATIC)),
+            Mount("/dmgan", _Files(directory=_WEB)),  # the page reads captions as the browser's runtime does
         ],
         middleware=list(_middleware(settings, metrics)),
         exception_handlers={
@@ -98,6 +100,15 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
     return app
 
 
+class _Files(StaticFiles):
+    """Files of which a browser asks each time whether they are still the same, so that none are of another version."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers.update(_ASK_AGAIN)
+        return response
+
+
 def _middleware(settings: ServerSettings, metrics: Metrics) -> Iterator[Middleware]:
     yield Middleware(Watch, metrics=metrics)
     if settings.cors_origins:  # before the key, for which a browser's question beforehand has no room
@@ -105,7 +116,8 @@ def _middleware(settings: ServerSettings, metrics: Metrics) -> Iterator[Middlewa
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's package for JavaScript sends some of its own
+            expose_headers=["Retry-After", "X-Request-ID"],
         )
     if settings.api_key is not None:
         yield Middleware(RequireKey, key=settings.api_key)

@@ -102,7 +102,8 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
-        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
+        root = scope.get("root_path", "").rstrip("/")  # as the router sees it
+        if scope["type"] == "http" and scope["path"].removeprefix(root).startswith("/v1/"):
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, self._expected):
                 refusal = ApiError(

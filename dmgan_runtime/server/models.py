@@ -68,7 +68,7 @@ class Models:
         """GET /v1/models/{id}/vocabulary: every word and alias that the model knows, for those who help with typing."""
         _, generator = self.find(request.path_params["id"])
         known = {"words": generator.tokenizer.words[1:], "aliases": dict(generator.tokenizer.aliases)}
-        return JSONResponse(known, headers={"Cache-Control": "max-age=3600"})
+        return JSONResponse(known, headers={"Cache-Control": "no-cache"})
 
     def begin_self_test(self) -> None:
         """Generates every bundle's self-test in a thread, once."""

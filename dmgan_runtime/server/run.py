@@ -23,7 +23,7 @@ from dmgan_runtime import EngineError, Generator, SettingsError
 from dmgan_runtime.server.app import create_app
 from dmgan_runtime.server.logs import log_json_lines
 from dmgan_runtime.server.settings import ServerSettings
-from dmgan_runtime.server.transport import Server, ServerConfig, Timeouts
+from dmgan_runtime.server.transport import Server, ServerConfig, Timeouts, begin_again
 
 _BACKLOG = 2048
 _SECONDS_TO_START = 5.0
@@ -121,6 +121,7 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
                     process.start()
                     begun[process] = time.monotonic()
                 wait([process.sentinel for process in begun])
+                begin_again(listener)
                 for process in [each for each in begun if not each.is_alive()]:
                     mark_process_dead(process.pid, metrics)  # type: ignore[no-untyped-call]
                     seconds = time.monotonic() - begun.pop(process)

@@ -25,6 +25,7 @@ _LONGEST_HEAD = 16 * 2**10
 _LINGER_SECONDS = 5
 _SETTLE_SECONDS = 0.2
 _SO_ATTACH_FILTER = 26
+_SO_DETACH_FILTER = 27
 _FIRST_REQUEST_SECONDS = 1.0
 
 
@@ -223,3 +224,10 @@ def _begin_no_more(listener: socket.socket) -> None:
     memory = ctypes.create_string_buffer(program, len(program))
     filter_program = struct.pack("HP", len(program) // 8, ctypes.addressof(memory))
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
+
+
+def begin_again(listener: socket.socket) -> None:
+    """Undoes what a process that was told to stop did to the socket that it shares with others, which go on."""
+    if sys.platform == "linux":
+        with suppress(FileNotFoundError):  # nothing was done: it died
+            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)

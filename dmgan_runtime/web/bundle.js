@@ -107,13 +107,25 @@ export class Bundle {
 }
 
 /**
+ * @param {string | URL} source
+ * @param {string | undefined} base
+ */
+function parseUrl(source, base) {
+  try {
+    return new URL(source, base);
+  } catch {
+    return null;
+  }
+}
+
+/**
  * @param {BundleSource} source
  * @param {typeof globalThis.fetch} fetch
  */
 async function openFiles(source, fetch) {
   if (typeof source === "string" || source instanceof URL) {
     const base = globalThis.document?.baseURI ?? globalThis.location?.href;
-    const url = URL.canParse(source, base) ? new URL(source, base) : null;
+    const url = parseUrl(source, base);
     if (!url) throw new BundleError(`${source}: no URL; pass that of a bundle's folder or .zip`);
     const where = decodeURI(url.href).replace(/\/$/, "");
     if (!url.pathname.endsWith(".zip")) return { files: new Folder(url, where, fetch), where };

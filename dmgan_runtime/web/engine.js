@@ -53,7 +53,7 @@ export class Engine {
       throw new SettingsError(`threads is ${String(threads)}; pass a whole number from 1 to 1024`);
     }
     if (!globalThis.WebAssembly) {
-      throw new BackendError("WebAssembly cannot run here; use a browser of 2022 or later, and let it run WebAssembly");
+      throw new BackendError("WebAssembly cannot run here; use a browser of 2023 or later, and let it run WebAssembly");
     }
     // @ts-ignore: WebGPU's types are not everywhere
     if (device === "webgpu" && !(await globalThis.navigator?.gpu?.requestAdapter())) {

@@ -12,7 +12,7 @@ export interface OpenOptions {
   threads?: number;
   /** Loads onnxruntime-web, if it is not to be imported by that name; called once it is known that it can run. */
   runtime?: () => Promise<typeof OnnxRuntime>;
-  /** Told of every part of the bundle that arrives: bytes so far, bytes in all, and the file's path. */
+  /** Told of every part of a bundle's folder that arrives: bytes so far, bytes in all, and the file's path. */
   onProgress?: (progress: { loaded: number; total: number; path: string }) => void;
   /** Fetches the files; the default is the global `fetch`. */
   fetch?: typeof globalThis.fetch;

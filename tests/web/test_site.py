@@ -229,7 +229,7 @@ def test_other_damage_is_named_too(page: Any, own_site: Site, name: str, damage:
 @pytest.mark.parametrize(
     ("script", "query", "message"),
     [
-        ("delete globalThis.WebAssembly", "", "WebAssembly cannot run here; use a browser of 2022 or later"),
+        ("delete globalThis.WebAssembly", "", "WebAssembly cannot run here; use a browser of 2023 or later"),
         ("Object.defineProperty(crypto, 'subtle', { value: undefined })", "", "open it over https or on localhost"),
         ("", "?device=webgpu", "This site has no files for the device webgpu"),
     ],

@@ -16,6 +16,7 @@ const memory = new MemoryPanel(at("memory"), at("image"), at("overlay"));
 const walk = new WalkPlayer(at("walk"));
 const captions = [new CaptionBox(at("caption"), showUnknown), new CaptionBox(at("to-caption"), showUnknown)];
 let model = null;
+let opening = null;
 let asked = new AbortController();
 let near = {}; // known words by an unknown one, where the generator told them
 let addresses = []; // of pictures that are shown; given back when others take their place
@@ -34,9 +35,9 @@ function showUnknown() {
   const unknown = [...new Set(parts.filter((part) => part.kind === "unknown").map((part) => part.text))];
   const cut = parts.filter((part) => part.kind === "cut").length;
   const said = [];
-  const meant = unknown.flatMap((word) => near[word.toLowerCase()] ?? []).slice(0, 8);
+  const meant = unknown.map((word) => word.toLowerCase()).flatMap((word) => (Object.hasOwn(near, word) ? near[word] : []));
   if (unknown.length) said.push(`The model does not know ${unknown.slice(0, 8).map((word) => `“${word}”`).join(", ")}${unknown.length > 8 ? " and more" : ""}.`);
-  if (meant.length) said.push(`Did you mean ${meant.map((word) => `“${word}”`).join(" or ")}?`);
+  if (meant.length) said.push(`Did you mean ${meant.slice(0, 8).map((word) => `“${word}”`).join(" or ")}?`);
   if (cut) said.push(`It reads ${model.maxWords} words, and ${cut} too many are left out.`);
   say(said.join(" "));
 }
@@ -79,7 +80,9 @@ function writeAddress() {
     state.set("to-seed", at("to-seed").value);
   }
   const hash = `#${state}`;
-  if (hash !== location.hash) history.pushState(null, "", hash);
+  if (hash === location.hash) return;
+  if (location.hash) history.pushState(null, "", hash);
+  else history.replaceState(null, "", hash); // so that the way back does not end here
 }
 
 // ---- What can be asked
@@ -103,12 +106,14 @@ async function makePicture({ signal, forget }) {
   at("stages").replaceChildren();
   memory.show(null);
   at("download").hidden = at("link").hidden = true;
-  for await (const picture of generator.stream({
-    caption: captions[0].value, seed: readSeed("seed"), attention: true, signal,
-  })) {
+  const caption = captions[0].value;
+  for await (const picture of generator.stream({ caption, seed: readSeed("seed"), attention: true, signal })) {
+    signal.throwIfAborted(); // what was computed meanwhile
     const source = address(picture.blob);
-    addStage(picture, source);
-    await showImage(source, `${captions[0].value}, ${picture.resolution} pixels`);
+    const text = `${caption}, ${picture.resolution} pixels`;
+    addStage(picture, source, text);
+    await showImage(source, text);
+    signal.throwIfAborted();
     forget();
     if (!picture.last) continue;
     suggest(picture.nearWords);
@@ -126,7 +131,7 @@ async function showImage(source, text) {
   await at("image").decode().catch(() => {});
 }
 
-function addStage(picture, source) {
+function addStage(picture, source, text) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   button.type = "button";
@@ -138,7 +143,7 @@ function addStage(picture, source) {
   button.append(image, label);
   button.addEventListener("click", () => {
     memory.clear();
-    showImage(source, `${captions[0].value}, ${picture.resolution} pixels`);
+    showImage(source, text);
     press(button);
   });
   item.append(button);
@@ -157,6 +162,7 @@ async function makeSeeds({ signal, forget }) {
   for await (const picture of generator.stream({
     caption: captions[0].value, seed, count, stages: false, signal,
   })) {
+    signal.throwIfAborted();
     forget();
     suggest(picture.nearWords);
     const button = document.createElement("button");
@@ -181,6 +187,7 @@ async function makeWalk({ signal, forget }) {
     steps: Math.min(STEPS, model.maxSteps),
     signal,
   });
+  signal.throwIfAborted();
   forget();
   walk.show(frames.map(address));
 }
@@ -231,7 +238,7 @@ document.addEventListener("load", ({ target }) => {
 
 at("ask").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (!model) await open();
+  await open();
   make();
 });
 for (const each of document.querySelectorAll("[name=view]")) {
@@ -252,13 +259,24 @@ at("link").addEventListener("click", async () => {
     say("The link is in the address bar.");
   }
 });
-at("key").addEventListener("change", () => sessionStorage.setItem("key", at("key").value));
+at("key").addEventListener("change", () => {
+  generator.key = at("key").value;
+  sessionStorage.setItem("key", at("key").value);
+});
 window.addEventListener("popstate", () => {
   readAddress();
   make();
 });
 
-async function open() {
+/** Opens the model, once however often it is asked for meanwhile. */
+function open() {
+  opening ??= openModel().finally(() => {
+    if (!model) opening = null;
+  });
+  return opening;
+}
+
+async function openModel() {
   generator.key = at("key").value || sessionStorage.getItem("key") || "";
   try {
     model = await generator.open(say);

@@ -79,7 +79,8 @@ async function refusing(work) {
   try {
     return await work();
   } catch (error) {
-    if (error instanceof BundleError) await forgetSite();
+    // What could not be fetched has a cause, and is not damaged.
+    if (error instanceof BundleError && !error.cause) await forgetSite().catch(() => {});
     throw error instanceof DmganError ? new RefusedError(error.message) : error;
   }
 }
@@ -89,7 +90,8 @@ async function keepSite() {
   const workers = navigator.serviceWorker;
   if (!workers || workers.controller) return;
   try {
-    await workers.register(new URL("service_worker.js", root), { scope: root });
+    const { active } = await workers.register(new URL("service_worker.js", root), { scope: root });
+    if (active) return; // the page was loaded past it
     const controlled = new Promise((resolve) => workers.addEventListener("controllerchange", resolve, { once: true }));
     await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 5000))]);
   } catch {

@@ -137,15 +137,35 @@ def test_a_key(generator: Generator, given: str | None) -> None:
         assert {client.get(path).status_code for path in ("/", "/health/live", "/metrics")} == {200}
 
 
+@pytest.mark.parametrize("root_path", ["", "/", "/images"])
+def test_the_key_is_asked_for_under_any_root_path(generator: Generator, root_path: str) -> None:
+    app = create_app(generator, ServerSettings(api_key="secret"))
+    with TestClient(app, root_path=root_path) as client:
+        assert client.get("/v1/models").status_code == 401
+
+
+def test_what_the_page_consists_of_is_asked_for_anew_each_time(generator: Generator) -> None:
+    with TestClient(create_app(generator)) as client:
+        vocabulary = f"/v1/models/{generator.manifest.name}/vocabulary"
+        for path in ("/", "/static/page.js", "/dmgan/tokenizer.js", vocabulary):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+
+
 def test_other_pages_may_not_ask_unless_they_are_named(generator: Generator) -> None:
-    question = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    # As OpenAI's package for JavaScript asks.
+    named = {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-os"}
+    question = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST", **named}
     with TestClient(create_app(generator)) as client:
         assert "access-control-allow-origin" not in client.options(GENERATIONS, headers=question).headers
         assert "access-control-allow-origin" not in client.get("/v1/models", headers=question).headers
     settings = ServerSettings(cors_origins=("https://a.example",), api_key="secret")
     with TestClient(create_app(generator, settings)) as client:
         answer = client.options(GENERATIONS, headers=question)
+        assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        answer = client.get("/v1/models", headers={"Origin": "https://a.example", "Authorization": "Bearer secret"})
+        assert answer.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID"
         answer = client.options(GENERATIONS, headers={**question, "Origin": "https://b.example"})
         assert "access-control-allow-origin" not in answer.headers
 
@@ -156,6 +176,9 @@ def test_limits(generator: Generator) -> None:
         assert client.post(GENERATIONS, json={"prompt": "heart " * 20}).status_code == 413
         assert client.post(GENERATIONS, json={"prompt": "heart " * 3}).json()["error"]["param"] == "prompt"
         assert client.post(GENERATIONS, json={"prompt": "heart", "n": 3}).json()["error"]["param"] == "n"
+        last = {"prompt": "heart", "n": 2, "seed": 2**64 - 1, "stream": True}
+        assert client.post(GENERATIONS, json=last).json()["error"]["param"] == "seed"
+        assert client.post(GENERATIONS, json={**last, "n": 1}).status_code == 200
         walk = {"prompts": ["heart"], "steps": 4}
         assert client.post("/v1/images/interpolations", json=walk).json()["error"]["param"] == "steps"
 

@@ -71,6 +71,18 @@ def test_a_caption_becomes_its_stages(page: playwright.Page, emoji: ServerProces
     expect(page.locator("#image")).to_have_attribute("alt", "red heart, 16 pixels")
 
 
+def test_what_is_asked_for_again_takes_the_place_of_what_runs(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji)
+    for caption in ("green apple", "cat face", "dragon"):
+        page.locator("#caption").fill(caption)
+        page.keyboard.press("Enter")
+    expect(page.locator("#image")).to_have_attribute("alt", "dragon, 256 pixels")
+    expect(page.locator("#download")).to_have_attribute("download", "dragon-seed1.png")
+    expect(page.locator("#stages img")).to_have_count(5)
+    page.go_back()
+    expect(page.locator("#image")).to_have_attribute("alt", "cat face, 256 pixels")
+
+
 def test_unknown_words_are_struck_through_while_typing(page: playwright.Page, emoji: ServerProcess) -> None:
     visit(page, emoji)
     page.locator("#caption").press_sequentially(" zebrafishes")
