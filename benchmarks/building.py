@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import click
 import msgspec
@@ -18,7 +19,7 @@ from dmgan_runtime.backends.base import generator_precisions, graphs_of
 from dmgan_runtime.backends.built_engines import BatchProfile
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import DataError, DmganError, ExportError
-from dmgan_runtime.manifest import MANIFEST_NAME, Precision
+from dmgan_runtime.manifest import MANIFEST_NAME, Precision, UpBlocks
 from dmgan_runtime.tokenizer import PAD, Tokenizer
 from dmgan_train.ema import settle_batch_norms
 from dmgan_train.models import GeneratorNetwork, TextEncoder
@@ -39,6 +40,7 @@ _CALIBRATION_BATCHES = 8
 _CALIBRATION_BATCH = 4
 _LARGEST_BATCH = 64
 _PRECISIONS: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
+_UP_BLOCKS: dict[str, UpBlocks | Literal["auto"]] = {"cpu": "auto", "cuda": "transposed"}
 _ROOT = Path(__file__).parent.parent
 _SOURCES = (
     "export/**/*.py",
@@ -176,12 +178,12 @@ def count_exported(folder: Path) -> dict[str, dict[str, int]]:
 
 def _export(model: Model, bundle: Path, kind: str) -> dict[str, str]:
     """Writes the bundle, with what such a device has beside fp32 if the weights bear it; else returns why not."""
-    precision = _PRECISIONS[kind]
+    precision, form = _PRECISIONS[kind], _UP_BLOCKS[kind]
     try:
-        write_bundle(model, bundle, _report, [precision])
+        write_bundle(model, bundle, _report, [precision], form)
     except ExportError as error:
         _report(f"without {precision}: {error}")
-        write_bundle(model, bundle, _report)
+        write_bundle(model, bundle, _report, (), form)
         return {precision: str(error)}
     return {}
 

@@ -39,11 +39,11 @@ TIMED_OUT = 124  # as `timeout` of the coreutils has it
 
 # What each kind of step imports, by what pip calls it.
 PACKAGES = {"PIL": "pillow", "yaml": "pyyaml"}
-SERVE = "numpy PIL click msgspec onnxruntime"
+SERVE = "numpy PIL click msgspec platformdirs onnxruntime"
 TRAIN = "numpy PIL click msgspec torch yaml tqdm filelock tensorboard"
 TEST_TRAINING = f"{TRAIN} pytest"
 TEST_SERVING = f"{SERVE} {TRAIN} pytest hypothesis onnx"
-BENCHMARK = f"{TRAIN} onnxruntime onnx onnxscript rich matplotlib packaging"
+BENCHMARK = f"{TRAIN} platformdirs onnxruntime onnx onnxscript rich matplotlib"
 
 
 class Step(NamedTuple):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmgan_runtime.cli.common import DmganCommand
+from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.manifest import Manifest, Precision, UpBlocks
 from dmgan_train.official import OFFICIAL_WORDS
 from dmgan_train.published import introduce
@@ -99,6 +100,7 @@ def main(
     bundle are built by --tensorrt, or later by `dmgan-export build-engine BUNDLE`, which needs no PyTorch.
     """
     quiet_exporter()
+    told = _read_notes(notes) if notes else ""
     bindings = expect_engine(output) if tensorrt else None
     official = (official_generator, official_text_encoder, captions)
     if run is not None and official == (None, None, None):
@@ -117,7 +119,7 @@ def main(
         raise click.UsageError("pass a RUN, or --official-generator, --official-text-encoder and --captions together")
     wanted: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     precisions = [precision for precision, asked in wanted.items() if asked]
-    model = replace(model, data_license=data_license, notes=notes.read_text(encoding="utf-8") if notes else "")
+    model = replace(model, data_license=data_license, notes=told)
     manifest = write_bundle(
         model,
         output,
@@ -131,6 +133,13 @@ def main(
     if bindings is not None:
         build_engines(output, bindings)
     click.echo(f'{output}: written. Next: dmgan-generate -b {output} "a caption" -o picture.png')
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is no text in UTF-8 ({error.reason}); save it as that") from error
 
 
 def _print_parity(manifest: Manifest) -> None:

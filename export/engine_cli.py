@@ -1,4 +1,4 @@
-"""`dmgan-export build-engine`: builds TensorRT's or MNN's plans from a bundle's graphs, without PyTorch and onnx."""
+"""`dmgan-export build-engine`: builds plans of TensorRT or MNN from a bundle's graphs; onnx is for int8 alone."""
 
 from __future__ import annotations
 
@@ -176,8 +176,13 @@ def expect_engine(bundle: Path) -> Bindings:
     """
     if bundle.suffix.lower() == ".zip":
         raise BundleError(f"{bundle}: engines are put into a bundle's folder; leave out --tensorrt or the .zip")
-    bindings = open_bindings("auto")
-    bindings.target(())
+    try:
+        bindings = open_bindings("auto")
+        bindings.target(())
+    except BackendError as error:
+        raise BackendError(
+            f"--tensorrt: {error}. This command has no --engine: leave out --tensorrt, and run build-engine afterwards"
+        ) from error
     return bindings
 
 

@@ -51,7 +51,7 @@ def _rewrite(folder: Path, source: Bundle, tokenizer: Tokenizer, notes: str) -> 
         tokenizer=write_tokenizer(folder, tokenizer, source.manifest.tokenizer.max_words),
     )
     names = [entry.path for entry in manifest.files]
-    known = {"words": len(tokenizer), "aliases": len(tokenizer.aliases)}
+    known = {"words": len(tokenizer) - 1, "aliases": len(tokenizer.aliases)}
     card = model_card(manifest, **known, notes=notes, has_samples=SAMPLES_NAME in names)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))

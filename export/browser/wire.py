@@ -26,7 +26,8 @@ class WireBundle(NamedTuple):
 
     Attributes:
         bytes: Of its files.
-        psnr: Of the worst image with weights in fp16, against fp32, in dB; None if they stay in fp32.
+        psnr: Of the worst image with weights in fp16, against fp32, in dB (if they were so already, what the export
+            came to); None if they stay in fp32.
     """
 
     bytes: int
@@ -56,14 +57,16 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
     manifest = manifest.__replace__(schema_version=SCHEMA_VERSION, graphs=tuple(graphs), files=tuple(cards))
     if STORED_IN_HALF in manifest.provenance:
         _write_all(folder, contents)
+        quality = manifest.image_psnr_db.get("fp32")
     else:
         report("storing weights in fp16")
         manifest = _in_half(folder, manifest, path, contents, report)
+        quality = manifest.provenance.get(STORED_IN_HALF)
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     with Generator.open(folder, backend="onnxruntime", device="cpu") as generator:
         run_self_test(generator)
     size = sum(entry.bytes for entry in manifest.every_file) + (folder / MANIFEST_NAME).stat().st_size
-    return WireBundle(size, manifest.provenance.get(STORED_IN_HALF))
+    return WireBundle(size, quality)
 
 
 def _in_half(

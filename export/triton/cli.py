@@ -60,8 +60,9 @@ _IGNORED = {
 @click.option("--name", help="The model's name.  [default: the bundle's]")
 @click.option(
     "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
     default="auto",
-    help=f"The engine that dmgan takes in Triton: {', '.join(BACKENDS)}; or auto.  [python only]",
+    help="The engine that dmgan takes in Triton.  [python only]",
 )
 @click.option("--precision", default="auto", help=f"{', '.join(PRECISIONS)}: as the bundle and the engine have it.")
 @click.option("--threads", type=click.IntRange(1, MAX_THREADS), show_default="all CPUs", help="CPU threads.")

@@ -52,7 +52,7 @@ def here(monkeypatch, bundle) -> list[object]:
     """No processes, and an export that takes no time and refuses int8; the calls of it."""
     calls: list[object] = []
 
-    def write(model, destination, report, precisions=()) -> None:
+    def write(model, destination, report, precisions, up_blocks) -> None:
         calls.append(precisions)
         if precisions:
             raise ExportError("int8 would spoil the image")

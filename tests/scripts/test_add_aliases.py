@@ -51,3 +51,4 @@ def test_nothing_else_changes(bundle: Path, added: Path) -> None:
     card = (added / "MODEL_CARD.md").read_text()
     assert "Squares only." in card
     assert "1 emoji (`aliases.json`)" in card
+    assert f"It knows {len(Bundle(added).tokenizer()) - 1} words" in card

@@ -240,6 +240,7 @@ def test_a_full_disk_leaves_nothing(bundle: Path, tmp_path: Path, monkeypatch: p
     [
         (["--layout", "onnxruntime", "--no-stream"], "--stream: not with --layout onnxruntime; leave it out"),
         (["--layout", "tensorrt", "--precision", "fp16"], "--precision: not with --layout tensorrt"),
+        (["--backend", "onnxruntme"], "'onnxruntme' is not one of 'auto', 'tensorrt'"),
         (["--engine", "x"], "--engine: not with --layout python"),
         (["--name", "a/b"], "the name 'a/b' cannot be a model's in Triton"),
         (["--name", ".."], "the name '..' cannot be"),
