@@ -17,6 +17,8 @@ from dmgan_train.models import GeneratorNetwork, ImageEncoder, TextEncoder
 from dmgan_train.models.encoders import build_encoders
 from dmgan_train.run_folder import RunFolder
 
+_REMEDY = "restore it from a copy or, unless the run was adopted, remove it and run the same command to train it again"
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes a state of tensors and plain values; a process killed meanwhile leaves the file before it.
@@ -64,17 +66,13 @@ def load_checkpoint(path: Path, phase: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}: {shortened(error)}); remove it and run the"
-            " same command to train this phase again, or restore it from a copy"
+            f"{path}: the checkpoint is damaged ({type(error).__name__}: {shortened(error)}); {_REMEDY}"
         ) from error
     if not isinstance(state, dict) or state.get("phase") != phase:
         raise CheckpointError(f"{path}: is not a checkpoint of the phase {phase!r}; remove it or choose another run")
     step = state.get("step", 0)
     if type(step) is not int or not 0 <= step < 2**53:
-        raise CheckpointError(
-            f"{path}: its step is {shortened(repr(step))}, where a whole number is; remove it and run the same command"
-            " to train this phase again, or restore it from a copy"
-        )
+        raise CheckpointError(f"{path}: its step is {shortened(repr(step))}, where a whole number is; {_REMEDY}")
     return cast("dict[str, Any]", state)
 
 

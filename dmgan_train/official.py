@@ -29,6 +29,7 @@ from dmgan_train.published import digest, find_file
 from dmgan_train.run_folder import RunFolder, write_whole
 from dmgan_train.settings import Settings
 
+_RESOLUTION = 299
 _GENERATOR_NAMES = (
     (r"ca_net\.fc\.", "conditioning.linear."),
     (r"h_net1\.fc\.", "initial.project."),
@@ -118,7 +119,7 @@ def load_official_image_encoder(path: Path) -> ImageEncoder:
     regions = state.get("to_regions.weight")
     if regions is None or not regions.dim():
         raise CheckpointError(f"{path}: lacks emb_features.weight; pass a published image encoder (image_encoder*.pth)")
-    encoder = ImageEncoder(InceptionTrunk(), 299, regions.shape[0], freeze_trunk=True)
+    encoder = ImageEncoder(InceptionTrunk(), _RESOLUTION, regions.shape[0], freeze_trunk=True)
     _fill(encoder, state, path)
     return encoder.eval()
 
@@ -275,10 +276,13 @@ def adopt(files: OfficialFiles, settings: Settings, run: RunFolder) -> None:
         SettingsError: if the run exists, or its model is of another shape than the published generator.
         CheckpointError: if a file is not what it should be, or they do not belong together.
     """
-    if run.settings_file.exists():
-        raise SettingsError(f"{run.root}: is a run already; choose another --run")
+    _expect_new(run)
     if settings.damsm.trunk != "inception_v3":
         raise SettingsError("the published image encoder is an Inception-v3; add --set damsm.trunk=inception_v3")
+    if settings.damsm.trunk_resolution != _RESOLUTION:
+        raise SettingsError(
+            f"the published image encoder sees {_RESOLUTION} pixels; add --set damsm.trunk_resolution={_RESOLUTION}"
+        )
     generator = None if files.generator is None else load_official_generator(files.generator)
     if generator is not None:
         _check_shape(settings, generator.spec.__replace__(embedding_features=settings.model.embedding_features))
@@ -286,15 +290,22 @@ def adopt(files: OfficialFiles, settings: Settings, run: RunFolder) -> None:
         files.text_encoder, files.image_encoder, files.captions, settings.model
     )
     encoders = {"text_encoder": text_encoder.state_dict(), "image_encoder": image_encoder.state_dict()}
-    save_checkpoint(run.checkpoint("damsm"), {"phase": "damsm", "step": 0, "finished": True, **encoders})
-    if generator is not None:
-        save_checkpoint(run.initial_generator, {"phase": "gan", "generator": generator.state_dict()})
     given = {key: value for key, value in vars(files).items() if value is not None}
     adopted = {key: {"file": value.name, "sha256": digest(value)} for key, value in given.items()}
     provenance = {"dmgan": dmgan_train.__version__, "adopted": adopted}
-    write_whole(run.provenance_file, json.dumps(provenance, indent=2).encode())
-    write_whole(run.vocabulary_file, tokenizer.to_json())
-    write_whole(run.settings_file, settings.to_yaml().encode())  # last: with it, the folder is a run
+    with run.locked():
+        _expect_new(run)  # another process may have made it meanwhile
+        save_checkpoint(run.checkpoint("damsm"), {"phase": "damsm", "step": 0, "finished": True, **encoders})
+        if generator is not None:
+            save_checkpoint(run.initial_generator, {"phase": "gan", "generator": generator.state_dict()})
+        write_whole(run.provenance_file, json.dumps(provenance, indent=2).encode())
+        write_whole(run.vocabulary_file, tokenizer.to_json())
+        write_whole(run.settings_file, settings.to_yaml().encode())  # last: with it, the folder is a run
+
+
+def _expect_new(run: RunFolder) -> None:
+    if run.settings_file.exists():
+        raise SettingsError(f"{run.root}: is a run already; choose another --run")
 
 
 def _check_shape(settings: Settings, published: msgspec.Struct) -> None:

@@ -15,7 +15,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from dmgan_runtime import DmganError, Generation, Generator
-from dmgan_runtime.noise import MAX_SEED
 from dmgan_runtime.server.attention import attention_of
 from dmgan_runtime.server.errors import CLIENT_GONE, ApiError, TooLongError, of_runtime
 from dmgan_runtime.server.metrics import Metrics
@@ -26,6 +25,7 @@ from dmgan_runtime.server.workers import Workers
 from dmgan_runtime.viz import encode
 
 _Answer = TypeVar("_Answer")
+_MOST_SEED = 2**64 - 1
 _MOST_NEAR = 3
 """Unknown words whose neighbours are looked for: 1 ms each in 3,000 words, 25 ms in 27,000."""
 
@@ -64,9 +64,9 @@ class Images:
         self._check_prompt(asked.prompt)
         if asked.n > self._settings.max_images:
             raise ApiError(400, f"n is {asked.n}; ask for at most {self._settings.max_images}", param="n")
-        if asked.seed is not None and asked.seed + asked.n - 1 > MAX_SEED:
+        if asked.n > 1 and asked.seed is not None and asked.seed + asked.n - 1 > _MOST_SEED:
             raise ApiError(
-                400, f"seed is {asked.seed}; the last of {asked.n} images would pass {MAX_SEED}", param="seed"
+                400, f"seed is {asked.seed}; the last of {asked.n} images would pass {_MOST_SEED}", param="seed"
             )
         resolution = _resolution(asked, generator)
         stages = self._workers.run(lambda _: self._generate(name, generator, asked, resolution))

@@ -181,7 +181,7 @@ def _class_name(where: str, value: object) -> str | None:
 
 def _split(where: str, value: object, folder: str) -> SplitName:
     if value is None:
-        return SPLITS.get(folder, "train")
+        return SPLITS.get(folder.lower(), "train")
     split = SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
     if split is None:
         raise DataError(f"{where}: the split is {shortened(value)!r}; use one of {', '.join(SPLITS)}")
@@ -190,7 +190,7 @@ def _split(where: str, value: object, folder: str) -> SplitName:
 
 def _row_beside(root: Path, picture: Path, captions: Path | None) -> Row:
     relative = picture.relative_to(root)
-    split = SPLITS.get(relative.parts[0], "train")
+    split = SPLITS.get(relative.parts[0].lower(), "train")
     texts: list[str] = []
     fault = None if captions else f"{picture}: has no captions; write them into {picture.stem}.txt beside it"
     if captions:

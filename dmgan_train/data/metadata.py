@@ -77,7 +77,7 @@ def read_csv(path: Path) -> Iterator[Line]:
 def _value(cell: str) -> object:
     """A cell's text; the list that pandas writes as `['one', 'two']`; None if it is empty."""
     if cell.startswith("[") and cell.endswith("]") and len(cell) < _LONGEST_LIST:
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             found = ast.literal_eval(cell)
             if all(isinstance(text, str) for text in found):
                 return found

@@ -95,7 +95,9 @@ def _class_id(row: Row, classes: dict[str | int, int]) -> int:
     if isinstance(row.class_name, int):
         return row.class_name
     # A picture without a class takes a number under a key that is no name.
-    return classes.setdefault(len(classes) if row.class_name is None else row.class_name, len(classes))
+    number = classes.setdefault(len(classes) if row.class_name is None else row.class_name, len(classes))
+    # Some layouts are read a split at a time: pictures of two splits are of one class only if it has a name.
+    return -1 - number if row.class_name is None and row.split == "test" else number
 
 
 def _check_same(first: Row, row: Row) -> None:

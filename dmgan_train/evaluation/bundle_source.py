@@ -75,7 +75,7 @@ class BundleSource:
             ) from error
         self.resolution = choose_resolution(self._manifest.model.resolutions[-1], resolution)
         self._generator = Generator.open(path, quality="exact")  # figures are not to depend on the processor
-        self._name, self.truncation = path.resolve().stem, truncation
+        self._name, self.truncation = path.resolve().name.removesuffix(".zip"), truncation
         self.condition: Condition = condition or self._manifest.model.condition
         self.steps, self._trained_on = provenance.gan_steps, provenance.data
         self._files = {name: file.sha256 for name, file in provenance.files.items()}

@@ -161,7 +161,7 @@ def choose_resolution(largest: int, asked: int | None) -> int:
     Raises:
         SettingsError: if halving the largest does not come to it.
     """
-    sides = [largest >> halvings for halvings in range(largest.bit_length()) if largest % (1 << halvings) == 0]
+    sides = [largest >> halvings for halvings in range(largest.bit_length() - 1) if largest % (1 << halvings) == 0]
     if asked is not None and asked not in sides:
         raise SettingsError(f"--resolution {asked}: the model's images can be shrunk to {', '.join(map(str, sides))}")
     return asked or largest

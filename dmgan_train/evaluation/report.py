@@ -62,7 +62,7 @@ def write_report(run: RunFolder, output: Path) -> None:
     curves = read_curves(run)
     evaluations = [(path.name, read_evaluation(path)) for path in sorted((run.root / "metrics").glob("*.json"))]
     template = _environment().from_string(
-        resources.files("dmgan_train.evaluation").joinpath("report.html.j2").read_text()
+        resources.files("dmgan_train.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
     page = template.render(
         name=run.root.resolve().name,

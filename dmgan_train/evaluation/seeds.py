@@ -69,7 +69,8 @@ def measure_once(
     path = run.root / "metrics" / f"{file}.json"
     source = RunSource(run, device)
     plan_fields = {**vars(plan), "metrics": list(plan.metrics), "data": plan.data.resolve().name}
-    fresh = {"plan": plan_fields, "weights_sha256": network.sha256, "model": source.describe()}
+    judged = judge.resolve().name if judge else None
+    fresh = {"plan": plan_fields, "weights_sha256": network.sha256, "model": source.describe(), "judge": judged}
     if path.exists():
         done = read_evaluation(path)
         if done.protocol.get(file) == fresh:

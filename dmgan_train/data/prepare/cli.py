@@ -58,7 +58,11 @@ def emoji(folder: Path, styles: tuple[str, ...], tarballs: tuple[Path, ...], res
 
     with _progress("drawing", "emoji") as progress:
         count = prepare_emoji(
-            folder, styles=styles or STYLES, tarballs=tarballs or None, resolution=resolution, progress=progress
+            folder,
+            styles=tuple(dict.fromkeys(styles)) or STYLES,
+            tarballs=tarballs or None,
+            resolution=resolution,
+            progress=progress,
         )
     click.echo(f"{folder}: {count.train:,} drawings to train on, {count.test:,} held out, {count.concepts:,} concepts")
 

@@ -54,8 +54,8 @@ class Plan:
 
     @property
     def needs_pictures(self) -> bool:
-        """Whether real pictures are looked at."""
-        own = {"is", "fid"} if self.real_statistics else {"is"}
+        """Whether real pictures are looked at, but for retrieval, which looks at those of every split."""
+        own = {"is", "retrieval", "fid"} if self.real_statistics else {"is", "retrieval"}
         return not own.issuperset(self.metrics)
 
 
@@ -75,6 +75,10 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
     for option in ("real_statistics", "save_statistics"):
         if getattr(plan, option) and "fid" not in plan.metrics:
             raise SettingsError(f"--{option.replace('_', '-')} is for FID; add fid to --metrics")
+    if plan.real_statistics and plan.save_statistics:
+        raise SettingsError(
+            "--save-statistics writes our own, in whose place --real-statistics takes others; name one of the two"
+        )
     if "r_precision" in plan.metrics and encoders is None:
         raise SettingsError(
             "R-precision is judged by image and text encoders, and a bundle has none of images; pass --judge with a run"

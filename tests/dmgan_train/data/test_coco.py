@@ -14,7 +14,7 @@ def annotation_file(root):
 
 def test_test_is_val2014_and_each_photo_its_own_class(tmp_path):
     split = load_coco(write_coco(tmp_path), "test", captions_per_image=2)
-    assert [example.class_id for example in split.examples] == [0, 1, 2]
+    assert [example.class_id for example in split.examples] == [-1, -2, -3]  # none that a training photo has
     assert split.examples[1].captions == ("photo 1 seen 0 times", "photo 1 seen 1 times")
     assert split.examples[1].key == "COCO_val2014_1"
     assert all(example.image.is_file() and example.box is None for example in split.examples)

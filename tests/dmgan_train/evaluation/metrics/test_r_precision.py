@@ -60,8 +60,11 @@ def test_it_equals_brute_force(encoders, split) -> None:
 def test_the_drawn_captions_are_of_other_classes_and_other_words(encoders, split) -> None:
     judge = RPrecision(encoders, split, seed=0, mismatched=MISMATCHED)
     captions = list(split.captions())
+    classes = [example.class_id for example in split.examples for _ in example.captions]
     for number, order in enumerate(random_orders(split, 16, 0)):
-        own, *others = (captions[row] for row in judge.draw(number, order))
+        _, *drawn = rows = list(judge.draw(number, order))
+        assert order.class_id not in {classes[row] for row in drawn}
+        own, *others = (captions[row] for row in rows)
         assert own == order.caption
         assert len(others) == MISMATCHED
         assert order.caption not in others
