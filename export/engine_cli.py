@@ -176,13 +176,8 @@ def expect_engine(bundle: Path) -> Bindings:
     """
     if bundle.suffix.lower() == ".zip":
         raise BundleError(f"{bundle}: engines are put into a bundle's folder; leave out --tensorrt or the .zip")
-    try:
-        bindings = open_bindings("auto")
-        bindings.target(())
-    except BackendError as error:
-        raise BackendError(
-            f"--tensorrt: {error}. This command has no --engine: leave out --tensorrt, and run build-engine afterwards"
-        ) from error
+    bindings = open_bindings("auto")
+    bindings.target(())
     return bindings
 
 

@@ -87,8 +87,8 @@ class Bindings:
             return find_gpu(0)
         except BackendError as error:
             raise BackendError(
-                f"{error}. {self.name} builds an engine on the GPU that will run it; build on that machine, or add"
-                " --engine tensorrt_rtx, which builds without a GPU"
+                f"{error}. {self.name} builds an engine on the GPU that will run it; build on that machine, or run"
+                " dmgan-export build-engine BUNDLE --engine tensorrt_rtx, which needs no GPU"
             ) from error
 
     def check_switches(self, wanted: EngineManifest, *, timing_cache: bool) -> None:
