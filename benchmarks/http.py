@@ -78,6 +78,8 @@ class HttpCaller(Caller):
 
     def __init__(self, asked: Transport, model: BundleFolder) -> None:
         super().__init__()
+        import openai  # before the server is begun; here, so that the other benchmarks do without
+
         command = [*_UNTIL_INPUT_ENDS, sys.executable, "-m", "dmgan_runtime.cli.serve", str(model.path), "--port", "0"]
         command += ["--backend", asked.engine, "--device", asked.device, "--precision", asked.precision]
         command += ["--threads", str(asked.threads)]
@@ -86,8 +88,6 @@ class HttpCaller(Caller):
         )
         assert self._server.stdout is not None
         url, _, _ = self._server.stdout.readline().partition("/ serves")
-        import openai  # here, so that the other benchmarks do without
-
         self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
     def version(self) -> str:

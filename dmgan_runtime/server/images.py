@@ -25,7 +25,7 @@ from dmgan_runtime.server.workers import Workers
 from dmgan_runtime.viz import encode
 
 _Answer = TypeVar("_Answer")
-_MOST_SEED = 2**64 - 1
+_MOST_SEED = 2**64 - 1  # as the runtime's public names say it, which are all that a server uses
 _MOST_NEAR = 3
 """Unknown words whose neighbours are looked for: 1 ms each in 3,000 words, 25 ms in 27,000."""
 

@@ -18,7 +18,7 @@ const captions = [new CaptionBox(at("caption"), showUnknown), new CaptionBox(at(
 let model = null;
 let opening = null;
 let asked = new AbortController();
-let near = {}; // known words by an unknown one, where the generator told them
+let near = new Map(); // known words by an unknown one, where the generator told them
 let addresses = []; // of pictures that are shown; given back when others take their place
 
 function view() {
@@ -35,15 +35,15 @@ function showUnknown() {
   const unknown = [...new Set(parts.filter((part) => part.kind === "unknown").map((part) => part.text))];
   const cut = parts.filter((part) => part.kind === "cut").length;
   const said = [];
-  const meant = unknown.map((word) => word.toLowerCase()).flatMap((word) => (Object.hasOwn(near, word) ? near[word] : []));
+  const meant = unknown.flatMap((word) => near.get(word.toLowerCase()) ?? []).slice(0, 8);
   if (unknown.length) said.push(`The model does not know ${unknown.slice(0, 8).map((word) => `“${word}”`).join(", ")}${unknown.length > 8 ? " and more" : ""}.`);
-  if (meant.length) said.push(`Did you mean ${meant.slice(0, 8).map((word) => `“${word}”`).join(" or ")}?`);
+  if (meant.length) said.push(`Did you mean ${meant.map((word) => `“${word}”`).join(" or ")}?`);
   if (cut) said.push(`It reads ${model.maxWords} words, and ${cut} too many are left out.`);
   say(said.join(" "));
 }
 
 function suggest(words) {
-  near = words;
+  near = new Map(Object.entries(words));
   showUnknown();
 }
 
