@@ -35,6 +35,15 @@ def add_to_zip(path: Path, name: str, content: bytes = b"x", mode: int = stat.S_
         archive.writestr(info, content)
 
 
+def write_bomb(bundle: Path, folder: Path) -> Path:
+    """A bundle whose vocabulary becomes a thousand times as large."""
+    bomb = folder / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
+        archive.writestr("vocab.json", bytes(2**26))
+    return bomb
+
+
 @pytest.fixture
 def zipped(bundle: Path, tmp_path: Path) -> Path:
     return zip_bundle(bundle, tmp_path / "tiny.zip")
@@ -289,12 +298,7 @@ class TestAZip:
             Bundle(zipped)
 
     def test_that_is_a_bomb(self, bundle: Path, tmp_path: Path) -> None:
-        bomb = tmp_path / "bomb.zip"
-        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
-            with archive.open("vocab.json", "w") as stream:
-                for _ in range(64):
-                    stream.write(bytes(2**20))
+        bomb = write_bomb(bundle, tmp_path)
         message = r"unsafe: 65,\d+ bytes that claim to become 67,108,864, as in a decompression bomb"
         with Bundle(bomb) as opened, pytest.raises(BundleError, match=message):
             opened.tokenizer()
@@ -311,12 +315,8 @@ class TestAZip:
             opened.tokenizer()
 
     def test_that_is_a_bomb_and_lies_about_what_is_packed(self, bundle: Path, tmp_path: Path) -> None:
-        bomb = tmp_path / "bomb.zip"
-        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(bundle / MANIFEST_NAME, MANIFEST_NAME)
-            with archive.open("vocab.json", "w") as stream:
-                for _ in range(64):
-                    stream.write(bytes(2**20))
+        bomb = write_bomb(bundle, tmp_path)
+        with zipfile.ZipFile(bomb) as archive:
             packed = archive.getinfo("vocab.json").compress_size
         content = bomb.read_bytes().replace(packed.to_bytes(4, "little"), (2**21).to_bytes(4, "little"))
         bomb.write_bytes(content)

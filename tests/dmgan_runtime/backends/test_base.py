@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +11,6 @@ import pytest
 from dmgan_runtime import BackendError, BundleError, SettingsError
 from dmgan_runtime.backends.base import check_precision, check_threads, choose_precision, graphs_of
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.cpus import usable_cpus
 from dmgan_runtime.manifest import Arithmetic
 from tests.dmgan_runtime.backends.precisions import add_precision
 
@@ -95,8 +96,11 @@ def test_a_missing_graph_is_named(own_bundle: Path) -> None:
         graphs_of(Bundle(own_bundle), "fp16")
 
 
-def test_by_default_it_takes_every_cpu_it_may_use() -> None:
-    assert check_threads(None) == usable_cpus()
+def test_by_default_it_takes_every_cpu_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmgan_runtime.cpus.cpu_quota", lambda: math.inf)  # of the container that the tests run in
+    assert check_threads(None) == len(os.sched_getaffinity(0))
+    monkeypatch.setattr("dmgan_runtime.cpus.cpu_quota", lambda: 0.5)
+    assert check_threads(None) == 1
     assert check_threads(3) == 3
     assert check_threads(cast(Any, np.int64(3))) == 3
 
