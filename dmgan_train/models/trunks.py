@@ -113,7 +113,7 @@ def build_trunk(name: TrunkName, resolution: int) -> Trunk:
 class _FullPrecisionOnCpu(nn.Module):
     """A strided depthwise convolution that CPUs compute in fp32 under autocast.
 
-    PyTorch's CPU build takes 5 to 20 times as long for its backward pass in bf16 (docs/trials.md).
+    PyTorch's CPU build takes 6 to 22 times as long for its backward pass in bf16 (docs/trials.md).
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
