@@ -52,5 +52,5 @@ def main() -> None:
 
     `dmgan-export RUN -o BUNDLE` is short for `dmgan-export bundle RUN -o BUNDLE`; `dmgan-export build-engine BUNDLE`
     then builds engines, on any machine that has TensorRT or MNN, and `dmgan-export triton BUNDLE -o models` serves it
-    with Triton. Each command has its own --help.
+    with Triton. Each command has its own --help, once what it needs is installed.
     """
