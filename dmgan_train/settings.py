@@ -152,7 +152,7 @@ class GanSettings(_Section, frozen=True):
         warm_up_learning_rate: Learning rate of the generator in these steps; None takes generator_learning_rate.
         warm_up_final_learning_rate: What that falls to from the second stage's first step to the last of these steps,
             each step by the same factor; None keeps it.
-        noise_variation: The noise says which of the pictures that share a caption is reconstructed, and tilts, shrinks
+        noise_variation: The noise says which of the pictures that share a caption is reconstructed, and tilts, scales
             and recolours it a little (`dmgan_train.variation`), for drawings on a plain ground; the paper's noise says
             nothing of the picture.
         augmentation: Differentiable augmentation of what the discriminators see (Zhao et al., DiffAugment, NeurIPS

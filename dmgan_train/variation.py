@@ -2,8 +2,11 @@
 
 Trained by reconstruction with noise that is drawn blindly, a generator would make the mean of the pictures that a
 caption fits. So here the noise z belongs to the picture. z0 lies in the part of the normal distribution that is the
-picture's among those of its caption, and the next components tilt, shrink and recolour the picture. Over the training
+picture's among those of its caption, and the next components tilt, scale and recolour the picture. Over the training
 set z stays N(0, 1), which is what is drawn when images are served.
+
+The mean pose is the picture's own: where every picture was shrunk a little, the generator drew all of them too small,
+which made dark skin lighter by the white that came into view (docs/trials.md).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor
 COMPONENTS = 4
 # With twice as much, one real drawing of nine is taken for another skin tone (docs/trials.md).
 _TILT = math.radians(3)
-_SHRINKAGE = 0.06
+_SCALE = 0.03
 _HUE = math.radians(6)
 # The luma-chroma transform of NTSC: a rotation of the two chromas changes the hue and leaves luma and greys alone.
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -42,10 +45,10 @@ def noise_of_pictures(noise: Tensor, intervals: Tensor) -> Tensor:
 
 
 def vary(pyramid: Sequence[Tensor], noise: Tensor) -> list[Tensor]:
-    """Tilts, shrinks and recolours each picture by as much as its noise says, a smooth function of z1, z2 and z3.
+    """Tilts, scales and recolours each picture by as much as its noise says, a smooth function of z1, z2 and z3.
 
-    A picture is turned by up to 3 degrees to either side, shrunk by up to 6% and its hue turned by up to 6 degrees,
-    each uniformly. What comes into view at its border has the colour of its first pixel.
+    A picture is turned by up to 3 degrees to either side, made larger or smaller by up to 3% and its hue turned by up
+    to 6 degrees, each uniformly. What comes into view at its border has the colour of its first pixel.
 
     Args:
         pyramid: One [N, 3, R, R] in [-1, 1] a stage.
@@ -55,7 +58,7 @@ def vary(pyramid: Sequence[Tensor], noise: Tensor) -> list[Tensor]:
         The same shapes and range; every stage shows the same variation.
     """
     tilt, size, hue = (2 * torch.special.ndtr(noise[:, 1:COMPONENTS].float()) - 1).unbind(1)
-    sampled = _sampling_matrices(_TILT * tilt, 1 - _SHRINKAGE * (1 + size) / 2)
+    sampled = _sampling_matrices(_TILT * tilt, 1 - _SCALE * size)
     mixed = _colour_matrices(_HUE * hue)
     return [_recolour(_place(images, sampled), mixed).clamp(-1, 1) for images in pyramid]
 
@@ -78,7 +81,8 @@ def _colour_matrices(angle: Tensor) -> Tensor:
 def _place(images: Tensor, sampled: Tensor) -> Tensor:
     ground = images[:, :, :1, :1]
     grid = F.affine_grid(sampled, list(images.shape), align_corners=False)
-    return F.grid_sample(images - ground, grid, padding_mode="zeros", align_corners=False) + ground
+    # Bilinear sampling would blur the outlines of a picture of 16 pixels, and so make dark shapes lighter.
+    return F.grid_sample(images - ground, grid, mode="bicubic", padding_mode="zeros", align_corners=False) + ground
 
 
 def _recolour(images: Tensor, mixed: Tensor) -> Tensor:
