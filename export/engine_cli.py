@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from dmgan_runtime.backends.built_engines import BatchProfile, HardwareCompatibility
 from dmgan_runtime.backends.mnn import MnnBackend
 from dmgan_runtime.backends.registry import PLANNED, find_engine_row
-from dmgan_runtime.bundle import Bundle
+from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.errors import BackendError, BundleError, SettingsError
 from dmgan_runtime.manifest import Precision
@@ -110,7 +110,7 @@ def main(
 
     Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
     """
-    bindings = _bindings(engine)
+    bundle, bindings = find_bundle(bundle), _bindings(engine)
     if bindings is None:
         _refuse_switches("mnn" if engine == "mnn" else "mnn, which auto took because there is no TensorRT here")
         _print_result(build_mnn_engine(bundle, output, _report))

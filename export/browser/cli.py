@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dmgan_runtime.bundle import find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.quality import decibels
 from export.browser.onnxruntime_web import find_runtime
@@ -41,7 +42,7 @@ def main(bundle: Path, output: Path, runtime: Path | None, webgpu: bool) -> None
     """
     devices = ("wasm", "webgpu") if webgpu else ("wasm",)
     package = find_runtime(runtime, devices)
-    site = write_site(bundle, output, package, devices, lambda step: click.echo(f"{step} ...", err=True))
+    site = write_site(find_bundle(bundle), output, package, devices, lambda step: click.echo(f"{step} ...", err=True))
     worst = site.bundle.psnr
     kind = "fp32" if worst is None else f"fp16, {decibels(worst)} from fp32 in the worst image"
     click.echo(f"bundle: {_megabytes(site.bundle.bytes)}, weights in {kind}")

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from dmgan_runtime.backends.base import MAX_THREADS, PRECISIONS
 from dmgan_runtime.backends.registry import BACKENDS
+from dmgan_runtime.bundle import find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from export.triton.config import Placement
 from export.triton.repository import write_onnx_repository, write_python_repository, write_tensorrt_repository
@@ -93,6 +94,7 @@ def main(
     Exit status: 0, 2 for a mistake in what was asked, 1 for other trouble.
     """
     _refuse_ignored(layout)
+    bundle = find_bundle(bundle)
     if layout == "tensorrt":
         if engine is None:
             raise click.UsageError("--layout tensorrt needs --engine: the folder that dmgan-export build-engine named")

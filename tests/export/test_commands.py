@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from export.commands import main
 from tests.bundles import build_bundle
+from tests.export.browser.packages import build_package
 
 
 def invoke(*arguments: str):
@@ -45,6 +46,17 @@ def test_without_a_command_it_exports(arguments) -> None:
 
 def test_the_version_is_the_groups() -> None:
     assert invoke("--version").output.startswith("dmgan-export, version ")
+
+
+def test_a_packaged_model_goes_by_its_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dmgan_runtime.bundle._PACKAGED", tmp_path / "packaged")
+    build_bundle(tmp_path / "packaged" / "small")
+    package = build_package(tmp_path / "onnxruntime-web")
+    for arguments in (("triton",), ("vectors",), ("web", "--onnxruntime-web", str(package))):
+        output = tmp_path / arguments[0]
+        result = invoke(*arguments, "small", "-o", str(output))
+        assert result.exit_code == 0, result.output
+        assert output.exists()
 
 
 BLOCKED = """
