@@ -143,6 +143,8 @@ def gather_captions(batch: TrainingBatch) -> list[CaptionBatch]:
 
 
 def _gather_captions(tokens: Tensor, lengths: Tensor, class_ids: Tensor) -> CaptionBatch:
+    if count() == 1:
+        return CaptionBatch(tokens, lengths, class_ids)
     whole = gather(torch.cat([tokens, lengths[:, None], class_ids[:, None]], dim=1))
     return CaptionBatch(whole[:, :-2], whole[:, -2], whole[:, -1])
 

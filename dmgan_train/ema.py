@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from dmgan_runtime.tokenizer import Tokenizer
-from dmgan_train import distributed
-from dmgan_train.data import CaptionedImages, Split, TrainingBatch, make_loader
+from dmgan_train.data import BrokenFiles, CaptionedImages, Split, TrainingBatch, make_loader
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from dmgan_train.settings import Settings
 
@@ -58,9 +57,9 @@ def settle_average(
         max_words=settings.data.training_words,
         seed=settings.seed,
     )
-    # The main process does this alone, so a batch is no larger than its share; there are as many more.
-    own = settings.gan.batch_size // distributed.count()
-    batches = itertools.islice(make_loader(dataset, own, settings.seed), BATCHES * distributed.count())
+    # The main process does this alone, with whole batches: statistics of each process's share would be others.
+    broken = BrokenFiles(captions.split, settings.data.broken_limit)
+    batches = itertools.islice(make_loader(dataset, settings.gan.batch_size, settings.seed, broken=broken), BATCHES)
 
     def run(batch: TrainingBatch) -> None:
         lengths = batch.lengths.to(device)

@@ -177,7 +177,7 @@ def _resume(phase: Phase, path: Path) -> tuple[int, dict[str, list[float]]]:
                 " command to train this phase again"
             ) from error
         window = state.get("window", {})
-    if distributed.any_process(float(distributed.mean_of(torch.tensor(float(start)))) != start):
+    if distributed.any_process(float(distributed.mean_of(torch.tensor(float(start), dtype=torch.float64))) != start):
         raise TrainingError(
             f"{path}: the processes see different checkpoints (here: step {start:,}); put --run on a folder that all"
             " machines share"

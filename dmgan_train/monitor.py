@@ -153,9 +153,11 @@ class Monitor:
         self, generator: GeneratorNetwork, text_encoder: TextEncoder, done: int, journal: Journal
     ) -> None:
         """Draws samples and measures held-out R-precision after so many steps. It is left in evaluation mode."""
-        if self._held_out:
-            journal.record(done, {"r_precision": self._held_out.r_precision(generator)})
-        journal.picture(done, "samples", self._sheet.draw(generator, text_encoder, done))
+        measured = {"r_precision": self._held_out.r_precision(generator)} if self._held_out else {}
+        sheet = self._sheet.draw(generator, text_encoder, done)
+        if measured:  # only now: a run that is killed before the sheet is there looks again
+            journal.record(done, measured)
+        journal.picture(done, "samples", sheet)
 
     def has_sampled(self, done: int) -> bool:
         """Whether `sample_and_evaluate` came to its end: the sheet is the last that it makes."""

@@ -137,7 +137,8 @@ class GanSettings(_Section, frozen=True):
         ema: How much of the averaged generator each step keeps.
         conditioning_weight: lambda1, of the conditioning augmentation's loss.
         damsm_weight: lambda2, of the DAMSM loss: 5 for CUB, 50 for COCO.
-        contrastive_weight: Of the same between the images of two captions; the other losses then add up over both.
+        contrastive_weight: Of `dmgan_train.losses.contrastive` between the images of two captions; the other losses
+            then add up over both.
         contrastive_temperature: Of its softmax.
         reconstruction_weight: Of the L1 distance between every stage's image and the captioned one (Isola et al.,
             pix2pix, CVPR 2017), for data in which a caption names one picture; the paper has none.

@@ -90,9 +90,15 @@ def ablate(
 
     Raises:
         TrainingError: if a loss is not a number, or the run was asked to stop.
-        SettingsError: if `out` holds runs of other settings or data, or the model has no refinement stage.
+        SettingsError: if `out` holds runs of other settings or data, the model has no refinement stage, or the data
+            have no split to measure.
         CheckpointError: if a row was begun with other encoders.
     """
+    if plan.split == "test" and data.test is None:
+        raise SettingsError(
+            "the data have no test split to measure; set data.held_out above 0 (--set data.held_out=0.1), or pass"
+            " --split train"
+        )
     first = settings.seed
     seeded = [override_settings(settings, overrides=[f"seed={seed}"]) for seed in range(first, first + seeds)]
     trainings = [

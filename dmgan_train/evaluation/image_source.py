@@ -15,7 +15,7 @@ from dmgan_runtime.noise import Condition
 from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint, load_model
-from dmgan_train.data import Split, SplitName, keep_known, load_split
+from dmgan_train.data import Split, SplitName, detect_source, keep_known, load_split
 from dmgan_train.data.pyramid import pyramid, to_levels
 from dmgan_train.models import GeneratorOutput
 from dmgan_train.run_folder import RunFolder
@@ -133,6 +133,29 @@ class RunSource:
     def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
         tokens = self._tokenizer.encode_batch(captions, self._max_words)
         return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation, self.condition)
+
+
+def choose_kind(asked: str | None, root: Path, source: ImageSource) -> str:
+    """How a data set is read to measure a model.
+
+    Args:
+        asked: One of `dmgan_train.data.SOURCES`; None tells it from the layout.
+        root: The data set's folder.
+        source: The model.
+
+    Raises:
+        DataError: if nothing is there that can be read.
+        SettingsError: if the layout is not how the model's own data were read, so that either may be meant.
+    """
+    if asked:
+        return asked
+    found, trained = detect_source(root), source.describe()["trained_on"].get("source")
+    if trained and trained != found:
+        raise SettingsError(
+            f"{root}: looks like {found}, and the model's own data were read as {trained}; pass --source with the one"
+            " that is meant"
+        )
+    return found
 
 
 def read_split(source: ImageSource, kind: str, root: Path, name: SplitName) -> Split:

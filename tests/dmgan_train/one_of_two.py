@@ -41,6 +41,8 @@ def measure(run: RunFolder, images: Path) -> dict[str, dict[str, float]]:
             phase = phase_of(run, images, *overrides)
             measured[name] = _step(phase)
             measured[name]["state"] = _fingerprints(phase.generator, phase.generator_ema, phase.discriminators)
+            if name == "paper":
+                measured["settled"] = _statistics(phase.state()["generator_ema"])
     return measured
 
 
@@ -57,6 +59,10 @@ def _step(phase) -> dict[str, object]:
     torch.manual_seed(5)
     values = phase.step(next(batches), 0)
     return {name: float(distributed.mean_of(value)) for name, value in values.items()}
+
+
+def _statistics(state: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: float(value.sum()) for name, value in state.items() if "running" in name}
 
 
 def _begin_with_other_weights() -> None:

@@ -1,5 +1,6 @@
 """The second phase's step: what trains when."""
 
+import dataclasses
 import multiprocessing
 import re
 from contextlib import closing
@@ -33,6 +34,16 @@ def changed(phase: GanPhase, step: int) -> set[str]:
         for name, part in parts.items()
         if any(not torch.equal(old, new) for old, new in zip(before[name], part.parameters(), strict=True))
     }
+
+
+def test_what_may_be_broken_in_training_may_be_when_it_is_saved(run, images, monkeypatch) -> None:
+    phase = phase_of(run, images, "data.broken_limit=12")
+    lacking = dataclasses.replace(
+        phase._captions.split, left_out=tuple(f"{line}: an empty caption" for line in range(12))
+    )
+    monkeypatch.setattr(phase, "_captions", phase._captions._replace(split=lacking))
+    phase.step(next(phase.batches(0)), 0)
+    assert "generator_ema" in phase.state()
 
 
 def test_the_warm_up_trains_stage_after_stage_and_then_everything(run, images) -> None:

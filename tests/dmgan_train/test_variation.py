@@ -129,14 +129,16 @@ def test_the_targets_and_what_the_discriminators_see_are_varied_by_the_generator
 
 def test_off_the_noise_and_the_pictures_are_left_alone(run, images, monkeypatch) -> None:
     """The same random draws in the same order, so that the steps of both are equal to the bit."""
-    weights = []
+    weights, calls = [], []
     for value in ("false", "true"):
         phase = phase_of(run, images, "gan.reconstruction_weight=10", f"gan.noise_variation={value}")
-        monkeypatch.setattr("dmgan_train.gan.vary", lambda pyramid, _: list(pyramid))
-        monkeypatch.setattr("dmgan_train.gan.noise_of_pictures", lambda noise, _: noise)
+        monkeypatch.setattr("dmgan_train.gan.vary", lambda pyramid, _: calls.append("vary") or list(pyramid))
+        monkeypatch.setattr("dmgan_train.gan.noise_of_pictures", lambda noise, _: calls.append("noise") or noise)
+        assert not calls
         torch.manual_seed(0)
         phase.step(next(phase.batches(0)), 0)
         weights.append(phase.generator.state_dict())
+    assert calls == ["noise", "vary"]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dmgan_runtime import image_file as images
 from dmgan_runtime.cli.common import DmganGroup
-from dmgan_train.data import SOURCES, detect_source
+from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
-from dmgan_train.evaluation.image_source import ImageSource, read_split
+from dmgan_train.evaluation.image_source import ImageSource, choose_kind, read_split
 
 _MODEL = click.argument("model", metavar="RUN_OR_BUNDLE", type=click.Path(exists=True, path_type=Path))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -117,9 +117,8 @@ def real(
     """Real pictures, and what the model generates from their captions."""
     from dmgan_train.evaluation.figures.real import draw_real
 
-    kind = source or detect_source(data)
-
     def draw(images: ImageSource) -> Image.Image:
+        kind = choose_kind(source, data, images)
         examples = read_split(images, kind, data, "train" if split == "train" else "test")
         return draw_real(images, examples, rows, seed, count)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dmgan_runtime.errors import SettingsError
+from dmgan_runtime.errors import DataError, SettingsError
 from dmgan_train import distributed
 from dmgan_train.checkpoint import fingerprint
-from dmgan_train.data import MissingSplitError, Split, SplitName, check_files, check_left_out, detect_source, keep_known
-from dmgan_train.evaluation.image_source import ImageSource, read_split
+from dmgan_train.data import MissingSplitError, Split, SplitName, check_files, check_left_out, keep_known
+from dmgan_train.evaluation.image_source import ImageSource, choose_kind, read_split
 from dmgan_train.evaluation.metrics.diversity import FeatureSpread, diversity_orders, measure_diversity
 from dmgan_train.evaluation.metrics.features import FeatureNetwork, Seen
 from dmgan_train.evaluation.metrics.fid import FrechetDistance
@@ -70,7 +70,7 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
 
     Raises:
         DataError: if the data set cannot be read, or is too small for a metric.
-        SettingsError: if R-precision has no encoders, or statistics are named without FID.
+        SettingsError: if R-precision has no encoders, statistics are named without FID, or the data's kind is in doubt.
     """
     for option in ("real_statistics", "save_statistics"):
         if getattr(plan, option) and "fid" not in plan.metrics:
@@ -87,7 +87,7 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
     if encoders and source.teachers:
         own = {fingerprint(encoders.text), encoders.files.get("text encoder")}
         encoders = encoders._replace(taught=not source.teachers.isdisjoint(own))
-    kind = plan.data_source or detect_source(plan.data)
+    kind = choose_kind(plan.data_source, plan.data, source)
     splits = _read_splits(kind, source, encoders, plan)
     results = _Work(source, network, plan, splits[plan.split], encoders).measure()
     if "retrieval" in plan.metrics:
@@ -135,7 +135,7 @@ class _Work:
                 self._distance.real_gaussian(),
                 self._plan.save_statistics,
                 self._network,
-                len(self._split),
+                self._distance.real_count,
                 self._source.resolution,
             )
         if self._wanted & {"fid", "is", "r_precision"}:
@@ -152,8 +152,14 @@ class _Work:
         return results
 
     def _open_distance(self) -> FrechetDistance:
-        dimensions, path = self._network.dimensions(), self._plan.real_statistics
-        return FrechetDistance(dimensions, read_statistics(path, self._network) if path else None)
+        path, resolution = self._plan.real_statistics, self._source.resolution
+        given = read_statistics(path, self._network) if path else None
+        if given and (saved := given.origin.get("resolution", resolution)) != resolution:
+            raise DataError(
+                f"{path}: these are statistics of pictures of {saved} pixels, and the images have {resolution}; pass"
+                f" --resolution {saved}, or leave out --real-statistics"
+            )
+        return FrechetDistance(self._network.dimensions(), given)
 
     def _look_at_real(self) -> None:
         collected = self._distance if not self._plan.real_statistics else None
@@ -211,6 +217,6 @@ def _read_splits(kind: str, source: ImageSource, encoders: Encoders | None, plan
             split = read_split(source, kind, plan.data, name)
             if encoders and "r_precision" in wanted and name == plan.split:
                 split = keep_known(split, encoders.tokenizer.takes, encoders.name)
-            (check_files if plan.needs_pictures else check_left_out)(split, limit)
+            (check_files if plan.needs_pictures or "retrieval" in wanted else check_left_out)(split, limit)
             splits[name] = split
     return splits

@@ -34,6 +34,11 @@ class FrechetDistance:
         """Takes features [N, dimensions] of real or of generated images."""
         (self._real if real else self._generated).add(features)
 
+    @property
+    def real_count(self) -> int:
+        """Of how many real pictures features were collected."""
+        return self._real.count
+
     def real_gaussian(self) -> Gaussian:
         """Of the real pictures, given or collected.
 

@@ -180,6 +180,15 @@ def test_a_model_without_refinement_has_no_rows(images, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_data_without_what_is_measured_are_refused_before_anything_is_trained(images, tmp_path) -> None:
+    root = shutil.copytree(images, tmp_path / "squares")
+    lines = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line | {"split": "train"}) + "\n" for line in lines))
+    with pytest.raises(SettingsError, match=r"no test split to measure; set data.held_out above 0"):
+        run_ablation(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_trains_and_prints_the_table(images, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("dmgan_train.evaluation.metrics.features.load_features", lambda *_: flat_network())
     steps = ("gan.steps=1", "damsm.steps=1")

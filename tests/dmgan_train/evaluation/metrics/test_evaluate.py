@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_captions_that_the_model_cannot_read_are_left_out_before_anything_is_gen
     assert not asked
 
 
+def test_missing_pictures_are_found_before_anything_is_generated(run, images, tmp_path) -> None:
+    source = RunSource(run, CPU)
+    source.generate = lambda *_: pytest.fail("generated")
+    root = shutil.copytree(images, tmp_path / "squares")
+    for path in root.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="missing"):
+        evaluate(source, flat_network(), None, Plan(("is", "retrieval"), root, split="train", images=20))
+
+
+def test_data_that_look_like_others_than_it_was_trained_on_must_be_named(run, images) -> None:
+    source = RunSource(run, CPU)
+    described = source.describe() | {"trained_on": {"source": "coco"}}
+    source.describe = lambda: described
+    plan = Plan(("is",), images, split="train", images=20)
+    with pytest.raises(SettingsError, match=r"looks like image_folder, .* read as coco; pass --source"):
+        evaluate(source, flat_network(), None, plan)
+    assert evaluate(source, flat_network(), None, dataclasses.replace(plan, data_source="image_folder")).results
+
+
 def test_a_share_that_was_held_out_is_what_is_measured(run, images, tmp_path) -> None:
     lines = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
     root = shutil.copytree(images, tmp_path / "squares")
@@ -230,6 +251,10 @@ def test_statistics_stand_for_pictures(run, images, quick, tmp_path) -> None:
         assert "FID may be compared with no published number: the data are not the 2,933" in result.output
     assert found[1].value == pytest.approx(found[0].value, rel=1e-9)
     assert found[1].protocol["real_images"]["statistics"] == "real.npz"
+    smaller = ("--data", images, "--real-statistics", statistics, "--resolution", 16)
+    result = invoke(*options, *smaller, "-o", tmp_path / "results.json")
+    assert result.exit_code == 2
+    assert "statistics of pictures of 32 pixels, and the images have 16; pass --resolution 32" in result.output
 
 
 def test_a_run_judges_another_models_images(run, bundle, images, quick, tmp_path, monkeypatch) -> None:
