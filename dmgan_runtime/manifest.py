@@ -351,7 +351,7 @@ def read_versioned(
     try:
         known = _known_part(msgspec.json.decode(content), inspect.type_info(schema))
         return msgspec.convert(known, schema, str_keys=True)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"{source}: schema version {shortened(found)} is newer than {version}, which this dmgan reads, and it"
             f" cannot make do with what it knows of it ({shortened(error)}); upgrade dmgan"

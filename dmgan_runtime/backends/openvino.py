@@ -133,10 +133,7 @@ class Program:
             EngineError: if OpenVINO fails.
         """
         try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._model.create_infer_request()
-        try:
+            request = self._take_request()
             results = request.infer(
                 {name: inputs[name] for name in self._inputs}, share_inputs=True, share_outputs=True
             )
@@ -149,6 +146,12 @@ class Program:
             ) from error
         self._idle.append(request)
         return arrays
+
+    def _take_request(self) -> ov.InferRequest:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._model.create_infer_request()
 
 
 def _takes_one_row(role: Role) -> bool:

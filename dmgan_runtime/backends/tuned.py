@@ -100,7 +100,7 @@ def circumstances() -> Circumstances:
     return Circumstances(
         processor=find_processor().description,
         cpus=usable_cpus(),
-        versions={name: number for name in PACKAGES if (number := _version(name))},
+        versions={name: number for name in PACKAGES if (number := installed_version(name))},
     )
 
 
@@ -137,7 +137,8 @@ def _path(bundle: Bundle) -> Path:
     return user_cache_path("dmgan", appauthor=False) / "tuning" / f"{digest[:32]}.json"
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

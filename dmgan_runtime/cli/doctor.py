@@ -8,7 +8,6 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -20,7 +19,8 @@ from dmgan_runtime.backends.choice import QUALITY, Quality
 from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
 from dmgan_runtime.backends.registry import ENGINES, find_engine_row
-from dmgan_runtime.backends.tuned import write_tuning
+from dmgan_runtime.backends.registry import PACKAGES as ENGINE_PACKAGES
+from dmgan_runtime.backends.tuned import installed_version, write_tuning
 from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.opening import opening_options
@@ -30,9 +30,7 @@ from dmgan_runtime.generator import Generator
 from dmgan_runtime.self_test import SelfTestResult, run_self_test
 from dmgan_runtime.tuning import tune
 
-PACKAGES = tuple(
-    dict.fromkeys(["dmgan", "numpy", "pillow", *(name for engine in ENGINES for name in engine.distributions)])
-)
+PACKAGES = ("dmgan", "numpy", "pillow", *ENGINE_PACKAGES)
 _MARKS = {"chosen": "->", "missing": " -", "broken": "!!", "untried": "  "}
 
 
@@ -197,7 +195,7 @@ def diagnose(
         system=f"{platform.system()} {platform.machine()}",
         cpus=usable_cpus(),
         processor=find_processor(),
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: installed_version(name) for name in PACKAGES},
         gpus=gpus,
         gpu_trouble=gpu_trouble,
         engines=engines,
@@ -269,10 +267,3 @@ def _package_faults() -> list[str]:
         f"{names} are both installed, and overwrite each other's files; remove both with: pip uninstall"
         f' {" ".join(rivals)}, then pip install "dmgan[gpu]" or "dmgan[cpu]"'
     ]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

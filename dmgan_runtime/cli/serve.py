@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -75,6 +76,8 @@ def main(
         raise SettingsError(
             f'dmgan-serve needs {error.name}, which is not installed; pip install "dmgan[serve]"'
         ) from error
+    if api_key is None:  # for click a variable that is empty is not there, and the server would ask for no key
+        api_key = os.environ.get("DMGAN_API_KEY")
     settings = ServerSettings(
         concurrency=concurrency,
         queue=queue,

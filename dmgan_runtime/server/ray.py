@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -56,9 +57,11 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         raise SettingsError(f"the argument {unknown[0]!r} is unknown; there are {known}")
     bundles = arguments.get("bundles", [None])
     opening = {name: arguments[name] for name in _OPENING if name in arguments}
+    with suppress(KeyError, ValueError):  # a command line has only strings
+        opening["quality"] = float(opening["quality"])
     given = {"api_key": os.environ.get("DMGAN_API_KEY")} | {n: arguments[n] for n in _SETTINGS if n in arguments}
     try:
-        settings = msgspec.convert(given, ServerSettings, strict=False)  # a command line has only strings
+        settings = msgspec.convert(given, ServerSettings, strict=False)  # likewise
     except msgspec.ValidationError as error:
         raise SettingsError(f"an argument is wrong: {error}") from error
     deployment = serve.deployment(name="dmgan", num_replicas="auto", max_queued_requests=64)(serve.ingress()(Replica))

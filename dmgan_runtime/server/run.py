@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -23,7 +24,7 @@ from dmgan_runtime import EngineError, Generator, SettingsError
 from dmgan_runtime.server.app import create_app
 from dmgan_runtime.server.logs import log_json_lines
 from dmgan_runtime.server.settings import ServerSettings
-from dmgan_runtime.server.transport import Server, ServerConfig, Timeouts, begin_again
+from dmgan_runtime.server.transport import Server, ServerConfig, Timeouts
 
 _BACKLOG = 2048
 _SECONDS_TO_START = 5.0
@@ -71,7 +72,7 @@ def serve(options: ServeOptions, host: str, port: int, workers: int, report: Cal
         if workers == 1:
             _run(app, listener, options.timeouts)
             return
-    _supervise(options, listener, workers)
+    _supervise(options, listener, workers, report)
 
 
 def _exit_on_signals() -> None:
@@ -96,40 +97,42 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _run(app: Starlette, listener: socket.socket, timeouts: Timeouts) -> None:
+def _run(app: Starlette, listener: socket.socket, timeouts: Timeouts, ending: Event | None = None) -> None:
     log_json_lines()
-    Server(ServerConfig(app, app.state.workers, timeouts)).run(sockets=[listener])
+    Server(ServerConfig(app, app.state.workers, timeouts), ending).run(sockets=[listener])
 
 
-def _work(options: ServeOptions, listener: socket.socket) -> None:
+def _work(options: ServeOptions, listener: socket.socket, ending: Event) -> None:
     """A process of several."""
     _exit_on_signals()
     with _opened(options) as generators:
-        _run(create_app(generators, options.settings), listener, options.timeouts)
+        _run(create_app(generators, options.settings), listener, options.timeouts, ending)
 
 
-def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> None:
+def _supervise(options: ServeOptions, listener: socket.socket, workers: int, report: Callable[[str], None]) -> None:
     """Starts the processes, starts each again that ends, and at the end stops them all."""
     spawn = multiprocessing.get_context("spawn")
+    ending = spawn.Event()
     begun: dict[SpawnProcess, float] = {}
     with tempfile.TemporaryDirectory(prefix="dmgan-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
             while True:
                 while len(begun) < workers:
-                    process = spawn.Process(target=_work, args=(options, listener), daemon=True)
+                    process = spawn.Process(target=_work, args=(options, listener, ending), daemon=True)
                     process.start()
                     begun[process] = time.monotonic()
                 wait([process.sentinel for process in begun])
-                begin_again(listener)
                 for process in [each for each in begun if not each.is_alive()]:
                     mark_process_dead(process.pid, metrics)  # type: ignore[no-untyped-call]
                     seconds = time.monotonic() - begun.pop(process)
                     if process.exitcode and process.exitcode > 0 and seconds < _SECONDS_TO_START:
                         raise EngineError("a process failed as soon as it had begun; it said why above")
+                    report(f"a process ended after {seconds:.0f} s with {process.exitcode}; another takes its place")
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
+            ending.set()
             listener.close()  # so that the last process that closes it empties its queue
             for process in begun:
                 process.terminate()

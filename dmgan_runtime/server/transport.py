@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from multiprocessing.synchronize import Event
 
 import h11
 import uvicorn
@@ -25,7 +26,7 @@ _LONGEST_HEAD = 16 * 2**10
 _LINGER_SECONDS = 5
 _SETTLE_SECONDS = 0.2
 _SO_ATTACH_FILTER = 26
-_SO_DETACH_FILTER = 27
+_OTHERS_END_SECONDS = 1.0
 _FIRST_REQUEST_SECONDS = 1.0
 
 
@@ -169,14 +170,19 @@ class Server(uvicorn.Server):
 
     config: ServerConfig
 
+    def __init__(self, config: ServerConfig, ending: Event | None = None) -> None:
+        """Args:
+        config: How it serves.
+        ending: Set when all processes that share the sockets end; None if there are no others.
+        """
+        super().__init__(config)
+        self._ending = ending
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuses new work, takes those who wait in the listen queue, and finishes what runs."""
+        """Refuses new work, takes those who wait in the listen queue unless others do, and finishes what runs."""
         self.config.workers_of_app.draining = True
-        for listener in sockets or []:
-            _begin_no_more(listener)
-        await asyncio.sleep(_SETTLE_SECONDS)  # for connections whose handshake has begun
-        for listener in sockets or []:
-            await self._empty(listener)
+        if sys.platform != "win32":  # whose event loop does not tell who waits
+            await self._leave(sockets or [])
         # Connections that nobody has read from yet get their answer. Closed unread, they would be reset.
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_REQUEST_SECONDS):
@@ -184,11 +190,21 @@ class Server(uvicorn.Server):
                     await asyncio.sleep(0.01)
         await super().shutdown(sockets)
 
+    async def _leave(self, listeners: list[socket.socket]) -> None:
+        for listener in listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+        if self._ending and not await asyncio.to_thread(self._ending.wait, _OTHERS_END_SECONDS):
+            return
+        for listener in listeners:
+            _begin_no_more(listener)
+        await asyncio.sleep(_SETTLE_SECONDS)  # for connections whose handshake has begun
+        for listener in listeners:
+            await self._empty(listener)
+
     async def _empty(self, listener: socket.socket) -> None:
         """Accepts all who wait, and nobody from then on: closing the socket would reset them."""
         loop = asyncio.get_running_loop()
         accepted = []
-        loop.remove_reader(listener)
         with suppress(BlockingIOError):
             while True:
                 accepted.append(listener.accept()[0])
@@ -224,10 +240,3 @@ def _begin_no_more(listener: socket.socket) -> None:
     memory = ctypes.create_string_buffer(program, len(program))
     filter_program = struct.pack("HP", len(program) // 8, ctypes.addressof(memory))
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
-
-
-def begin_again(listener: socket.socket) -> None:
-    """Undoes what a process that was told to stop did to the socket that it shares with others, which go on."""
-    if sys.platform == "linux":
-        with suppress(FileNotFoundError):  # nothing was done: it died
-            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)

@@ -118,6 +118,15 @@ function parseUrl(source, base) {
   }
 }
 
+/** @param {URL} url for messages; its escapes may be those of another charset than UTF-8 */
+function readable(url) {
+  try {
+    return decodeURI(url.href);
+  } catch {
+    return url.href;
+  }
+}
+
 /**
  * @param {BundleSource} source
  * @param {typeof globalThis.fetch} fetch
@@ -127,7 +136,7 @@ async function openFiles(source, fetch) {
     const base = globalThis.document?.baseURI ?? globalThis.location?.href;
     const url = parseUrl(source, base);
     if (!url) throw new BundleError(`${source}: no URL; pass that of a bundle's folder or .zip`);
-    const where = decodeURI(url.href).replace(/\/$/, "");
+    const where = readable(url).replace(/\/$/, "");
     if (!url.pathname.endsWith(".zip")) return { files: new Folder(url, where, fetch), where };
     const { content, size } = await download(url, where, MAX_FILE_BYTES, fetch);
     checkLimit(size, MAX_FILE_BYTES, where);

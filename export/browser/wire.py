@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dmgan_runtime import Generator
+from dmgan_runtime.backends.base import graphs_of
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BundleError
-from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, GraphEntry, Manifest
+from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
 from dmgan_runtime.noise import draw_noise
 from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.self_test import run_self_test
@@ -50,7 +50,7 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
     folder.mkdir()
     with Bundle(path) as bundle:
         manifest = bundle.manifest
-        graphs = [_fp32(bundle, role) for role in manifest.model.roles]
+        graphs = list(graphs_of(bundle, "fp32").values())
         cards = [entry for entry in manifest.files if entry.path.lower().endswith(".md")]
         contents = {entry.file.path: bundle.read(entry.file) for entry in graphs}
         _write_all(folder, {entry.path: bundle.read(entry) for entry in (*manifest.tokenizer.files, *cards)})
@@ -85,13 +85,6 @@ def _in_half(
     report(f"{decibels(worst)}, and {REQUIRED_PSNR:.0f} are needed: the weights stay in fp32")
     _write_all(folder, contents)
     return manifest
-
-
-def _fp32(bundle: Bundle, role: str) -> GraphEntry:
-    for graph in bundle.manifest.graphs:
-        if (graph.role, graph.precision) == (role, "fp32"):
-            return graph
-    raise BundleError(f"{bundle.path}: has no {role} graph in fp32; export the bundle again")
 
 
 def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -105,6 +105,10 @@ class TestNewerVersions:
         with pytest.raises(BundleError, match=r"^here: schema version 2\.99 is newer than .*; upgrade dmgan$"):
             parse_manifest(json.dumps(newer | {field: value}).encode(), "here")
 
+    def test_one_of_no_text_is_a_message(self) -> None:
+        with pytest.raises(BundleError, match=r"here: schema version 2\.99 is newer"):
+            parse_manifest(b'{"schema_version": "2.99", "name": "\xff"}', "here")
+
     @pytest.mark.parametrize("version", ["2", "2.", "2.x", "2.0.1", "2.-1", "2.٣"])
     def test_what_is_no_version_is_refused(self, newer: dict[str, Any], version: str) -> None:
         with pytest.raises(BundleError, match=r"schema version .*, and this dmgan reads 2\."):

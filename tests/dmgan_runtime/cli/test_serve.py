@@ -36,6 +36,12 @@ def test_a_mistake_is_one_line(bundle: Path, arguments: list[str], message: str)
     assert "Traceback" not in result.stderr
 
 
+def test_a_key_that_is_set_to_nothing_is_no_server_without_one(bundle: Path) -> None:
+    result = CliRunner().invoke(main, [str(bundle), "--host", "192.0.2.1"], env={"DMGAN_API_KEY": ""})
+    assert result.exit_code == 2
+    assert "the API key is empty" in result.stderr
+
+
 def test_it_says_what_it_needs() -> None:
     program = (
         "import sys; sys.modules['starlette'] = None; from dmgan_runtime.cli.serve import main; main(prog_name='x')"

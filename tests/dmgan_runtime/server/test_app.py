@@ -131,6 +131,14 @@ def test_a_walk(client: TestClient, generator: Generator) -> None:
     assert len(one["data"]) == 2
 
 
+def test_a_model_whose_name_has_a_slash(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "manifest", generator.manifest.__replace__(name="of/mine"))
+    with TestClient(create_app(generator)) as client:
+        assert client.get("/v1/models/of%2Fmine").json()["id"] == "of/mine"
+        assert "heart" in client.get("/v1/models/of%2Fmine/vocabulary").json()["words"]
+        assert client.get("/v1/models/of%2Fnobody").status_code == 404
+
+
 def test_models(client: TestClient) -> None:
     listed = client.get("/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["tiny"]

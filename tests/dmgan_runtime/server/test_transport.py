@@ -345,3 +345,22 @@ def test_a_process_that_ends_is_replaced(bundle: Path, tmp_path: Path, number: s
             assert httpx2.post(f"{server.url}/v1/images/generations", json=ASKED).status_code == 200
         server.process.terminate()
         assert server.process.wait(60) == 0
+
+
+def test_a_process_that_finishes_its_work_leaves_the_socket_to_the_others(bundle: Path, tmp_path: Path) -> None:
+    with running_server(tmp_path, [bundle, "--workers", "2", "--max-images", str(MANY)]) as server:
+        server.wait_until_ready()
+        wait_for(lambda: server.log.read_text().count("Application startup complete") == 2, 60)
+        idle, busy = children(server)
+        os.kill(idle, signal.SIGSTOP)
+        with connect(server) as running:
+            running.sendall(request({**ASKED, "n": MANY, "stream": True}))
+            assert running.recv(100).startswith(b"HTTP/1.1 200")
+            os.kill(idle, signal.SIGCONT)
+            os.kill(busy, signal.SIGTERM)
+            for _ in range(8):
+                assert httpx2.post(f"{server.url}/v1/images/generations", json=ASKED, timeout=10).status_code == 200
+            assert Path(f"/proc/{busy}").exists()
+        wait_for(lambda: len(new := children(server)) == 2 and busy not in new, 30)
+        server.process.terminate()
+        assert server.process.wait(60) == 0

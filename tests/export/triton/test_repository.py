@@ -64,12 +64,30 @@ def test_a_zip_becomes_a_folder_and_engines_come_along(bundle: Path, tmp_path: P
     write(zip_bundle(bundle, tmp_path / "b.zip"), tmp_path / "of-zip")
     assert files(tmp_path / "of-zip" / "tiny" / "1" / "bundle") == files(bundle)
     own = Path(shutil.copytree(bundle, tmp_path / "own"))
-    (own / "engines" / "some").mkdir(parents=True)
-    (own / "engines" / "some" / "engine.json").write_text("{}")
+    (own / "engines").mkdir()
+    write_engine(bundle, own / "engines" / "some")
+    (own / "engines" / "some" / "notes.txt").write_text("not the engine's")
     (own / "notes.txt").write_text("not the bundle's")
     write(own, tmp_path / "of-own")
     copied = files(tmp_path / "of-own" / "tiny" / "1" / "bundle")
-    assert copied.keys() - files(bundle).keys() == {"engines/some/engine.json"}
+    engine = {f"engines/some/{name}" for name in files(own / "engines" / "some")} - {"engines/some/notes.txt"}
+    assert copied.keys() - files(bundle).keys() == engine
+
+
+def test_an_engine_brings_no_file_of_the_machine_along(bundle: Path, tmp_path: Path) -> None:
+    """A folder that is a link to somewhere, or plans that are other files than its engine.json says."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("secret")
+    own = Path(shutil.copytree(bundle, tmp_path / "own"))
+    (own / "engines").mkdir()
+    (own / "engines" / "some").symlink_to(tmp_path / "private")
+    assert run(own, "-o", tmp_path / "models").exit_code == 2
+    (own / "engines" / "some").unlink()
+    plan = next(write_engine(bundle, own / "engines" / "some").glob("*.plan"))
+    plan.unlink()
+    plan.symlink_to(tmp_path / "private" / "key")
+    assert run(own, "-o", tmp_path / "models").exit_code == 2
+    assert not (tmp_path / "models").exists()
 
 
 def test_without_stream_it_is_no_decoupled_model(bundle: Path, tmp_path: Path) -> None:
