@@ -251,7 +251,7 @@ class TestHttp:
         assert {each["path"] for each in progress} == {file.relative_to(bundle).as_posix() for file in files}
         assert [each["loaded"] for each in progress] == sorted(each["loaded"] for each in progress)
 
-    @pytest.mark.parametrize("name", ["nowhere", "nowhere.zip"])
+    @pytest.mark.parametrize("name", ["nowhere", "nowhere.zip", "100%/nowhere", "n%F6rgends"])
     def test_what_is_not_there_is_missing(self, node: Node, site: str, name: str) -> None:
         with pytest.raises(BundleError, match=f"{site}/{name}.*: missing; pass a whole bundle"):
             node("open", path=f"{site}/{name}")
