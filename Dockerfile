@@ -2,7 +2,7 @@
 # base image could be had where it was written.
 FROM python:3.12-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml README.md LICENSE THIRD_PARTY_NOTICES.txt constraints.txt ./
 COPY dmgan_runtime dmgan_runtime
 COPY dmgan_train dmgan_train
 COPY export export

@@ -73,11 +73,11 @@ def prepare_model(preset: str, run: Path | None, bundle: Path | None, cache: Pat
     folder = cache / f"{name}-{kind}-{_key(preset, run, bundle)[:12]}"
     if not (folder / MODEL_NAME).is_file():
         call_in_worker(build_model, name, run, bundle, folder, kind)
-        if bundle is None:
-            try:
-                call_in_worker(_build_engines, folder / "bundle", kind)
-            except DmganError as error:  # even a crash only costs the contenders that need them
-                _report(f"without engines: {error}")
+    if bundle is None:  # also of a model that was made before: there may be another engine now, or another GPU
+        try:
+            call_in_worker(_build_engines, folder / "bundle", kind)
+        except DmganError as error:  # even a crash only costs the contenders that need them
+            _report(f"without engines: {error}")
     return msgspec.json.decode((folder / MODEL_NAME).read_bytes(), type=BenchmarkModel)
 
 
@@ -197,12 +197,12 @@ def _build_engines(bundle: Path, kind: str) -> None:
         precisions = engine_precisions(opened.manifest)
     profile = BatchProfile(min=1, opt=1, max=_LARGEST_BATCH)
     for name in ENGINES:
-        try:
-            bindings = open_bindings(name)
-            for precision in precisions:
-                build_engine(bundle, bindings, BuildSettings(precision=precision, profile=profile), None, _report)
-        except DmganError as error:
-            _report(f"{name}: {error}")
+        for precision in precisions:
+            try:
+                settings = BuildSettings(precision=precision, profile=profile)
+                build_engine(bundle, open_bindings(name), settings, None, _report)
+            except DmganError as error:
+                _report(f"{name}, {precision}: {error}")
 
 
 def _report(step: str) -> None:

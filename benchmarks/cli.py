@@ -99,7 +99,8 @@ def take(
                 absences=tuple(pool.absences),
                 matrix_rates=pool.matrix_rates,
             )
-            keep(result)
+            if series:  # else an earlier result is better than none
+                keep(result)
     if not series:
         raise EngineError(f"nothing could be measured: {'; '.join(absence.reason for absence in result.absences)}")
     return result

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -52,7 +53,7 @@ class Step(NamedTuple):
     Attributes:
         name: Names it in the summary.
         command: After the interpreter; `{name}` is replaced by a value of `GPU` or `DRY`, or a folder.
-        limit: Seconds.
+        limit: Seconds; infinite takes what is left of the part's.
         needs: The modules that it imports.
         is_essential: Whether the others are of no use without it.
         on_cpus: Whether a dry run goes through it.
@@ -98,7 +99,9 @@ _FIT = f"-m dmgan_train fit {_PAPER} --data {{scratch}}/data --device {{device}}
 _TRAINING_TESTS = "{pytest} tests/dmgan_train/test_gpu.py -k"
 _SERVING_TESTS = "{pytest} tests/dmgan_runtime/backends/test_gpu.py -k"
 _TRAINING = "-m benchmarks training --preset {preset} --device {device} {train} {rounds}"
-_LATENCY = "-m benchmarks latency --preset {preset} --device {device} --cache {cache} --batches {batches} {rounds}"
+_LATENCY = (
+    "-m benchmarks latency --preset {preset} --device {device} --cache {quoted_cache} --batches {batches} {rounds}"
+)
 _SHOW_DEVICE = "import torch; print(torch.__version__, torch.ones(8, device='{device}').sum().item())"
 _GENERATE = "from dmgan_runtime.cli.generate import main; main()"
 _EXPORT = (
@@ -141,12 +144,12 @@ PARTS = {
     ),
     3: (
         # The export is kept, so that the part may be run again for the rest.
-        Step("export", f'-c "{_EXPORT}"', PART_SECONDS, BENCHMARK, is_essential=True),
+        Step("export", f'-c "{_EXPORT}"', math.inf, BENCHMARK, is_essential=True),
         Step("latency", f"{_LATENCY} --only {{engines}} -o {{out}}/latency-{{device}}.json", 120, BENCHMARK),
         Step(
             "latency-compiled",
             f"{_LATENCY} --only torch-compile-fp16 -o {{out}}/latency-compiled-{{device}}.json",
-            PART_SECONDS,
+            math.inf,
             BENCHMARK,
             on_cpus=False,
         ),
@@ -156,7 +159,13 @@ PARTS = {
 
 def plan(part: int, values: Mapping[str, object], out: Path, scratch: Path) -> list[Step]:
     """The steps of a part, filled in from `GPU` or `DRY`; results go to one folder, the rest to the other."""
-    filled = {**values, "out": shlex.quote(str(out)), "scratch": shlex.quote(str(scratch)), "cache": CACHE}
+    filled = {
+        **values,
+        "out": shlex.quote(str(out)),
+        "scratch": shlex.quote(str(scratch)),
+        "cache": CACHE,
+        "quoted_cache": shlex.quote(str(CACHE)),
+    }
     steps = [step for step in PARTS[part] if step.on_cpus or values["device"] != "cpu"]
     return [step._replace(command=step.command.format_map(filled)) for step in steps]
 

@@ -57,9 +57,9 @@ def describe_environment(device: str) -> Environment:
 
 
 def measure_others(seconds: float = 1.0) -> float | None:
-    """CPUs' worth of work that other processes do while this one sleeps; None where the system does not tell.
+    """CPUs' worth of work that other processes do on this one's CPUs while it sleeps; None if the system does not tell.
 
-    The load average would count this benchmark's last minute, and in a container the whole host's.
+    The load average would count this benchmark's last minute, and all CPUs of the host.
     """
     try:
         before = _busy_ticks()
@@ -114,9 +114,11 @@ def measure_matrix_rates(device: str, threads: int, precisions: Iterable[str]) -
 
 
 def _busy_ticks() -> int:
-    """What all CPUs have worked since the start, stolen time too; not idle or waiting."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4]
+    """What the CPUs that this process may use have worked since the start, stolen time too; not idle or waiting."""
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = [[int(field) for field in fields[1:9]] for fields in lines if fields[0] in usable]
+    return sum(sum(each) - each[3] - each[4] for each in ticks)
 
 
 def _commit() -> str | None:

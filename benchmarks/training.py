@@ -174,6 +174,7 @@ def make_phase(settings: Settings, device: torch.device) -> GanPhase:
 
 def make_plain_loop(settings: Settings, device: torch.device) -> PlainLoop:
     """The published code's, with random weights."""
+    keep_freed_memory()  # as beside it, so that only the work differs
     text_encoder, image_encoder = build_encoders(settings, VOCABULARY)
     for encoder in (text_encoder, image_encoder):
         encoder.to(device).eval().requires_grad_(False)

@@ -377,7 +377,7 @@ class GanPhase:
         return losses
 
     def _encoder_losses(self, real: Tensor, drawn: _Drawn) -> tuple[dict[str, Tensor], Tensor]:
-        """What the image encoder says of the last stage's images: L_DAMSM, eq. 12's last term, and likeness.
+        """What the image encoder says of the last stage's images: L_DAMSM, eq. 10's last term, and likeness.
 
         Returns:
             The losses, and the global features [N, text_features] of the images.

@@ -66,7 +66,7 @@ def main(bundle: Path | None, clients: Sequence[int], backends: tuple[str, ...],
     with ExitStack() as opened:
         arrangements = {
             f"{backend}, {streams} x {cpus // streams} threads": [
-                opened.enter_context(Generator.open(path, backend=backend, threads=cpus // streams))
+                opened.enter_context(Generator.open(path, backend=backend, device="cpu", threads=cpus // streams))
                 for _ in range(streams)
             ]
             for backend in backends

@@ -1,4 +1,4 @@
-"""The adversarial losses, eq. 10 and the discriminators' objective of the published code.
+"""The adversarial losses: eq. 11 without its half, and the discriminators' objective of the published code.
 
 Logits and `binary_cross_entropy_with_logits` stand for its sigmoid and BCE: the same function, and safe in half
 precision.
@@ -77,7 +77,7 @@ def _following(sentence_feature: Tensor) -> Tensor:
 
 
 def generator_adversarial_loss(discriminator: Discriminator, fake_images: Tensor, sentence_feature: Tensor) -> Tensor:
-    """Eq. 10, one stage: fooling the unconditional and the conditional head; a scalar.
+    """Eq. 11 without its half, one stage: fooling the unconditional and the conditional head; a scalar.
 
     Args:
         discriminator: The one for this resolution.

@@ -1,6 +1,7 @@
 """The first minutes on a GPU, without one: each part goes through on the CPU, and commands for a GPU can be read."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -139,7 +140,8 @@ def test_results_are_a_handful_of_files_in_one_folder(tmp_path) -> None:
 
 
 def test_every_limit_is_within_a_part() -> None:
-    assert max(step.limit for part in PARTS.values() for step in part) <= first_contact.PART_SECONDS < 180
+    limits = {step.limit for part in PARTS.values() for step in part} - {math.inf}
+    assert max(limits) <= first_contact.PART_SECONDS < 180
 
 
 def python(name: str, code: str, limit: int = 60, needs: str = "", is_essential: bool = False) -> Step:

@@ -12,7 +12,21 @@ from benchmarks.results import read_result
 
 def test_http_is_measured_beside_python(tmp_path) -> None:
     output = tmp_path / "http.json"
-    arguments = ["http", "--threads", "1", "--rounds", "1", "--clients", "2", "--turn", "0.1", "-o", str(output)]
+    arguments = [
+        "http",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--rounds",
+        "1",
+        "--clients",
+        "2",
+        "--turn",
+        "0.1",
+        "-o",
+        str(output),
+    ]
     said = CliRunner().invoke(main, arguments)
     assert said.exit_code == 0, said.output
     result = read_result(output)

@@ -28,11 +28,12 @@ DRAWINGS = {"3d": ("@lobehub/fluent-emoji-3d", "1.1.0"), "flat": ("@lobehub/flue
 STYLES = tuple(DRAWINGS)
 NAMES = ("emojibase-data", "17.0.0")
 
-_LICENCE_NOTE = """The pictures and captions in this folder are made from npm packages, all under the MIT licence:
+_LICENCE_NOTE = """The pictures and captions in this folder are made from npm packages under the MIT licence:
 
 - pictures: {drawings}, by LobeHub, after Microsoft's Fluent Emoji (MIT, Copyright (c) Microsoft Corporation);
   put on a white ground, and where skin tones were exchanged, named right
-- captions: {names}, Copyright (c) Miles Johnson; names and keywords, made into phrases
+- captions: {names}, Copyright (c) Miles Johnson; names and keywords, made into phrases. It has them from Unicode's
+  CLDR (Unicode License v3, https://www.unicode.org/license.txt)
 
 What the packages say of their licence is in the folder licenses/.
 """

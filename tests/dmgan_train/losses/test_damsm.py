@@ -18,7 +18,7 @@ def test_word_loss_equals_the_published_one(golden, masked) -> None:
     loss = damsm_word_loss(golden["region_features"], golden["word_features"], golden["lengths"], class_ids)
     suffix = "masked" if masked else "unmasked"
     assert float(loss.image_to_text) == pytest.approx(float(golden[f"word_loss_image_to_text_{suffix}"]), abs=1e-4)
-    assert float(loss.text_to_image) == pytest.approx(float(golden[f"word_loss_text_to_image_{suffix}"]), abs=1e-4)
+    assert float(loss.text_to_image) == pytest.approx(float(golden[f"word_loss_text_to_image_{suffix}"]), abs=1e-5)
 
 
 @pytest.mark.parametrize("masked", [True, False])
