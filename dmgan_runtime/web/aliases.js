@@ -87,7 +87,7 @@ export function parseAliases(text) {
   if (value === null || typeof value !== "object" || Array.isArray(value)) throw new Error("it is no object");
   const names = new Map(Object.entries(value));
   for (const each of [...names.keys(), ...names.values()]) {
-    if (typeof each !== "string" || !each.isWellFormed()) throw new Error("it holds what is no text");
+    if (typeof each !== "string" || /\p{Cs}/u.test(each)) throw new Error("it holds what is no text");
   }
   checkAliases(names);
   return names;

@@ -76,8 +76,9 @@ export class Engine {
     return new Engine(runtime, device);
   }
 
-  /** How many threads compute; above one only where the page is cross-origin isolated. */
+  /** How many threads compute, as the first engine of a page decided; above one only where it is cross-origin isolated. */
   get threads() {
+    if (typeof document !== "undefined" && !globalThis.crossOriginIsolated) return 1; // whatever was asked for
     return this.runtime.env.wasm.numThreads ?? 1;
   }
 

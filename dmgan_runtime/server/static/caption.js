@@ -36,6 +36,7 @@ export class CaptionBox {
     this.tokenizer = null;
     this.changed = changed;
     area.addEventListener("input", () => this.show());
+    addEventListener("resize", () => this.#fit());
     area.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.isComposing) {
         event.preventDefault();
@@ -67,9 +68,13 @@ export class CaptionBox {
       if (kind === "cut") return Object.assign(document.createElement("span"), { textContent: text, className: "cut" });
       return document.createTextNode(text);
     }));
-    this.area.style.height = "auto"; // where field-sizing is not known
-    this.area.style.height = `${this.area.scrollHeight}px`;
+    this.#fit();
     this.parts = parts;
     this.changed();
+  }
+
+  #fit() {
+    this.area.style.height = "auto"; // where field-sizing is not known
+    this.area.style.height = `${this.area.scrollHeight}px`;
   }
 }

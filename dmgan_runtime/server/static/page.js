@@ -19,7 +19,7 @@ let model = null;
 let opening = null;
 let asked = new AbortController();
 let near = new Map(); // known words by an unknown one, where the generator told them
-let addresses = []; // of pictures that are shown; given back when others take their place
+const addresses = { picture: [], seeds: [], walk: [] }; // of pictures that are shown; given back when others take their place
 
 function view() {
   return document.querySelector("[name=view]:checked").value;
@@ -47,18 +47,18 @@ function suggest(words) {
   showUnknown();
 }
 
-function address(blob) {
-  addresses.push(URL.createObjectURL(blob));
-  return addresses.at(-1);
-}
-
-/** Begins something that takes the place of what runs and of what is shown. */
-function begin() {
+/** Begins something that takes the place of what runs, and with its first picture of what the view shows. */
+function begin(chosen) {
   asked.abort();
   asked = new AbortController();
-  const old = addresses;
-  addresses = [];
-  return { signal: asked.signal, forget: () => old.forEach((each) => URL.revokeObjectURL(each)) };
+  const old = addresses[chosen];
+  const own = (addresses[chosen] = []);
+  return {
+    signal: asked.signal,
+    address: (blob) => own[own.push(URL.createObjectURL(blob)) - 1],
+    forget: () => old.splice(0).forEach((each) => URL.revokeObjectURL(each)),
+    end: () => own.push(...old.splice(0)), // they are shown still, if nothing came
+  };
 }
 
 // ---- The address keeps the state
@@ -73,7 +73,7 @@ function readAddress() {
   if (chosen) chosen.checked = true;
 }
 
-function writeAddress() {
+function writeAddress(chosenByUser) {
   const state = new URLSearchParams({ caption: captions[0].value, seed: at("seed").value, view: view() });
   if (view() === "walk") {
     state.set("to", captions[1].value);
@@ -81,7 +81,7 @@ function writeAddress() {
   }
   const hash = `#${state}`;
   if (hash === location.hash) return;
-  if (location.hash) history.pushState(null, "", hash);
+  if (location.hash && chosenByUser) history.pushState(null, "", hash);
   else history.replaceState(null, "", hash); // so that the way back does not end here
 }
 
@@ -102,7 +102,7 @@ function refuseSeeds() {
   return wrong !== undefined;
 }
 
-async function makePicture({ signal, forget }) {
+async function makePicture({ signal, address, forget }) {
   at("stages").replaceChildren();
   memory.show(null);
   at("download").hidden = at("link").hidden = true;
@@ -155,7 +155,7 @@ function press(button) {
   for (const each of at("stages").querySelectorAll("button")) each.setAttribute("aria-pressed", each === button);
 }
 
-async function makeSeeds({ signal, forget }) {
+async function makeSeeds({ signal, address, forget }) {
   at("seeds").replaceChildren();
   const seed = readSeed("seed");
   const count = Math.min(SEEDS, model.maxImages, Number(MOST_SEED - seed) + 1);
@@ -172,14 +172,16 @@ async function makeSeeds({ signal, forget }) {
     button.append(image, Object.assign(document.createElement("span"), { textContent: `seed ${picture.seed}` }));
     button.addEventListener("click", () => {
       at("seed").value = picture.seed;
-      document.querySelector("[name=view][value=picture]").checked = true;
+      const alone = document.querySelector("[name=view][value=picture]");
+      alone.checked = true;
       make();
+      alone.focus(); // the button is hidden now
     });
     at("seeds").append(button);
   }
 }
 
-async function makeWalk({ signal, forget }) {
+async function makeWalk({ signal, address, forget }) {
   walk.show([]);
   const frames = await generator.interpolate({
     captions: [captions[0].value, captions[1].value || captions[0].value],
@@ -192,13 +194,13 @@ async function makeWalk({ signal, forget }) {
   walk.show(frames.map(address));
 }
 
-async function make() {
+async function make(chosenByUser = true) {
   const chosen = view();
   showView(chosen);
   if (!model || !captions[0].value || refuseSeeds()) return;
-  writeAddress();
+  writeAddress(chosenByUser);
   showUnknown();
-  const begun = begin();
+  const begun = begin(chosen);
   document.body.classList.add("busy");
   try {
     await { picture: makePicture, seeds: makeSeeds, walk: makeWalk }[chosen](begun);
@@ -208,6 +210,7 @@ async function make() {
       if (chosen === "picture") at("image").removeAttribute("src"); // it belongs to another caption
     }
   } finally {
+    begun.end();
     if (!begun.signal.aborted) document.body.classList.remove("busy");
   }
 }
@@ -261,12 +264,29 @@ at("link").addEventListener("click", async () => {
 });
 at("key").addEventListener("change", () => {
   generator.key = at("key").value;
-  sessionStorage.setItem("key", at("key").value);
+  remember("key", at("key").value);
 });
 window.addEventListener("popstate", () => {
   readAddress();
-  make();
+  make(false);
 });
+
+/** What the tab keeps; nothing where site data are blocked. */
+function remembered(name) {
+  try {
+    return sessionStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function remember(name, value) {
+  try {
+    sessionStorage.setItem(name, value);
+  } catch {
+    // Asked for again in another tab.
+  }
+}
 
 /** Opens the model, once however often it is asked for meanwhile. */
 function open() {
@@ -277,13 +297,16 @@ function open() {
 }
 
 async function openModel() {
-  generator.key = at("key").value || sessionStorage.getItem("key") || "";
+  generator.key = at("key").value || remembered("key") || "";
   try {
+    at("note").setAttribute("aria-live", "off"); // nobody wants to hear of every megabyte
     model = await generator.open(say);
   } catch (error) {
+    at("note").removeAttribute("aria-live");
     refuse(error);
     return;
   }
+  at("note").removeAttribute("aria-live");
   document.querySelector(".key").hidden = true;
   at("model").textContent = `${model.name} · ${model.engine}`;
   for (const box of captions) box.know(model.tokenizer, model.maxWords);
@@ -296,5 +319,6 @@ async function openModel() {
 readAddress();
 showView(view());
 await open();
-await make();
-if (model && matchMedia("(pointer: fine)").matches) captions[0].area.focus({ preventScroll: true }); // no keyboard on a phone
+await make(false);
+const idle = document.activeElement === document.body && matchMedia("(pointer: fine)").matches; // no keyboard on a phone
+if (model && idle) captions[0].area.focus({ preventScroll: true });

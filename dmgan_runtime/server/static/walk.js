@@ -23,7 +23,12 @@ export class WalkPlayer {
     this.frames = frames;
     this.position.max = Math.max(frames.length - 1, 0);
     this.position.value = 0;
-    if (!frames.length) return;
+    if (!frames.length) {
+      this.image.removeAttribute("src");
+      this.image.alt = "";
+      this.position.removeAttribute("aria-valuetext");
+      return;
+    }
     this.#draw();
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.start();
   }
@@ -56,6 +61,6 @@ export class WalkPlayer {
 
   #label(text) {
     this.play.setAttribute("aria-label", text);
-    this.play.setAttribute("aria-pressed", String(text === "Pause"));
+    this.play.classList.toggle("playing", text === "Pause");
   }
 }

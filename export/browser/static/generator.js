@@ -13,7 +13,7 @@ export class PageGenerator {
   async open(tell) {
     return refusing(async () => {
       await keepSite();
-      const site = await (await fetch(new URL("site.json", root))).json();
+      const site = await readSite();
       const device = new URLSearchParams(location.search).get("device") ?? "wasm";
       const files = site.runtime[device];
       if (!files) throw new RefusedError(`This site has no files for the device ${device}; open it without ?device=.`);
@@ -85,18 +85,42 @@ async function refusing(work) {
   }
 }
 
-/** Has the service worker keep what comes from here on; without one the page works all the same. */
+async function readSite() {
+  try {
+    return await (await fetch(new URL("site.json", root))).json();
+  } catch (error) {
+    throw new RefusedError(`site.json cannot be read (${error.message}); look whether the host has the whole site.`);
+  }
+}
+
+/**
+ * Has the service worker keep what comes from here on; without one the page works all the same. One that is there is
+ * asked for a new export first: its page and the bundle belong together, so the page is loaded again then.
+ */
 async function keepSite() {
   const workers = navigator.serviceWorker;
-  if (!workers || workers.controller) return;
+  if (!workers) return;
+  const script = new URL("service_worker.js", root);
+  let replaced = false;
+  const changed = new Promise((resolve) => workers.addEventListener("controllerchange", resolve, { once: true }));
+  changed.then(() => (replaced = true));
   try {
-    const { active } = await workers.register(new URL("service_worker.js", root), { scope: root });
-    if (active) return; // the page was loaded past it
-    const controlled = new Promise((resolve) => workers.addEventListener("controllerchange", resolve, { once: true }));
-    await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 5000))]);
+    if (workers.controller?.scriptURL !== script.href) {
+      const { active } = await workers.register(script, { scope: root });
+      if (!active) await soon(changed); // else the page was loaded past it
+      return;
+    }
+    const registration = await soon(workers.getRegistration(root).then((found) => found.update()));
+    if (!registration?.installing && !registration?.waiting && !replaced) return;
+    await soon(changed.then(() => new Promise(() => location.reload())));
   } catch {
-    // Private windows and plain http have none.
+    // Private windows and plain http have none, and without a network there is nothing new.
   }
+}
+
+/** What comes within seconds; undefined if it does not. */
+function soon(promise) {
+  return Promise.race([promise, new Promise((resolve) => setTimeout(resolve, 5000))]);
 }
 
 /** So that a damaged file is fetched anew next time. */

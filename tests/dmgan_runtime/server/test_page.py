@@ -155,6 +155,27 @@ def test_seeds(page: playwright.Page, emoji: ServerProcess) -> None:
     expect(page.locator("#image")).to_be_visible()
     expect(page.locator("#seed")).to_have_value("7")
     expect(page.locator("#stages img")).to_have_count(5)
+    expect(page.locator("[name=view][value=picture]")).to_be_focused()
+
+
+def test_a_picture_that_comes_back_into_view_is_still_there(page: playwright.Page, emoji: ServerProcess) -> None:
+    visit(page, emoji, "caption=pizza&seed=3")
+    expect(page.locator("#download")).to_be_visible()
+    page.locator("[name=view][value=seeds]").check()
+    expect(page.locator("#seeds button")).to_have_count(9)
+    page.locator("#seed").fill("none")
+    page.locator("[name=view][value=picture]").check()
+    expect(page.locator("#note.alarm")).to_be_visible()
+    decode = "async (image) => { image.src = document.querySelector('#download').href; await image.decode(); }"
+    page.evaluate(f"({decode})(new Image())")
+
+
+def test_a_link_in_another_spelling_keeps_nobody(page: playwright.Page, emoji: ServerProcess) -> None:
+    page.goto(f"{emoji.url}/health/live")
+    visit(page, emoji, "caption=red%20heart&seed=12")
+    expect(page.locator("#stages img")).to_have_count(5)
+    page.go_back()
+    assert page.url == f"{emoji.url}/health/live"
 
 
 def test_seeds_beyond_doubles_are_taken_whole(page: playwright.Page, emoji: ServerProcess) -> None:
