@@ -15,7 +15,7 @@ from dmgan_runtime.noise import Condition
 from dmgan_runtime.request import FloatArray, ImageRequest
 from dmgan_runtime.results import Generation, StageOutput
 from dmgan_train.checkpoint import fingerprint, load_model
-from dmgan_train.data import Split, SplitName, detect_source, keep_known, load_split
+from dmgan_train.data import SOURCES, Split, SplitName, detect_source, keep_known, load_split
 from dmgan_train.data.pyramid import pyramid, to_levels
 from dmgan_train.models import GeneratorOutput
 from dmgan_train.run_folder import RunFolder
@@ -150,7 +150,7 @@ def choose_kind(asked: str | None, root: Path, source: ImageSource) -> str:
     if asked:
         return asked
     found, trained = detect_source(root), source.describe()["trained_on"].get("source")
-    if trained and trained != found:
+    if trained in SOURCES and SOURCES[trained].load is not SOURCES[found].load:
         raise SettingsError(
             f"{root}: looks like {found}, and the model's own data were read as {trained}; pass --source with the one"
             " that is meant"

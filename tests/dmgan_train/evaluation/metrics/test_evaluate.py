@@ -187,6 +187,8 @@ def test_data_that_look_like_others_than_it_was_trained_on_must_be_named(run, im
     with pytest.raises(SettingsError, match=r"looks like image_folder, .* read as coco; pass --source"):
         evaluate(source, flat_network(), None, plan)
     assert evaluate(source, flat_network(), None, dataclasses.replace(plan, data_source="image_folder")).results
+    described["trained_on"] = {"source": "emoji"}  # which is read as an image folder
+    assert evaluate(source, flat_network(), None, plan).results
 
 
 def test_a_share_that_was_held_out_is_what_is_measured(run, images, tmp_path) -> None:
