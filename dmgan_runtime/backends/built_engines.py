@@ -217,13 +217,18 @@ def find_engine(
     """
     fitting: list[FoundEngine] = []
     obstacles: list[str] = []
-    for folder in _folders(bundle, obstacles):
+    try:
+        folders = engine_folders(bundle)
+    except BundleError as error:  # nothing that lies there makes the bundle itself unreadable
+        obstacles.append(str(error))
+        folders = []
+    for folder in folders:
         try:
-            content = _read_manifest(bundle, folder)
-            manifest = parse_engine_manifest(content, f"{bundle.path}/{folder}/{ENGINE_MANIFEST_NAME}")
+            found, content = read_engine(bundle, folder)
         except BundleError as error:
             obstacles.append(f"{folder} is no engine: {error}")
             continue
+        manifest = found.manifest
         obstacle = manifest.obstacle(engine, version, compute_capability) or _obstacle(manifest, bundle, settings)
         if obstacle is None and not (settings.named or was_built_here(content)):
             obstacle = (
@@ -231,7 +236,7 @@ def find_engine(
                 f" build it again, or pass backend={engine!r} if you trust where it came from"
             )
         if obstacle is None:
-            fitting.append(FoundEngine(folder, manifest))
+            fitting.append(found)
         else:
             obstacles.append(f"{folder} is {obstacle}")
     if not fitting:
@@ -276,21 +281,27 @@ def _rank(found: FoundEngine) -> tuple[int, int]:
     return _PRECISIONS.index(found.manifest.precision), 0 if profile is None else -profile.max
 
 
-def _folders(bundle: Bundle, obstacles: list[str]) -> list[str]:
-    """The folders that may hold an engine. Nothing that lies there makes the bundle itself unreadable."""
-    try:
-        names = bundle.folders(ENGINES_FOLDER)
-    except BundleError as error:
-        obstacles.append(str(error))
-        return []
+def engine_folders(bundle: Bundle) -> list[str]:
+    """The folders that may hold an engine, relative to the bundle.
+
+    Raises:
+        BundleError: if they cannot be listed.
+    """
     # Hidden: what a build that was cut off has left, and what file managers leave.
-    return [f"{ENGINES_FOLDER}/{name}" for name in names if not name.startswith(".")]
+    return [f"{ENGINES_FOLDER}/{name}" for name in bundle.folders(ENGINES_FOLDER) if not name.startswith(".")]
 
 
-def _read_manifest(bundle: Bundle, folder: str) -> bytes:
+def read_engine(bundle: Bundle, folder: str) -> tuple[FoundEngine, bytes]:
+    """The engine in a folder, and its engine.json as it is.
+
+    Raises:
+        BundleError: if it is none.
+    """
     if not stays_inside(folder):
         raise BundleError(f"{bundle.path}: {folder!r}: a name that no engine's folder has; rename it, or remove it")
-    return bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
+    content = bundle.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
+    manifest = parse_engine_manifest(content, f"{bundle.path}/{folder}/{ENGINE_MANIFEST_NAME}")
+    return FoundEngine(folder, manifest), content
 
 
 def _obstacle(manifest: EngineManifest, bundle: Bundle, settings: EngineSettings) -> str | None:

@@ -14,9 +14,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from dmgan_runtime.backends.base import check_precision, choose_precision, graphs_of, read_graph
 from dmgan_runtime.backends.built_engines import (
     ENGINE_MANIFEST_NAME,
-    ENGINES_FOLDER,
-    FoundEngine,
+    engine_folders,
     parse_engine_manifest,
+    read_engine,
 )
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import MAX_MANIFEST_BYTES, Bundle
@@ -170,18 +170,12 @@ def _copy_bundle(source: Bundle, target: Path) -> None:
         file = target / entry.path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(source.read(entry))
-    for name in source.folders(ENGINES_FOLDER):
-        if not name.startswith("."):  # hidden: what a build that was cut off has left
-            _copy_engine(source, f"{ENGINES_FOLDER}/{name}", target)
-
-
-def _copy_engine(source: Bundle, folder: str, target: Path) -> None:
-    content = source.read_unlisted(f"{folder}/{ENGINE_MANIFEST_NAME}", MAX_MANIFEST_BYTES)
-    engine = FoundEngine(folder, parse_engine_manifest(content, f"{source.path}/{folder}/{ENGINE_MANIFEST_NAME}"))
-    (target / folder).mkdir(parents=True)
-    (target / folder / ENGINE_MANIFEST_NAME).write_bytes(content)
-    for plan in engine.manifest.plans:
-        (target / folder / plan.file.path).write_bytes(engine.read(source, plan))
+    for folder in engine_folders(source):
+        engine, content = read_engine(source, folder)
+        (target / folder).mkdir(parents=True)
+        (target / folder / ENGINE_MANIFEST_NAME).write_bytes(content)
+        for plan in engine.manifest.plans:
+            (target / folder / plan.file.path).write_bytes(engine.read(source, plan))
 
 
 def _add_graphs(
