@@ -197,10 +197,14 @@ def _build_engines(bundle: Path, kind: str) -> None:
         precisions = engine_precisions(opened.manifest)
     profile = BatchProfile(min=1, opt=1, max=_LARGEST_BATCH)
     for name in ENGINES:
+        try:
+            bindings = open_bindings(name)
+        except DmganError as error:
+            _report(f"{name}: {error}")
+            continue
         for precision in precisions:
             try:
-                settings = BuildSettings(precision=precision, profile=profile)
-                build_engine(bundle, open_bindings(name), settings, None, _report)
+                build_engine(bundle, bindings, BuildSettings(precision=precision, profile=profile), None, _report)
             except DmganError as error:
                 _report(f"{name}, {precision}: {error}")
 

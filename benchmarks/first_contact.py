@@ -99,14 +99,12 @@ _FIT = f"-m dmgan_train fit {_PAPER} --data {{scratch}}/data --device {{device}}
 _TRAINING_TESTS = "{pytest} tests/dmgan_train/test_gpu.py -k"
 _SERVING_TESTS = "{pytest} tests/dmgan_runtime/backends/test_gpu.py -k"
 _TRAINING = "-m benchmarks training --preset {preset} --device {device} {train} {rounds}"
-_LATENCY = (
-    "-m benchmarks latency --preset {preset} --device {device} --cache {quoted_cache} --batches {batches} {rounds}"
-)
+_LATENCY = "-m benchmarks latency --preset {preset} --device {device} --cache {cache} --batches {batches} {rounds}"
 _SHOW_DEVICE = "import torch; print(torch.__version__, torch.ones(8, device='{device}').sum().item())"
 _GENERATE = "from dmgan_runtime.cli.generate import main; main()"
 _EXPORT = (
-    "from pathlib import Path; from benchmarks.building import prepare_model;"
-    " prepare_model('{preset}', None, None, Path('{cache}'), '{device}')"
+    "import sys; from pathlib import Path; from benchmarks.building import prepare_model;"
+    " prepare_model('{preset}', None, None, Path(sys.argv[1]), '{device}')"
 )
 PARTS = {
     1: (
@@ -144,7 +142,7 @@ PARTS = {
     ),
     3: (
         # The export is kept, so that the part may be run again for the rest.
-        Step("export", f'-c "{_EXPORT}"', math.inf, BENCHMARK, is_essential=True),
+        Step("export", f'-c "{_EXPORT}" {{cache}}', math.inf, BENCHMARK, is_essential=True),
         Step("latency", f"{_LATENCY} --only {{engines}} -o {{out}}/latency-{{device}}.json", 120, BENCHMARK),
         Step(
             "latency-compiled",
@@ -163,8 +161,7 @@ def plan(part: int, values: Mapping[str, object], out: Path, scratch: Path) -> l
         **values,
         "out": shlex.quote(str(out)),
         "scratch": shlex.quote(str(scratch)),
-        "cache": CACHE,
-        "quoted_cache": shlex.quote(str(CACHE)),
+        "cache": shlex.quote(str(CACHE)),
     }
     steps = [step for step in PARTS[part] if step.on_cpus or values["device"] != "cpu"]
     return [step._replace(command=step.command.format_map(filled)) for step in steps]

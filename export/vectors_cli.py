@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from dmgan_runtime.atomic import replacing
-from dmgan_runtime.bundle import find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from export.vectors import PICTURES, write_vectors
 
@@ -28,5 +27,5 @@ def main(bundle: Path, output: Path, count: int) -> None:
     The same bundle gives the same captions, tokens and noise to the bit; some pictures are made with ONNX Runtime.
     """
     with replacing(output) as scratch:
-        write_vectors(find_bundle(bundle), scratch, count)
+        write_vectors(bundle, scratch, count)
     click.echo(f"{output}: {count:,} captions and seeds, {PICTURES} pictures")

@@ -264,27 +264,27 @@ at("link").addEventListener("click", async () => {
 });
 at("key").addEventListener("change", () => {
   generator.key = at("key").value;
-  remember("key", at("key").value);
+  rememberKey();
 });
 window.addEventListener("popstate", () => {
   readAddress();
   make(false);
 });
 
-/** What the tab keeps; nothing where site data are blocked. */
-function remembered(name) {
+/** The key that the tab keeps; none where site data are blocked. */
+function rememberedKey() {
   try {
-    return sessionStorage.getItem(name);
+    return sessionStorage.getItem("key");
   } catch {
     return null;
   }
 }
 
-function remember(name, value) {
+function rememberKey() {
   try {
-    sessionStorage.setItem(name, value);
+    sessionStorage.setItem("key", generator.key);
   } catch {
-    // Asked for again in another tab.
+    // It is asked for again.
   }
 }
 
@@ -297,16 +297,14 @@ function open() {
 }
 
 async function openModel() {
-  generator.key = at("key").value || remembered("key") || "";
+  generator.key = at("key").value || rememberedKey() || "";
+  at("note").setAttribute("aria-live", "off"); // nobody wants to hear of every megabyte
   try {
-    at("note").setAttribute("aria-live", "off"); // nobody wants to hear of every megabyte
-    model = await generator.open(say);
+    model = await generator.open(say).finally(() => at("note").removeAttribute("aria-live"));
   } catch (error) {
-    at("note").removeAttribute("aria-live");
     refuse(error);
     return;
   }
-  at("note").removeAttribute("aria-live");
   document.querySelector(".key").hidden = true;
   at("model").textContent = `${model.name} · ${model.engine}`;
   for (const box of captions) box.know(model.tokenizer, model.maxWords);
