@@ -48,6 +48,6 @@ class ServerSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}; pass at least {least}")
         if self.api_key is not None and not (self.api_key and self.api_key.isascii() and self.api_key.isprintable()):
             raise SettingsError(
-                "the API key is empty or has characters that no header holds; pass printable ASCII, or none at all (unset"
-                " DMGAN_API_KEY) to ask for no key"
+                "the API key is empty or has characters that no header holds; pass printable ASCII, or none at all"
+                " (unset DMGAN_API_KEY) to ask for no key"
             )
