@@ -74,6 +74,7 @@ class BundleSource:
                 f"{path}: its provenance is not what an export writes ({error}); export it again"
             ) from error
         self.resolution = choose_resolution(self._manifest.model.resolutions[-1], resolution)
+        self.max_words = self._manifest.tokenizer.max_words
         self._generator = Generator.open(path, quality="exact")  # figures are not to depend on the processor
         self._name, self.truncation = path.resolve().name.removesuffix(".zip"), truncation
         self.condition: Condition = condition or self._manifest.model.condition
@@ -91,8 +92,8 @@ class BundleSource:
         return self._tokenizer.takes(caption)
 
     def generate(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        model, max_words = self._manifest.model, self._manifest.tokenizer.max_words
-        tokens = self._tokenizer.encode_batch(captions, max_words)
+        model = self._manifest.model
+        tokens = self._tokenizer.encode_batch(captions, self.max_words)
         noise, condition_noise = draw_noise(
             seeds, model.noise_features, model.condition_features, self.truncation, self.condition
         )

@@ -183,7 +183,7 @@ def measure(
         network = load_features(options["features"], device, options["feature_weights"])
         judges = None
         if "r_precision" in plan.metrics and not (judge is None and is_bundle(model)):
-            judges = read_judge(judge, device) if judge else read_encoders(RunFolder(model), device)
+            judges = read_judge(judge, device, source.max_words) if judge else read_encoders(RunFolder(model), device)
         evaluation = run_metrics(source, network, judges, plan)
         steps = source.steps
     parts = [

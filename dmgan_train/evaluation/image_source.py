@@ -28,6 +28,7 @@ class ImageSource(Protocol):
 
     Attributes:
         resolution: Side of the images of `generate` in pixels.
+        max_words: How many words of a caption it reads.
         data: How the pictures and captions that it was trained on were read.
         steps: How many steps its generator was trained for; None if it does not say.
         truncation: What the noise is multiplied by.
@@ -37,6 +38,7 @@ class ImageSource(Protocol):
     """
 
     resolution: int
+    max_words: int
     data: DataSettings
     steps: int | None
     truncation: float
@@ -97,7 +99,7 @@ class RunSource:
         self._sha256 = fingerprint(self._generator)
         self._text_encoder.to(device)
         self._generator.to(device)
-        self._tokenizer, self._max_words = run.vocabulary(), settings.data.serving_words
+        self._tokenizer, self.max_words = run.vocabulary(), settings.data.serving_words
         self._ema = settings.gan.ema
         self.steps: int | None = steps
         self._largest = settings.model.resolutions[-1]
@@ -112,7 +114,7 @@ class RunSource:
 
     def explain(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Generation]:
         requests = [
-            ImageRequest(caption, self._tokenizer.encode(caption, self._max_words), seed)
+            ImageRequest(caption, self._tokenizer.encode(caption, self.max_words), seed)
             for caption, seed in zip(captions, seeds, strict=True)
         ]
         outputs = _stage_outputs(self._generate(captions, seeds))
@@ -131,7 +133,7 @@ class RunSource:
         }
 
     def _generate(self, captions: Sequence[str], seeds: Sequence[int]) -> GeneratorOutput:
-        tokens = self._tokenizer.encode_batch(captions, self._max_words)
+        tokens = self._tokenizer.encode_batch(captions, self.max_words)
         return generate(self._generator, self._text_encoder, tokens, seeds, self.truncation, self.condition)
 
 

@@ -77,7 +77,7 @@ def measure_once(
             return done
     judges = None
     if "r_precision" in plan.metrics:
-        judges = read_judge(judge, device) if judge else read_encoders(run, device)
+        judges = read_judge(judge, device, source.max_words) if judge else read_encoders(run, device)
     measured = evaluate(source, network, judges, plan)
     measured = msgspec.structs.replace(measured, protocol={**measured.protocol, file: fresh})
     measured.write(path)

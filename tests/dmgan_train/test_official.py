@@ -260,8 +260,9 @@ def encoders_folder(image_encoder, tmp_path):
 
 
 def test_the_authors_encoders_judge_as_they_were_published(encoders_folder) -> None:
-    judge = read_judge(encoders_folder, torch.device("cpu"))
+    judge = read_judge(encoders_folder, torch.device("cpu"), max_words=20)
     assert judge.name == "bird"
+    assert judge.max_words == 20
     assert judge.taught is None
     assert judge.files == {
         "text encoder": digest(encoders_folder / "text_encoder200.pth"),
@@ -274,11 +275,11 @@ def test_the_authors_encoders_judge_as_they_were_published(encoders_folder) -> N
 def test_a_judge_that_is_not_whole_is_a_message(encoders_folder) -> None:
     shutil.copy(encoders_folder / "text_encoder200.pth", encoders_folder / "text_encoder100.pth")
     with pytest.raises(CheckpointError, match=r"bird: has 2 files text_encoder\*.pth; pass a run"):
-        read_judge(encoders_folder, torch.device("cpu"))
+        read_judge(encoders_folder, torch.device("cpu"), max_words=20)
     for path in encoders_folder.glob("text_encoder*.pth"):
         path.unlink()
     with pytest.raises(CheckpointError, match=r"bird: has 0 files text_encoder\*.pth; pass a run"):
-        read_judge(encoders_folder, torch.device("cpu"))
+        read_judge(encoders_folder, torch.device("cpu"), max_words=20)
 
 
 def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> None:

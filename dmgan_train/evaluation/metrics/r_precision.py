@@ -21,7 +21,7 @@ from dmgan_train.data.pyramid import from_levels
 from dmgan_train.evaluation.metrics.orders import Order
 from dmgan_train.evaluation.metrics.protocol import MetricResult
 from dmgan_train.models import ImageEncoder, TextEncoder
-from dmgan_train.official import OFFICIAL_WORDS, load_official_encoders
+from dmgan_train.official import load_official_encoders
 from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
 
@@ -72,12 +72,13 @@ def read_encoders(run: RunFolder, device: torch.device) -> Encoders:
     return Encoders(text.to(device), image.to(device), run.vocabulary(), words, name, files)
 
 
-def read_judge(path: Path, device: torch.device) -> Encoders:
+def read_judge(path: Path, device: torch.device, max_words: int) -> Encoders:
     """Encoders that judge another's generator: a run's, or the authors' as they were published.
 
     Args:
         path: A run, or a folder with one `image_encoder*.pth`, one `text_encoder*.pth` and `captions.pickle`.
         device: Where they compute.
+        max_words: How many words of a caption the authors' read: as many as the model that is judged. A run says it.
 
     Raises:
         CheckpointError: if a file is missing, damaged, or of another data set than the others.
@@ -93,7 +94,7 @@ def read_judge(path: Path, device: torch.device) -> Encoders:
         text_encoder.to(device),
         image_encoder.to(device),
         tokenizer,
-        OFFICIAL_WORDS,
+        max_words,
         path.resolve().name,
         files,
     )
