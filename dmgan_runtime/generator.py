@@ -401,11 +401,12 @@ class Generator:
         """
         return self.tokenizer.encode(caption, self.manifest.tokenizer.max_words)
 
-    def warm_up(self, batch_sizes: Iterable[int] = (1, BATCH_SIZE)) -> None:
+    def warm_up(self, batch_sizes: Iterable[int] = (1, BATCH_SIZE), *, stream: bool = False) -> None:
         """Makes images of each batch size, so that the first user does not wait for what engines do once.
 
         Args:
             batch_sizes: Those that will be asked for.
+            stream: Makes them a stage at a time, as `stream` does: OpenVINO compiles each by itself for that.
 
         Raises:
             SettingsError: if one is no whole number, or less than 1.
@@ -418,7 +419,9 @@ class Generator:
             options = self._options(seed=0, batch_size=batch_size)
             # Engines on a GPU record a CUDA graph in the second run.
             runs = 1 if self.active.device == "cpu" else 2
-            list(self._generate([ImageRequest("", padding, options.seed)] * (runs * options.batch_size), options))
+            for _ in range(runs):
+                requests = [ImageRequest("", padding, options.seed)] * options.batch_size
+                list(self._stream(requests, options) if stream else self._generate(requests, options))
 
     def close(self) -> None:
         """Frees the engine once the batches that run in other threads are done; closing twice is fine.

@@ -30,6 +30,22 @@ def check_format(path: Path) -> str:
         raise SettingsError(f"{path}: cannot tell the picture's format; end it in {', '.join(_FORMATS)}") from None
 
 
+def check_size(path: Path, width: int, height: int) -> str:
+    """The format that a file name's ending asks for, which has room for so many pixels.
+
+    Raises:
+        SettingsError: if it has not, or there is no such format.
+    """
+    file_format = check_format(path)
+    most = _MOST_PIXELS.get(file_format)
+    if most is not None and max(width, height) > most:
+        raise SettingsError(
+            f"{path}: a picture of {width}x{height} pixels, and a {file_format} has at most {most:,} to a side; end the"
+            " name in .png, or ask for fewer images"
+        )
+    return file_format
+
+
 def save(image: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
     """Writes a picture whole or not at all, making its folder if there is none.
 
@@ -42,13 +58,7 @@ def save(image: Image.Image, path: Path, text: Mapping[str, str] | None = None) 
         SettingsError: if it ends otherwise, or the picture is too large for the format.
         OSError: if it cannot be written; an old file of that name is then as it was.
     """
-    file_format = check_format(path)
-    most = _MOST_PIXELS.get(file_format)
-    if most is not None and max(image.size) > most:
-        raise SettingsError(
-            f"{path}: a picture of {image.width}x{image.height} pixels, and a {file_format} has at most {most:,} to a"
-            " side; end the name in .png, or ask for fewer images"
-        )
+    file_format = check_size(path, *image.size)
     with replacing(path) as scratch:
         _write(image, scratch, file_format, text)
 

@@ -60,6 +60,7 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
     now = circumstances()
     cpus = now.cpus
     found: list[TunedWay] = []
+    failed: list[EngineError] = []
     reference: FloatArray | None = None
 
     def add(backend: str, precision: Arithmetic, threads: int) -> TunedWay | None:
@@ -69,6 +70,8 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
             measured = _measure(path, backend, precision, threads)
         except (BackendError, EngineError) as error:
             report(f"{name}: {error}")
+            if isinstance(error, EngineError):
+                failed.append(error)
             return None
         if reference is None:
             reference = measured.images
@@ -92,6 +95,8 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
         if precision in stored:
             add(backend, precision, cpus)
     if not found:
+        if failed:
+            raise failed[0]
         raise BackendError('no engine can be had on this CPU; install one with: pip install "dmgan[cpu]"')
     best, threads = min(found, key=_time), cpus
     while threads > 1:

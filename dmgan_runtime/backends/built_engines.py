@@ -240,12 +240,15 @@ def find_engine(
         else:
             obstacles.append(f"{folder} is {obstacle}")
     if not fitting:
+        if settings.precision == "bf16":
+            raise BackendError(f"{engine} does not compute in precision 'bf16'; pass precision='auto'")
         wanted = "" if settings.precision == "auto" else f" --precision {settings.precision}"
+        unpacked = "" if bundle.path.is_dir() else "unpack it first, and "
         device = "the CPU" if compute_capability is None else f"sm_{compute_capability}"
         raise BackendError(
             f"{bundle.path} has no engine for {engine} {version} on {device}"
-            f" ({'; '.join(obstacles) or 'none at all'}); build one with: dmgan-export build-engine {bundle.path}"
-            f" --engine {engine}{wanted}"
+            f" ({'; '.join(obstacles) or 'none at all'}); {unpacked}build one with: dmgan-export build-engine"
+            f" {bundle.path.with_suffix('') if unpacked else bundle.path} --engine {engine}{wanted}"
         )
     return min(fitting, key=_rank)
 

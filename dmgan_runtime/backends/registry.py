@@ -130,7 +130,7 @@ ENGINES = (
         after_fork="if idle",
     ),
 )
-# What `auto` takes on a CPU, fastest first as measured (docs/benchmarks.md). int8 is nowhere faster.
+# What `auto` takes on a CPU, fastest first as measured (docs/benchmarks.md). int8 gains a tenth at most.
 CPU_ORDER: tuple[tuple[str, Arithmetic], ...] = (("onnxruntime", "fp32"), ("openvino", "fp32"))
 CPU_ORDER_WITH_BF16: tuple[tuple[str, Arithmetic], ...] = (("openvino", "bf16"), *CPU_ORDER)
 BACKENDS = tuple(dict.fromkeys(engine.backend for engine in ENGINES))

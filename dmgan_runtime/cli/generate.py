@@ -23,7 +23,7 @@ from dmgan_runtime.cli.files import MAX_GRID, MAX_IMAGES, STANDARD_OUTPUT, Outpu
 from dmgan_runtime.cli.opening import opening_options
 from dmgan_runtime.errors import SettingsError, printable, quoted
 from dmgan_runtime.generator import Generator
-from dmgan_runtime.image_file import encode, save
+from dmgan_runtime.image_file import check_size, encode, save
 from dmgan_runtime.noise import MAX_SEED, Condition, fresh_seed
 from dmgan_runtime.results import Generation
 from dmgan_runtime.tokenizer import Encoding
@@ -166,6 +166,10 @@ def main(
         # In names of files and on grids, whose font has none, emoji are spelled out.
         plan = replace(plan, captions=[tokenizer.spell_out(text) for text in texts])
         plan.check_place(overwrite=overwrite)
+        if plan.grid and plan.grid != STANDARD_OUTPUT and images_per_caption > 1:
+            # Without the headings, whose height the words decide.
+            cell = _legible(resolution or generator.resolutions[-1]) + pictures.MARGIN
+            check_size(plan.grid, images_per_caption * cell + pictures.MARGIN, len(texts) * cell)
         generations = generator.generate_iter(
             texts,
             seed=first,

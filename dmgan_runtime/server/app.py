@@ -73,13 +73,14 @@ def create_app(generators: Generator | Sequence[Generator], settings: ServerSett
     async def page(_: Request) -> Response:
         return FileResponse(_STATIC / "index.html", headers=_ASK_AGAIN)
 
+    guard = [] if settings.api_key is None else [Middleware(RequireKey, key=settings.api_key)]
     app = Starlette(
         routes=[
-            Route("/v1/images/generations", images.generations, methods=["POST"]),
-            Route("/v1/images/interpolations", images.interpolations, methods=["POST"]),
-            Route("/v1/models", models.list),
-            Route("/v1/models/{id:path}/vocabulary", models.vocabulary),
-            Route("/v1/models/{id:path}", models.show),
+            Route("/v1/images/generations", images.generations, methods=["POST"], middleware=guard),
+            Route("/v1/images/interpolations", images.interpolations, methods=["POST"], middleware=guard),
+            Route("/v1/models", models.list, middleware=guard),
+            Route("/v1/models/{id:path}/vocabulary", models.vocabulary, middleware=guard),
+            Route("/v1/models/{id:path}", models.show, middleware=guard),
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/metrics", metrics.answer),
@@ -111,7 +112,7 @@ class _Files(StaticFiles):
 
 def _middleware(settings: ServerSettings, metrics: Metrics) -> Iterator[Middleware]:
     yield Middleware(Watch, metrics=metrics)
-    if settings.cors_origins:  # before the key, for which a browser's question beforehand has no room
+    if settings.cors_origins:
         yield Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -119,5 +120,3 @@ def _middleware(settings: ServerSettings, metrics: Metrics) -> Iterator[Middlewa
             allow_headers=["*"],  # OpenAI's package for JavaScript sends some of its own
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    if settings.api_key is not None:
-        yield Middleware(RequireKey, key=settings.api_key)

@@ -85,7 +85,7 @@ class Models:
     async def _test(self) -> None:
         try:
             for name, generator in self._generators.items():
-                await asyncio.to_thread(generator.warm_up, [1])
+                await asyncio.to_thread(generator.warm_up, [1], stream=True)  # as requests are answered
                 result = await asyncio.to_thread(run_self_test, generator)
                 fields = {"model": name, "seconds": round(result.seconds, 3), "difference": result.difference}
                 _LOG.info("self-test passed", extra={"fields": fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ from dmgan_runtime.server.logs import log_json_lines
 from dmgan_runtime.server.settings import ServerSettings
 from dmgan_runtime.server.transport import Server, ServerConfig, Timeouts
 
+_LOG = logging.getLogger("dmgan")
 _BACKLOG = 2048
 _SECONDS_TO_START = 5.0
 
@@ -72,7 +74,8 @@ def serve(options: ServeOptions, host: str, port: int, workers: int, report: Cal
         if workers == 1:
             _run(app, listener, options.timeouts)
             return
-    _supervise(options, listener, workers, report)
+    log_json_lines()
+    _supervise(options, listener, workers)
 
 
 def _exit_on_signals() -> None:
@@ -91,9 +94,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have, such as a..b
+        reason = getattr(error, "strerror", None) or error
         raise SettingsError(
-            f"cannot listen on {host}, port {port} ({error.strerror or error}); pass another --host or --port"
+            f"cannot listen on {host}, port {port} ({reason}); pass another --host or --port"
         ) from error
 
 
@@ -109,7 +113,7 @@ def _work(options: ServeOptions, listener: socket.socket, ending: Event) -> None
         _run(create_app(generators, options.settings), listener, options.timeouts, ending)
 
 
-def _supervise(options: ServeOptions, listener: socket.socket, workers: int, report: Callable[[str], None]) -> None:
+def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> None:
     """Starts the processes, starts each again that ends, and at the end stops them all."""
     spawn = multiprocessing.get_context("spawn")
     ending = spawn.Event()
@@ -128,7 +132,9 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int, rep
                     seconds = time.monotonic() - begun.pop(process)
                     if process.exitcode and process.exitcode > 0 and seconds < _SECONDS_TO_START:
                         raise EngineError("a process failed as soon as it had begun; it said why above")
-                    report(f"a process ended after {seconds:.0f} s with {process.exitcode}; another takes its place")
+                    _LOG.warning(
+                        "a process ended after %.0f s with %s; another takes its place", seconds, process.exitcode
+                    )
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)

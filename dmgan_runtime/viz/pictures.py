@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dmgan_runtime.errors import printable
 
-_MARGIN = 6
+MARGIN = 6
+"""Pixels between the pictures of a grid and around them."""
 _MIN_LABEL_WIDTH = 96
 _MAX_LABEL_LINES = 4
 _MAX_LABEL_CHARACTERS = 1000
@@ -49,10 +50,10 @@ def grid(
         labels = [_label(caption, width) for caption in captions]
     label_height = max((label.height for label in labels), default=0)
 
-    step_x, step_y = width + _MARGIN, height + label_height + _MARGIN
-    sheet = Image.new("RGB", (columns * step_x + _MARGIN, rows * step_y + _MARGIN), "white")
+    step_x, step_y = width + MARGIN, height + label_height + MARGIN
+    sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), "white")
     for index, image in enumerate(images):
-        left, top = _MARGIN + index % columns * step_x, _MARGIN + index // columns * step_y
+        left, top = MARGIN + index % columns * step_x, MARGIN + index // columns * step_y
         sheet.paste(image, (left + (width - image.width) // 2, top + (height - image.height) // 2))
         if labels:
             sheet.paste(labels[index], (left, top + height))
@@ -95,10 +96,10 @@ def bars(values: Sequence[tuple[str, float]], size: tuple[int, int]) -> Image.Im
     largest = max((value for _, value in values), default=0) or 1
     for index, (name, value) in enumerate(values):
         middle = (index + 0.5) * row
-        draw.text((left - _MARGIN, middle), _shorten(name, left - 2 * _MARGIN, font), "black", font, anchor="rm")
+        draw.text((left - MARGIN, middle), _shorten(name, left - 2 * MARGIN, font), "black", font, anchor="rm")
         end = left + max(1, round((right - left) * value / largest))
         draw.rectangle((left, middle - row * 0.35, end, middle + row * 0.35), fill="steelblue")
-        draw.text((end + _MARGIN, middle), f"{100 * value:.0f}%", "black", font, anchor="lm")
+        draw.text((end + MARGIN, middle), f"{100 * value:.0f}%", "black", font, anchor="lm")
     return chart
 
 
@@ -114,11 +115,11 @@ def _label(text: str, width: int, size: int = _LABEL_SIZE) -> Image.Image:
     font = ImageFont.load_default(size)
     shown = text[:_MAX_LABEL_CHARACTERS].replace(_JOINER, "")  # which the font draws as a box
     words = [printable(word.replace(_NO_BREAK, " ")) for word in _BREAKS.split(shown) if word]
-    lines = _wrap(words, width - _MARGIN, font)
+    lines = _wrap(words, width - MARGIN, font)
     probe = ImageDraw.Draw(Image.new("L", (1, 1)))
     bottom = probe.multiline_textbbox((0, 0), "\n".join(lines), font)[3]
-    label = Image.new("RGB", (width, math.ceil(bottom) + _MARGIN), "white")
-    ImageDraw.Draw(label).multiline_text((_MARGIN // 2, _MARGIN // 2), "\n".join(lines), fill="black", font=font)
+    label = Image.new("RGB", (width, math.ceil(bottom) + MARGIN), "white")
+    ImageDraw.Draw(label).multiline_text((MARGIN // 2, MARGIN // 2), "\n".join(lines), fill="black", font=font)
     return label
 
 

@@ -10,7 +10,8 @@ import click
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_train.data import SOURCES, SplitName
 from dmgan_train.devices import choose_device, default_workers, resolve_precision
-from dmgan_train.evaluation.cli import FEATURE_NAMES, FOLDER, METRIC_NAMES, needs_extra, parse_metrics
+from dmgan_train.evaluation.cli import FEATURE_NAMES, FOLDER, needs_extra, parse_metrics
+from dmgan_train.evaluation.metrics.protocol import METRICS
 from dmgan_train.fit import describe_plan, read_data
 from dmgan_train.run_folder import RunFolder
 from dmgan_train.settings import PRESETS, RECIPES, resolve_settings
@@ -43,7 +44,7 @@ _PATH = click.Path(path_type=Path)
     default="is,fid,r_precision",
     callback=parse_metrics,
     metavar="NAME,...",
-    help=f"Of {', '.join(METRIC_NAMES)}.",
+    help=f"Of {', '.join(METRICS)}.",
 )
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", help="Whose captions and pictures.")
 @click.option("--images", type=click.IntRange(20, 10_000_000), default=30_000, help="Images to generate for each row.")

@@ -17,6 +17,7 @@ from dmgan_train import distributed
 from dmgan_train.data import SOURCES
 from dmgan_train.devices import choose_device
 from dmgan_train.evaluation.image_source import is_bundle
+from dmgan_train.evaluation.metrics.protocol import METRICS
 from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dmgan_train.evaluation.metrics.features import FeatureNetwork
     from dmgan_train.evaluation.metrics.protocol import Evaluation
 
-METRIC_NAMES = ("fid", "is", "r_precision", "diversity", "retrieval")
 FEATURE_NAMES = ("efficientnet_lite2", "efficientnet_lite0", "inception_v3_fid", "inception_v3")
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 MODEL = click.Path(exists=True, path_type=Path)
@@ -49,9 +49,9 @@ def needs_extra() -> Iterator[None]:
 def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
     """Splits `fid,is`; an unknown name is an error that lists the known ones."""
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
-    unknown = [name for name in names if name not in METRIC_NAMES]
+    unknown = [name for name in names if name not in METRICS]
     if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(METRIC_NAMES)}, joined by commas")
+        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(METRICS)}, joined by commas")
     return names
 
 
@@ -64,7 +64,7 @@ def parse_metrics(_: click.Context, __: click.Parameter, value: str) -> tuple[st
     default="fid,is,r_precision,diversity",
     callback=parse_metrics,
     metavar="NAME,...",
-    help=f"Of {', '.join(METRIC_NAMES)}. retrieval is for data in which a caption names one drawing.",
+    help=f"Of {', '.join(METRICS)}. retrieval is for data in which a caption names one drawing.",
 )
 @click.option(
     "--step",

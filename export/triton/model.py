@@ -111,7 +111,7 @@ class TritonPythonModel:
             # Without it (on a CPU) a batch takes as long as its images one by one, and each would wait for the last.
             batches = "dynamic_batching" in config
             self._batch_size = min(most, active.max_batch or most) if batches else 1
-            self._generator.warm_up(range(1, self._batch_size + 1))
+            self._generator.warm_up(range(1, self._batch_size + 1), stream=True)
         except DmganError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._decoupled = pb_utils.using_decoupled_model_transaction_policy(config)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from dmgan_runtime import BackendError, Generator, tuning
+from dmgan_runtime import BackendError, EngineError, Generator, tuning
 from dmgan_runtime.backends import openvino, tuned
 from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle
@@ -62,6 +62,15 @@ def test_the_fastest_way_is_tried_with_fewer_threads_while_that_helps(
 def test_no_engine_at_all_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match=r"no engine can be had on this CPU; install one with: pip install"):
         measured_on(bundle, monkeypatch, {})
+
+
+def test_engines_that_all_fail_over_the_bundle_are_the_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("the graph is no graph")
+
+    monkeypatch.setattr(tuning, "_measure", fail)
+    with pytest.raises(EngineError, match="the graph is no graph"):
+        tune(bundle, print)
 
 
 @pytest.mark.usefixtures("without_bf16")

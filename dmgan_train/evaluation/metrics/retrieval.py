@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ class Retrieval:
         own = [target for (split, _), target in self._targets.items() if split == name]
         answers = {
             _GENERATED: self._gallery.look_up(vectors, targets),
-            _WRONG: self._gallery.look_up(vectors, wrong_targets(targets)),
+            _WRONG: self._gallery.look_up(vectors, wrong_targets(targets, own)),
             _NEIGHBOUR: self._gallery.look_up(*self._neighbours(name, orders, targets)),
             _DEGRADED: self._gallery.look_up(_take(self._degraded, [target.drawing for target in own]), own),
         }
@@ -172,13 +173,18 @@ def _targets(splits: Mapping[str, Split], places: Mapping[tuple[str, int], int])
     return targets
 
 
-def wrong_targets(targets: Sequence[Target]) -> list[Target]:
-    """For each target one of another class, about half the list further on."""
+def wrong_targets(targets: Sequence[Target], everything: Sequence[Target]) -> list[Target]:
+    """For each target one of another class.
+
+    Args:
+        targets: What was asked for; the wrong one is about half the list further on.
+        everything: Of at least two classes; from here it is where the targets are all of one.
+    """
     count = len(targets)
     wrong = []
     for position, target in enumerate(targets):
         others = (targets[(position + count // 2 + step) % count] for step in range(count))
-        wrong.append(next(other for other in others if other.class_id != target.class_id))
+        wrong.append(next(other for other in chain(others, everything) if other.class_id != target.class_id))
     return wrong
 
 

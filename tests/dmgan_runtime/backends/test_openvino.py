@@ -117,6 +117,14 @@ def test_a_bundle_that_changed_before_a_stage_was_needed_alone_is_named(lstm_bun
         assert generator.generate(CAPTIONS[0], seed=1)[0].image == before
 
 
+def test_what_was_warmed_up_for_streams_reads_no_file_again(lstm_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(lstm_bundle, tmp_path / "bundle"))
+    with Generator.open(bundle, backend="openvino", threads=1) as generator:
+        generator.warm_up([1], stream=True)
+        shutil.rmtree(bundle)
+        assert len(list(generator.stream(CAPTIONS[0], seed=1))) == len(generator.resolutions)
+
+
 def test_it_says_what_it_is(vino: Generator) -> None:
     active = vino.active
     assert (active.backend, active.device, active.precision, active.threads) == ("openvino", "cpu", "fp32", 1)

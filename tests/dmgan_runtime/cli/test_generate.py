@@ -122,6 +122,15 @@ def test_a_grid_has_its_bounds(bundle: Path, out: Path) -> None:
     assert "--grid holds at most 256 images, not 257" in result.stderr
 
 
+def test_a_grid_that_its_format_has_no_room_for_is_refused_before_it_is_generated(bundle: Path, out: Path) -> None:
+    arguments = ("-b", bundle, "a heart", "-n", "140", "--grid")
+    result = run(*arguments, "-o", out.with_suffix(".webp"))
+    assert result.exit_code == 2
+    assert f"a picture of {140 * (LEGIBLE + 6) + 6}x" in result.stderr
+    assert "Images to generate" not in result.stderr
+    assert run(*arguments, "-o", out.with_suffix(".png")).exit_code == 0
+
+
 def test_stages_are_shown_side_by_side(bundle: Path, out: Path) -> None:
     run("-b", bundle, "a heart", "-n", "2", "-o", out, "--stages")
     assert names(out) == ["out-1-stages.png", "out-1.png", "out-2-stages.png", "out-2.png"]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
     [
         (["nowhere"], "nowhere: no such bundle"),
         (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid, port 8000"),
+        (["--host", "127.0.0..1"], "cannot listen on 127.0.0..1, port 8000 ("),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1, port 8000"),
         (["--port", "{taken}"], "cannot listen on 127.0.0.1, port {taken} (Address already in use"),
         (["{bundle}", "{bundle}"], "two bundles have the name"),

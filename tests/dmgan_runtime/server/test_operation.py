@@ -137,11 +137,17 @@ def test_a_key(generator: Generator, given: str | None) -> None:
         assert {client.get(path).status_code for path in ("/", "/health/live", "/metrics")} == {200}
 
 
-@pytest.mark.parametrize("root_path", ["", "/", "/images"])
-def test_the_key_is_asked_for_under_any_root_path(generator: Generator, root_path: str) -> None:
+@pytest.mark.parametrize("prefixed", [False, True])  # Uvicorn writes the root path before the path, others do not
+@pytest.mark.parametrize("root_path", ["", "/", "/images", "/images/"])
+def test_the_key_is_asked_for_under_any_root_path(generator: Generator, root_path: str, prefixed: bool) -> None:
     app = create_app(generator, ServerSettings(api_key="secret"))
     with TestClient(app, root_path=root_path) as client:
-        assert client.get("/v1/models").status_code == 401
+        for path in ("/v1/models", "//v1/models"):
+            url = f"http://testserver{root_path if prefixed else ''}{path}"
+            assert client.get(url).status_code in (401, 404)  # 404 where no route is
+        url = f"http://testserver{root_path if prefixed else ''}/v1/models"
+        assert client.get(url).status_code == 401
+        assert client.get(url, headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
 def test_what_the_page_consists_of_is_asked_for_anew_each_time(generator: Generator) -> None:

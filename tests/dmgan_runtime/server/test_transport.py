@@ -341,6 +341,7 @@ def test_a_process_that_ends_is_replaced(bundle: Path, tmp_path: Path, number: s
         old = children(server)
         os.kill(old[0], number)
         wait_for(lambda: len(new := children(server)) == 2 and new != old)
+        assert "another takes its place" in server.log.read_text()
         for _ in range(4):
             assert httpx2.post(f"{server.url}/v1/images/generations", json=ASKED).status_code == 200
         server.process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,16 @@ class TestWhatCannotBeHad:
         )
         with pytest.raises(BackendError, match=message):
             Generator.open(own_bundle, backend="tensorrt")
+
+    def test_a_precision_that_no_engine_is_built_in_names_no_command(self, cuda: FakeCuda, own_bundle: Path) -> None:
+        with pytest.raises(BackendError, match=r"does not compute in precision 'bf16'; pass precision='auto'$"):
+            Generator.open(own_bundle, backend="tensorrt", precision="bf16")
+
+    def test_a_zip_is_to_be_unpacked(self, cuda: FakeCuda, own_bundle: Path) -> None:
+        archive = shutil.make_archive(str(own_bundle), "zip", own_bundle)
+        message = r"unpack it first, and build one with: dmgan-export build-engine .*/bundle --engine tensorrt$"
+        with pytest.raises(BackendError, match=message):
+            Generator.open(archive, backend="tensorrt")
 
     @pytest.mark.usefixtures("without_bf16")
     def test_auto_goes_on_and_says_why(self, cuda: FakeCuda, own_bundle: Path) -> None:
