@@ -26,7 +26,7 @@ from dmgan_train.interruption import stops_at_once
 from dmgan_train.official import OfficialFiles, adopt
 from dmgan_train.published import introduce
 from dmgan_train.run_folder import RunFolder
-from dmgan_train.settings import PRESETS, RECIPES, override_settings, resolve_settings
+from dmgan_train.settings import PRESETS, RECIPES, Settings, override_settings, resolve_settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -109,7 +109,10 @@ def _run(
         if begun and not (preset or recipe):
             settings = override_settings(begun, file=config, overrides=overrides)
         else:
-            settings = resolve_settings(preset or "birds", recipe=recipe or "preset", file=config, overrides=overrides)
+            own = begun or Settings()
+            settings = resolve_settings(
+                preset or own.preset, recipe=recipe or own.recipe, file=config, overrides=overrides
+            )
         settings = resolve_precision(settings, chosen, begun)
         before, data = run.data_folder(), data or _recorded(run)
         recorded = run.provenance().get("data", {}).get("source")

@@ -128,6 +128,8 @@ def with_vocabulary(data: TrainingData, run: RunFolder, settings: Settings) -> T
     train = keep_known(data.train, tokenizer.takes, str(run.vocabulary_file))
     check_left_out(train, settings.data.broken_limit)
     test = data.test and keep_known(data.test, tokenizer.takes, str(run.vocabulary_file))
+    if test:
+        check_left_out(test, settings.data.broken_limit)
     return replace(data, train=train, test=test, tokenizer=tokenizer)
 
 
@@ -146,6 +148,7 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     Raises:
         TrainingError: if a loss is not a number, or the run was asked to stop.
     """
+    distributed.share_of(settings.gan.batch_size, "gan.batch_size")  # before the first phase takes its time
     pretrain(settings, data, run, device, workers)
     text, image = load_encoders(run)
     max_words = settings.data.serving_words

@@ -22,6 +22,7 @@ from dmgan_train.settings import Settings, differences, read_settings
 _MAY_CHANGE = frozenset(
     {
         "data.broken_limit",
+        "data.cache",
         "damsm.epochs",
         "damsm.steps",
         "damsm.checkpoint_every",
@@ -131,8 +132,9 @@ class RunFolder:
     ) -> None:
         """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
 
-        Lengths of phases and intervals may change, but not the first phase's once the second has begun: the
-        generator belongs to the encoders that it was trained with.
+        Before a first checkpoint every setting may change, and those of the second phase before one of its own. Then
+        lengths of phases and intervals may, but not the first phase's once the second has one: the generator belongs
+        to the encoders that it was trained with.
 
         Args:
             settings: Resolved.
@@ -177,21 +179,25 @@ class RunFolder:
             SettingsError: naming each setting that may not change.
         """
         begun = self.begun()
-        if begun is None:
+        first, second = (self.checkpoint(phase).exists() for phase in ("damsm", "gan"))
+        if begun is None or not (first or second):
             return
-        fixed = self.checkpoint("gan").exists()
-        changed = {
-            key: values
-            for key, values in differences(begun, settings).items()
-            if key not in _MAY_CHANGE
-            or (fixed and key.startswith("damsm."))
-            or (settings.gan.decay_steps and key in ("gan.epochs", "gan.steps"))  # the decay ends with the last step
-        }
+
+        def fixed(key: str) -> bool:
+            if key.startswith("gan.") and not second:
+                return False
+            if key.startswith("damsm.") and second:
+                return True
+            if key in ("gan.epochs", "gan.steps") and settings.gan.decay_steps:
+                return True  # the decay ends with the last step
+            return key not in _MAY_CHANGE
+
+        changed = {key: values for key, values in differences(begun, settings).items() if fixed(key)}
         if changed:
             listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in changed.items())
             raise SettingsError(
-                f"{self.root}: this run has other settings ({listed}); leave out --preset, --recipe and --set to go on"
-                " with its own, or choose another --run"
+                f"{self.root}: this run has other settings ({listed}); go on with its own, which are in"
+                " settings.yaml and which `fit` takes without --preset, --recipe and --set, or choose another folder"
             )
 
     def begun(self) -> Settings | None:

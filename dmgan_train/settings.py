@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -14,7 +14,7 @@ from msgspec import inspect
 
 from dmgan_runtime.errors import SettingsError, shortened
 from dmgan_runtime.manifest import ModelSpec, PositiveInt
-from dmgan_train.models.trunks import TrunkName
+from dmgan_train.models.trunks import SMALLEST_SIDE, TrunkName
 from dmgan_train.safe_yaml import LONGEST, parse_yaml
 from dmgan_train.variation import COMPONENTS
 
@@ -25,6 +25,8 @@ Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]
 Steps = Annotated[int, msgspec.Meta(ge=0)]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+Preset = Literal["birds", "coco", "emoji", "emoji-256", "tiny"]
+Recipe = Literal["preset", "paper", "small-data", "contrastive"]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +118,8 @@ class DamsmSettings(_Section, frozen=True):
             raise ValueError("cache_trunk needs freeze_trunk: the features of a trunk that learns change")
         if self.precision == "fp16" and not self.freeze_trunk:
             raise ValueError("damsm.precision fp16 needs freeze_trunk: gradients of a trunk that learns would be lost")
+        if self.trunk_resolution < (least := SMALLEST_SIDE[self.trunk]):
+            raise ValueError(f"trunk_resolution is {self.trunk_resolution}, and {self.trunk} needs at least {least}")
         if self.trunk == "small" and self.freeze_trunk:
             raise ValueError("the small trunk has no pretrained weights; set freeze_trunk to false")
 
@@ -228,8 +232,8 @@ class Settings(_Section, frozen=True):
         gan: The second phase.
     """
 
-    preset: Literal["birds", "coco", "emoji", "emoji-256", "tiny"] = "birds"
-    recipe: Literal["preset", "paper", "small-data", "contrastive"] = "preset"
+    preset: Preset = "birds"
+    recipe: Recipe = "preset"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     model: ModelSpec = ModelSpec()
     data: DataSettings = DataSettings()
@@ -256,8 +260,8 @@ class Settings(_Section, frozen=True):
         return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
 
 
-PRESETS = ("birds", "coco", "emoji", "emoji-256", "tiny")
-RECIPES = ("preset", "paper", "small-data", "contrastive")
+PRESETS: tuple[str, ...] = get_args(Preset)
+RECIPES: tuple[str, ...] = get_args(Recipe)
 _KNOWN: dict[str, Any] = msgspec.to_builtins(Settings())
 
 

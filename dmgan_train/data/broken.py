@@ -49,7 +49,7 @@ class BrokenFiles:
                 f" see data.broken_limit); mend or remove them:{listed(self.found)}"
             )
         for reason in new:
-            _log.warning("%s; another example takes its place", printable(reason))
+            _log.warning("%s; it is passed over", printable(reason))
 
 
 def check_files(split: Split, limit: int | None = None) -> frozenset[str]:

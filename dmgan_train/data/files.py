@@ -61,9 +61,12 @@ def inner_path(name: str) -> PurePosixPath | None:
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """Every picture under a folder, in order of names; what is hidden is passed over."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """Every picture under a folder and the folders that it links to, in order of names, without what is hidden."""
+    seen = {os.path.realpath(folder)}  # links may go in circles
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(Path(parent, name)) for name in sorted(folders)}
+        folders[:] = [name for name, path in real.items() if not name.startswith(".") and path not in seen]
+        seen.update(real[name] for name in folders)
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
                 yield Path(parent, name)

@@ -91,7 +91,8 @@ def load_image_folder(root: Path, split: SplitName, captions_per_image: int | No
 
 def _folders(root: Path) -> dict[Path, SplitName | None]:
     """Where metadata may lie: the folder itself, and that of each split."""
-    return {root: None, **{root / name: split for name, split in SPLITS.items()}}
+    inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return {root: None, **{path: SPLITS[name] for name in SPLITS for path in inner if path.name.lower() == name}}
 
 
 def _tables(root: Path) -> list[_Table]:

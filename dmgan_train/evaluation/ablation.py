@@ -11,9 +11,11 @@ import torch
 
 from dmgan_runtime.errors import SettingsError
 from dmgan_runtime.manifest import MemoryResponse, MemoryWriting
+from dmgan_train.data import check_files
 from dmgan_train.evaluation.metrics.evaluate import Plan
 from dmgan_train.evaluation.metrics.features import FeatureNetwork
 from dmgan_train.evaluation.metrics.protocol import Evaluation
+from dmgan_train.evaluation.metrics.r_precision import RPrecision, read_encoders
 from dmgan_train.evaluation.seeds import measure_once, seed_folder, write_table
 from dmgan_train.fit import TrainingData, begin, fit, pretrain
 from dmgan_train.run_folder import RunFolder, share_encoders
@@ -92,13 +94,16 @@ def ablate(
         TrainingError: if a loss is not a number, or the run was asked to stop.
         SettingsError: if `out` holds runs of other settings or data, the model has no refinement stage, or the data
             have no split to measure.
+        DataError: if the pictures of that split are missing, or it has too few captions for R-precision.
         CheckpointError: if a row was begun with other encoders.
     """
-    if plan.split == "test" and data.test is None:
+    measured = data.test if plan.split == "test" else data.train
+    if measured is None:
         raise SettingsError(
             "the data have no test split to measure; set data.held_out above 0 (--set data.held_out=0.1), or pass"
             " --split train"
         )
+    check_files(measured, settings.data.broken_limit)
     first = settings.seed
     seeded = [override_settings(settings, overrides=[f"seed={seed}"]) for seed in range(first, first + seeds)]
     trainings = [
@@ -113,6 +118,8 @@ def ablate(
     with encoders.locked():
         begin(row_settings(settings, ROWS[-1]), data, encoders)
         pretrain(row_settings(settings, ROWS[-1]), data, encoders, device, workers)
+    if "r_precision" in plan.metrics:  # before hours of training: whether there are captions enough
+        RPrecision(read_encoders(encoders, device), measured, plan.seed)
     rows: dict[str, dict[int, Evaluation]] = {row.name: {} for row in ROWS}
     for row, run, own in trainings:
         say(f"{row.name}, seed {own.seed}: training")

@@ -54,7 +54,9 @@ def damsm_word_loss(
 
 
 def word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float, gamma2: float) -> Tensor:
-    """R(Q, D) of eq. 10 for every image against every caption: [images, captions].
+    """gamma2 R(Q, D), R of eq. 10, for every image against every caption: [images, captions].
+
+    The published code leaves out eq. 10's root, the power of 1 / gamma2, so that gamma3 is as sharp as gamma2 gamma3.
 
     Args:
         regions: [images, D, h, w].

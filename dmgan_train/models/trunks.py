@@ -15,6 +15,8 @@ from dmgan_runtime.errors import CheckpointError
 from dmgan_train.models.inception import InceptionTrunk
 
 TrunkName = Literal["inception_v3", "efficientnet_lite0", "small"]
+SMALLEST_SIDE: dict[TrunkName, int] = {"inception_v3": 75, "efficientnet_lite0": 16, "small": 16}
+"""Of a picture in pixels, so that every convolution has something to see."""
 
 INCEPTION_ADDRESS = "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"
 

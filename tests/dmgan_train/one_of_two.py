@@ -67,8 +67,12 @@ def _statistics(state: dict[str, torch.Tensor]) -> dict[str, float]:
 
 def _begin_with_other_weights() -> None:
     """As on a machine whose libraries round otherwise."""
-    initialise = torch.nn.init.orthogonal_
-    torch.nn.init.orthogonal_ = lambda weight: initialise(weight, gain=1.01)
+    for name in ("orthogonal_", "uniform_"):
+        setattr(torch.nn.init, name, _otherwise(getattr(torch.nn.init, name)))
+
+
+def _otherwise(initialise):
+    return lambda weight, *how: initialise(weight, *how).mul_(1.01)
 
 
 def _fingerprints(*modules: torch.nn.Module) -> list[str]:

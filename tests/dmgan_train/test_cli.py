@@ -113,7 +113,14 @@ def test_a_run_goes_on_with_its_own_settings_and_data(begun) -> None:
     sizes = ("--set", "damsm.batch_size=6", "--set", "gan.batch_size=4")
     result = invoke("fit", "--run", begun.root, "--preset", "tiny", *sizes)
     assert result.exit_code == 2
-    assert "leave out --preset, --recipe and --set to go on with its own" in result.output
+    assert "which `fit` takes without --preset, --recipe and --set" in result.output
+
+
+def test_of_preset_and_recipe_the_one_that_is_not_named_is_the_runs_own(begun) -> None:
+    sizes = ("--set", "damsm.batch_size=6", "--set", "gan.batch_size=4")
+    result = invoke("fit", "--run", begun.root, "--recipe", "preset", "--dry-run", *sizes)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("preset tiny, recipe preset")
 
 
 def test_data_that_were_moved_are_the_same_and_others_are_not(begun, tmp_path) -> None:

@@ -340,8 +340,33 @@ def test_a_loss_that_is_no_number_stops_with_the_step(images, tmp_path, monkeypa
     assert load_checkpoint(RunFolder(tmp_path / "run").checkpoint("gan"), "gan")["step"] == 2
 
 
+def test_before_a_first_checkpoint_every_setting_may_change(images, tmp_path, monkeypatch) -> None:
+    def offline(*_: object) -> None:
+        raise CheckpointError("no network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dmgan_train.damsm.load_trunk_weights", offline)
+        with pytest.raises(CheckpointError, match="no network"):
+            train_small(images, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert run.settings().damsm.words == 6
+    train_until(0, images, run.root, "damsm.words=5")
+    assert run.settings().damsm.words == 5
+    with pytest.raises(SettingsError, match=r"damsm\.words was 5 and is now 4"):
+        train_small(images, run.root, "damsm.words=4")
+    train_small(images, run.root, "damsm.words=5", "gan.ema=0.5")
+    assert run.settings().gan.ema == 0.5
+
+
+def test_a_batch_that_processes_cannot_share_is_found_before_the_first_phase(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dmgan_train.distributed.count", lambda: 3)
+    with pytest.raises(SettingsError, match=r"gan\.batch_size is 4, which 3 processes cannot share evenly"):
+        train_small(images, tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").checkpoint("damsm").exists()
+
+
 def test_other_settings_are_refused_by_name(run, images) -> None:
-    with pytest.raises(SettingsError, match=r"gan\.ema was 0\.99 and is now 0\.5.*choose another --run"):
+    with pytest.raises(SettingsError, match=r"gan\.ema was 0\.99 and is now 0\.5.*choose another folder"):
         train_small(images, run.root, "gan.ema=0.5")
 
 
@@ -351,7 +376,7 @@ def test_a_run_that_is_older_than_the_number_of_stages_goes_on(run, images, tmp_
     older = kept.replace("  stages: 3\n", "").replace("warm_up_steps: []", "warm_up_steps: [0, 0, 0]")
     assert len(older) != len(kept)
     folder.settings_file.write_text(older)
-    with pytest.raises(SettingsError, match=r"\(model\.stages was 3 and is now 5\); .* choose another --run"):
+    with pytest.raises(SettingsError, match=r"\(model\.stages was 3 and is now 5\); .* choose another folder"):
         train_small(images, folder.root, "model.stages=5")
     resumed = train_small(images, folder.root, "gan.steps=5")
     assert load_checkpoint(resumed.checkpoint("gan"), "gan")["step"] == 5

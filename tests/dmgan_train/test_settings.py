@@ -69,6 +69,7 @@ def test_a_number_may_be_written_as_people_write_it() -> None:
         ("damsm.freeze_trunk=true", "small trunk"),
         ("gan.contrastive_temperature=0", r"> 0.*gan\.contrastive_temperature"),
         ("damsm.cache_trunk=true", "freeze_trunk"),
+        ("damsm.trunk_resolution=15", "trunk_resolution is 15, and small needs at least 16"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(override, message) -> None:

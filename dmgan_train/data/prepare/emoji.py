@@ -98,7 +98,7 @@ def prepare_emoji(
     resolution: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmojiCounts:
-    """Makes the emoji data set: pictures on white, five to thirteen captions each, split into train and test.
+    """Makes the emoji data set: pictures on white, five to twelve captions each, split into train and test.
 
     Beside them lies what a caption may have in place of a name: the characters of each emoji that is drawn.
 

@@ -82,7 +82,7 @@ def with_article(name: str) -> str:
 def captions_for(
     label: str, tags: Sequence[str], tone: str | None, *, has_tones: bool, style: str | None = None
 ) -> list[str]:
-    """Five to thirteen different captions of one drawing, always the same ones, the plain name first.
+    """Five to twelve different captions of one drawing, always the same ones, the plain name first.
 
     Args:
         label: The emoji's name without its skin tone.

@@ -264,6 +264,27 @@ def test_a_folder_tells_the_split_where_the_line_does_not(tmp_path):
     assert len(load_image_folder(root, "train")) == 3
 
 
+def test_a_splits_folder_may_be_in_capitals_or_a_link(tmp_path):
+    write_metadata(tmp_path / "Train", [{"file_name": "a.png", "text": "x"}])
+    write_metadata(tmp_path / "elsewhere", [{"file_name": "b.png", "text": "y"}])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Train").symlink_to(tmp_path / "Train")
+    (tmp_path / "data" / "VAL").symlink_to(tmp_path / "elsewhere")
+    keys = [
+        [example.key for example in load_image_folder(tmp_path / "data", split).examples] for split in ("train", "test")
+    ]
+    assert keys == [["Train/a.png"], ["VAL/b.png"]]
+
+
+def test_pictures_in_folders_that_are_linked_are_found_once(tmp_path):
+    write_picture(tmp_path / "far" / "a.png")
+    write(tmp_path / "far" / "a.txt", "bird")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "round").symlink_to(tmp_path / "data")
+    assert captions_of(tmp_path / "data") == {"train/a.png": ("bird",)}
+
+
 def test_each_split_may_have_its_own_metadata(tmp_path):
     write_metadata(tmp_path / "train", [{"file_name": "a.png", "text": "x", "class": "cat"}])
     write_metadata(tmp_path / "test", [{"file_name": "a.png", "text": "y", "class": "dog", "split": "train"}])

@@ -1,14 +1,16 @@
 import json
 import shutil
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from dmgan_runtime.errors import CheckpointError, SettingsError, TrainingError
+from dmgan_runtime.errors import CheckpointError, DataError, SettingsError, TrainingError
 from dmgan_train.checkpoint import load_checkpoint
 from dmgan_train.cli import main
+from dmgan_train.data import load_split
 from dmgan_train.evaluation import seeds as seeds_module
 from dmgan_train.evaluation.ablation import ROWS, ablate
 from dmgan_train.evaluation.figures.words import draw_words
@@ -22,11 +24,23 @@ from tests.training import SMALL, small_settings
 PLAN_METRICS = ("is", "fid", "diversity")
 
 
-def run_ablation(images, out, *overrides, seeds=1) -> str:
+def run_ablation(images, out, *overrides, seeds=1, metrics=PLAN_METRICS) -> str:
     settings = small_settings("gan.steps=2", "damsm.steps=2", *overrides)
-    plan = Plan(PLAN_METRICS, images, "image_folder", images=20)
+    plan = Plan(metrics, images, "image_folder", images=20)
     data = read_data(images, None, settings)
     return ablate(settings, data, out, flat_network(), plan, torch.device("cpu"), 0, print, seeds)
+
+
+def test_data_that_cannot_be_measured_are_found_before_a_row_is_trained(images, tmp_path) -> None:
+    with pytest.raises(DataError, match="R-precision draws 99 captions"):
+        run_ablation(images, tmp_path / "few", metrics=("r_precision",))
+    assert [path.name for path in (tmp_path / "few").iterdir()] == ["encoders"]
+    gone = Path(shutil.copytree(images, tmp_path / "gone"))
+    for example in load_split("image_folder", gone, "test").examples:
+        example.image.unlink()
+    with pytest.raises(DataError, match="none of the 4 pictures of the split 'test' can be read"):
+        run_ablation(gone, tmp_path / "unread")
+    assert not (tmp_path / "unread").exists()
 
 
 @pytest.fixture(scope="module")

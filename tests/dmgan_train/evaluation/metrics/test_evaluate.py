@@ -179,6 +179,17 @@ def test_missing_pictures_are_found_before_anything_is_generated(run, images, tm
         evaluate(source, flat_network(), None, Plan(("is", "retrieval"), root, split="train", images=20))
 
 
+def test_drawings_of_one_class_are_found_before_anything_is_generated(run, images, tmp_path) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "one"))
+    lines = [json.loads(line) | {"class": "bird"} for line in (root / "metadata.jsonl").read_text().splitlines()]
+    write_metadata(root, lines)
+    source = RunSource(run, CPU)
+    source.generate = lambda *_: pytest.fail("generated")
+    plan = Plan(("is", "retrieval"), root, "image_folder", images=20)
+    with pytest.raises(DataError, match="two classes"):
+        evaluate(source, flat_network(), None, plan)
+
+
 def test_data_that_look_like_others_than_it_was_trained_on_must_be_named(run, images) -> None:
     source = RunSource(run, CPU)
     described = source.describe() | {"trained_on": {"source": "coco"}}
