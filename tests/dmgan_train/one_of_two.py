@@ -72,7 +72,11 @@ def _begin_with_other_weights() -> None:
 
 
 def _otherwise(initialise):
-    return lambda weight, *how: initialise(weight, *how).mul_(1.01)
+    def changed(weight, *how):
+        with torch.no_grad():
+            return initialise(weight, *how).mul_(1.01)
+
+    return changed
 
 
 def _fingerprints(*modules: torch.nn.Module) -> list[str]:

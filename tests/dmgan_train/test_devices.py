@@ -63,8 +63,7 @@ def faults_of_a_block():
 
 fresh = faults_of_a_block()
 keep_freed_memory()
-faults_of_a_block()
-print(fresh, faults_of_a_block())
+print(fresh, min(faults_of_a_block() for _ in range(4)))  # a first hole may be a few bytes too small
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     fresh, kept = map(int, ran.stdout.split())
