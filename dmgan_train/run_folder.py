@@ -132,9 +132,9 @@ class RunFolder:
     ) -> None:
         """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
 
-        Before a first checkpoint every setting may change, and those of the second phase before one of its own. Then
-        lengths of phases and intervals may, but not the first phase's once the second has one: the generator belongs
-        to the encoders that it was trained with.
+        Before a first checkpoint every setting and the data may change, and settings of the second phase before one of
+        its own. Then lengths of phases and intervals may, but not the first phase's once the second has one: the
+        generator belongs to the encoders that it was trained with.
 
         Args:
             settings: Resolved.
@@ -147,16 +147,9 @@ class RunFolder:
             SettingsError: naming each setting that differs, or that the data set does.
         """
         self.check_settings(settings)
-        if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
-            raise SettingsError(
-                f"{self.root}: the data set has other words than when this run began; choose another --run"
-            )
         before = self.provenance()
-        if not self._same_data(before.get("data", {}), provenance["data"], captions):
-            raise SettingsError(
-                f"{self.root}: the data set was {before['data']} when this run began, and is now {provenance['data']};"
-                " choose another --run"
-            )
+        if self._has_trained():
+            self._check_data(before.get("data", {}), provenance["data"], tokenizer, captions)
         write_whole(self.settings_file, settings.to_yaml().encode())
         write_whole(self.vocabulary_file, tokenizer.to_json())
         if tokenizer.aliases:
@@ -164,6 +157,21 @@ class RunFolder:
         write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
         write_whole(self.captions_file, "".join(f"{text}\n" for text in _lines(captions)).encode())
         write_whole(self.data_file, str(data_folder.resolve()).encode())
+
+    def _has_trained(self) -> bool:
+        return any(self.checkpoint(phase).exists() for phase in ("damsm", "gan"))
+
+    def _check_data(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], tokenizer: Tokenizer, captions: Sequence[str]
+    ) -> None:
+        if self.vocabulary_file.exists() and self.vocabulary().words != tokenizer.words:
+            raise SettingsError(
+                f"{self.root}: the data set has other words than when this run began; choose another --run"
+            )
+        if not self._same_data(before, now, captions):
+            raise SettingsError(
+                f"{self.root}: the data set was {before} when this run began, and is now {now}; choose another --run"
+            )
 
     def _same_data(self, before: Mapping[str, Any], now: Mapping[str, Any], captions: Sequence[str]) -> bool:
         """Whether the data are those that the run began with, whatever their folder is called."""
@@ -178,9 +186,8 @@ class RunFolder:
         Raises:
             SettingsError: naming each setting that may not change.
         """
-        begun = self.begun()
-        first, second = (self.checkpoint(phase).exists() for phase in ("damsm", "gan"))
-        if begun is None or not (first or second):
+        begun, second = self.begun(), self.checkpoint("gan").exists()
+        if begun is None or not self._has_trained():
             return
 
         def fixed(key: str) -> bool:
