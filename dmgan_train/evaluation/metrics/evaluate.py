@@ -89,9 +89,10 @@ def evaluate(source: ImageSource, network: FeatureNetwork, encoders: Encoders | 
         encoders = encoders._replace(taught=not source.teachers.isdisjoint(own))
     kind = choose_kind(plan.data_source, plan.data, source)
     splits = _read_splits(kind, source, encoders, plan)
+    work = _Work(source, network, plan, splits[plan.split], encoders)
     # Before any image is generated: it refuses drawings of one class alone.
     retrieval = Retrieval(splits, network, source, plan.batch_size) if "retrieval" in plan.metrics else None
-    results = _Work(source, network, plan, splits[plan.split], encoders).measure()
+    results = work.measure()
     if retrieval:
         results["retrieval"] = retrieval.measure(plan.images, plan.seed)
     ordered: dict[str, MetricResult] = {name: results[name] for name in plan.metrics}
