@@ -155,6 +155,12 @@ def get(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
+def work_left(port: int) -> dict[str, float]:
+    """How many requests wait, and how many a thread works on, by the server's own account."""
+    gauges = re.findall(r"^(dmgan_queue|dmgan_in_flight) (\S+)$", get(port, "/metrics")[1], re.MULTILINE)
+    return {name: float(value) for name, value in gauges}
+
+
 def settle(condition: Callable[[], bool], seconds: float = 30) -> bool:
     """Whether it comes to that in time."""
     end = time.monotonic() + seconds
@@ -200,12 +206,14 @@ def main(requests: int, threads: int) -> None:
             send(soak, round(requests * share))
             settle(lambda: held_by(process.pid).handles <= held["start"].handles)
             held[phase] = held_by(process.pid)
-        gauges = re.findall(r"^(dmgan_queue|dmgan_in_flight) (\S+)$", get(port, "/metrics")[1], re.MULTILINE)
+        # The picture of a client that left may still be in the making when its connection is gone.
+        settle(lambda: not any(work_left(port).values()))
+        left = work_left(port)
     summary: dict[str, Any] = {
         "good": dict(soak.good),
         "bad": dict(soak.bad),
         "held": {name: each._asdict() for name, each in held.items()},
-        "left": {name: float(value) for name, value in gauges},
+        "left": left,
         "exit_status": process.returncode,
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -214,7 +222,7 @@ def main(requests: int, threads: int) -> None:
         "bad clients were not sent away": any("still" in outcome for outcome in soak.bad),
         "memory grew": held["end"].rss_mb > held["warm-up"].rss_mb * (1 + GROWTH),
         "handles were not given back": held["end"].handles > held["start"].handles,
-        "work was left": any(summary["left"].values()),
+        "work was left": any(left.values()),
         "it did not stop as it should": process.returncode != 0,
     }
     summary["trouble"] = [what for what, is_so in trouble.items() if is_so]
