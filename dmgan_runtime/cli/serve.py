@@ -28,6 +28,7 @@ _LONGEST_LINE = 1000
 @click.option("--max-body", type=_COUNT, default=65536, help="Bytes of a request.")
 @click.option("--receive-timeout", type=_COUNT, default=10, help="Seconds in which a whole request must arrive.")
 @click.option("--answer-timeout", type=_COUNT, default=300, help="Seconds in which its answer must be made and taken.")
+@click.option("--idle-timeout", type=_COUNT, default=5, help="Seconds between two requests of a connection.")
 @click.option("--shutdown-timeout", type=_COUNT, default=30, help="Seconds for what runs at SIGTERM.")
 @click.option(
     "--api-key",
@@ -52,6 +53,7 @@ def main(
     max_body: int,
     receive_timeout: int,
     answer_timeout: int,
+    idle_timeout: int,
     shutdown_timeout: int,
     api_key: str | None,
     cors_origins: tuple[str, ...],
@@ -88,7 +90,7 @@ def main(
         cors_origins=cors_origins,
         metadata=metadata,
     )
-    timeouts = Timeouts(receive=receive_timeout, answer=answer_timeout, shutdown=shutdown_timeout)
+    timeouts = Timeouts(receive_timeout, answer_timeout, idle_timeout, shutdown_timeout)
     serve(ServeOptions(bundles or (None,), opening, settings, timeouts), host, port, workers, _report)
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -64,17 +65,17 @@ def serve(options: ServeOptions, host: str, port: int, workers: int, report: Cal
         SettingsError: if nothing can listen there.
         EngineError: if a process fails as soon as it has begun.
     """
+    log_json_lines()
+    _exit_on_signals()
     with _opened(options) as generators:
         app = create_app(generators, options.settings)
         names = ", ".join(f"{each.manifest.name} ({each.active})" for each in generators)
         listener = _listen(host, port)
-        _exit_on_signals()
         shown = f"[{host}]" if ":" in host else host
         report(f"http://{shown}:{listener.getsockname()[1]}/ serves {names}")
         if workers == 1:
             _run(app, listener, options.timeouts)
             return
-    log_json_lines()
     _supervise(options, listener, workers)
 
 
@@ -102,22 +103,35 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _run(app: Starlette, listener: socket.socket, timeouts: Timeouts, ending: Event | None = None) -> None:
-    log_json_lines()
     Server(ServerConfig(app, app.state.workers, timeouts), ending).run(sockets=[listener])
 
 
 def _work(options: ServeOptions, listener: socket.socket, ending: Event) -> None:
-    """A process of several."""
+    """A process of several, which ends when the one that started it has."""
+    log_json_lines()
     _exit_on_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with _opened(options) as generators:
         _run(create_app(generators, options.settings), listener, options.timeouts, ending)
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> None:
-    """Starts the processes, starts each again that ends, and at the end stops them all."""
+    """Starts the processes, starts each again that ends, and at the end stops them all.
+
+    Raises:
+        EngineError: if one fails as soon as it has begun, and none has served yet.
+    """
     spawn = multiprocessing.get_context("spawn")
     ending = spawn.Event()
     begun: dict[SpawnProcess, float] = {}
+    has_served = False
     with tempfile.TemporaryDirectory(prefix="dmgan-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
@@ -127,14 +141,17 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
                     process.start()
                     begun[process] = time.monotonic()
                 wait([process.sentinel for process in begun])
+                has_served |= any(time.monotonic() - start > _SECONDS_TO_START for start in begun.values())
                 for process in [each for each in begun if not each.is_alive()]:
                     mark_process_dead(process.pid, metrics)  # type: ignore[no-untyped-call]
                     seconds = time.monotonic() - begun.pop(process)
-                    if process.exitcode and process.exitcode > 0 and seconds < _SECONDS_TO_START:
+                    if not has_served and process.exitcode and process.exitcode > 0:
                         raise EngineError("a process failed as soon as it had begun; it said why above")
                     _LOG.warning(
                         "a process ended after %.0f s with %s; another takes its place", seconds, process.exitcode
                     )
+                    if seconds < _SECONDS_TO_START:
+                        time.sleep(1)  # so that one that cannot begin is not tried without a pause
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import logging
 import socket
 import struct
 import sys
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dmgan_runtime.server.errors import ApiError
 from dmgan_runtime.server.workers import Workers
 
+_LOG = logging.getLogger("dmgan")
 _MOST_CONNECTIONS = 1000  # below the 1,024 files that a process may usually have open
 _LONGEST_HEAD = 16 * 2**10
 _LINGER_SECONDS = 5
@@ -37,11 +39,14 @@ class Timeouts:
     Attributes:
         receive: For a whole request to arrive, from its first byte, or from the connection.
         answer: For the answer to be made and taken, from there on.
+        idle: Between an answer and the next request of a connection. A proxy in front should keep its idle connections
+            for less, or it sends a request into one that ends.
         shutdown: For the requests that run when the server is told to stop.
     """
 
     receive: int = 10
     answer: int = 300
+    idle: int = 5
     shutdown: int = 30
 
 
@@ -65,6 +70,7 @@ class ServerConfig(uvicorn.Config):
             server_header=False,
             limit_concurrency=_MOST_CONNECTIONS,
             h11_max_incomplete_event_size=_LONGEST_HEAD,
+            timeout_keep_alive=timeouts.idle,
             timeout_graceful_shutdown=timeouts.shutdown,
         )
         self.workers_of_app = workers
@@ -122,10 +128,13 @@ class DeadlineProtocol(H11Protocol):
         """Sets the deadline anew when a request begins to arrive, when it is there, and when it has its answer."""
         state = self.conn.their_state
         receiving = state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
-        if not receiving:
-            self._set_deadline(self.config.timeouts.answer)
+        timeouts = self.config.timeouts
+        if state is h11.IDLE and not receiving:  # Uvicorn closes it after `idle`, unless its answer was not taken
+            self._set_deadline(max(timeouts.answer, timeouts.idle + 1))
+        elif not receiving:
+            self._set_deadline(timeouts.answer)
         elif not self.receiving:
-            self._set_deadline(self.config.timeouts.receive)
+            self._set_deadline(timeouts.receive)
         self.receiving = receiving
 
     def _set_deadline(self, seconds: float | None) -> None:
@@ -134,7 +143,8 @@ class DeadlineProtocol(H11Protocol):
         self._timer = None if seconds is None else self.loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
-        if not self.receiving:  # made too slowly, or not taken; a connection between two requests was closed before
+        if not self.receiving:
+            _LOG.warning("a connection ended: its answer was not made or not taken in time")
             self.transport.abort()
         elif self._heard:
             self._refuse(408, "the request did not arrive in time")
@@ -142,7 +152,8 @@ class DeadlineProtocol(H11Protocol):
             self._close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers what never reaches the application."""
+        """Answers what did not reach the application, or not whole."""
+        _LOG.warning("a request was refused: %d, %s", status, message)
         content = json.dumps(ApiError(status, message).body()).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -205,7 +216,7 @@ class Server(uvicorn.Server):
         """Accepts all who wait, and nobody from then on: closing the socket would reset them."""
         loop = asyncio.get_running_loop()
         accepted = []
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # nobody waits any more, or no more files can be opened
             while True:
                 accepted.append(listener.accept()[0])
         for server in self.servers:
@@ -221,8 +232,8 @@ class Server(uvicorn.Server):
 def _begin_no_more(listener: socket.socket) -> None:
     """Has the kernel drop requests for a connection, which are sent again a second later and refused then.
 
-    Without this, one that arrives between the last `accept` and `close` would be reset; elsewhere than on Linux that
-    may happen.
+    Without this, one that arrives between the last `accept` and `close` would be reset; that may happen elsewhere than
+    on Linux, and where a sandbox forbids filters.
     """
     if sys.platform != "linux":
         return
@@ -239,4 +250,5 @@ def _begin_no_more(listener: socket.socket) -> None:
     )
     memory = ctypes.create_string_buffer(program, len(program))
     filter_program = struct.pack("HP", len(program) // 8, ctypes.addressof(memory))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)

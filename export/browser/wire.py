@@ -57,7 +57,7 @@ def write_wire_bundle(path: Path, folder: Path, report: Callable[[str], None]) -
     manifest = manifest.__replace__(schema_version=SCHEMA_VERSION, graphs=tuple(graphs), files=tuple(cards))
     if STORED_IN_HALF in manifest.provenance:
         _write_all(folder, contents)
-        quality = manifest.image_psnr_db.get("fp32")
+        quality = manifest.image_psnr_db.get("fp32", manifest.provenance[STORED_IN_HALF])
     else:
         report("storing weights in fp16")
         manifest = _in_half(folder, manifest, path, contents, report)

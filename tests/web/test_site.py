@@ -240,6 +240,20 @@ def test_where_it_cannot_run_the_page_says_why(page: Any, site: Site, script: st
     expect_refusal(page, message)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [(lambda route: route.abort(), "Failed to fetch"), (lambda route: route.fulfill(status=503), "the host says 503")],
+)
+def test_a_lost_connection_is_no_damage(page: Any, site: Site, trouble: Any, said: str) -> None:
+    page.add_init_script("delete Object.getPrototypeOf(navigator).serviceWorker")
+    page.route(f"**/{WASM}", trouble)
+    page.goto(site.url)
+    expect_refusal(page, f"{WASM}: cannot be read ({said}); check the connection and load the page again")
+    page.unroute(f"**/{WASM}")
+    page.reload()
+    expect_pictures(page)
+
+
 def test_a_new_export_takes_the_old_ones_place(page: Any, own_site: Site) -> None:
     page.goto(own_site.url)
     expect_pictures(page)

@@ -136,18 +136,25 @@ function megabytes(parts) {
 
 /** The engine, whose WebAssembly is proven as the bundle's files are. */
 async function loadRuntime({ module, wasm, bytes, sha256 }, arrived) {
-  const response = await fetch(new URL(wasm, root));
   const content = new Uint8Array(bytes);
   let size = 0;
-  const reader = response.body.getReader();
-  for (let step = await reader.read(); !step.done; step = await reader.read()) {
-    if (size + step.value.length <= bytes) content.set(step.value, size);
-    size += step.value.length;
-    arrived(size);
+  try {
+    const response = await fetch(new URL(wasm, root));
+    if (response.status >= 500) throw new Error(`the host says ${response.status}`);
+    const reader = response.body.getReader();
+    for (let step = await reader.read(); !step.done; step = await reader.read()) {
+      if (size + step.value.length <= bytes) content.set(step.value, size);
+      size += step.value.length;
+      arrived(size);
+    }
+  } catch (error) {
+    throw new BundleError(`${wasm}: cannot be read (${error.message}); check the connection and load the page again`, {
+      cause: error,
+    });
   }
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (!response.ok || size !== bytes || found !== sha256) {
+  if (size !== bytes || found !== sha256) {
     throw new BundleError(`${wasm}: missing, damaged or replaced; copy the site again from where it was exported`);
   }
   const runtime = await import(new URL(module, root));

@@ -73,11 +73,10 @@ def metrics(client: TestClient) -> dict[tuple[str, ...], float]:
 
 
 def wait_for(condition: Any) -> None:
-    for _ in range(1000):
-        if condition():
-            return
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 def test_ready_waits_for_the_self_test(bundle: Path) -> None:
@@ -93,6 +92,20 @@ def test_a_bundle_that_makes_other_images_is_never_ready(own_bundle: Path) -> No
         wait_for(lambda: "generates another image" in client.get("/health/ready").json()["error"]["message"])
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
+
+
+def test_a_self_test_that_cannot_run_is_told_too(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(_: Generator) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dmgan_runtime.server.models.run_self_test", run)
+    with TestClient(create_app(generator)) as client:
+        wait_for(lambda: "the log says why" in client.get("/health/ready").json()["error"]["message"])
+        assert client.get("/health/ready").status_code == 503
+    (record,) = (each for each in caplog.records if each.exc_info)
+    assert record.exc_info[0] is MemoryError
 
 
 def test_a_full_queue_is_429_and_says_when_to_come_again(held: HeldGenerator) -> None:

@@ -83,6 +83,15 @@ class TestTheBundle:
         with Generator.open(site / "bundle", backend="onnxruntime", device="cpu") as generator:
             assert run_self_test(generator).difference in (0, 1, 2)
 
+    def test_a_browsers_bundle_may_be_exported_again(self, runtime: Path, tmp_path: Path) -> None:
+        first, again = (
+            export(bundle, tmp_path / name, runtime).stdout
+            for bundle, name in ((build_bundle(tmp_path / "bundle"), "first"), (tmp_path / "first/bundle", "again"))
+        )
+        near = re.search(r"weights in fp16, \d\d\.\d dB from fp32", first)
+        assert near
+        assert near[0] in again
+
     def test_weights_that_show_in_pictures_stay_in_fp32(self, runtime: Path, tmp_path: Path) -> None:
         bundle = build_bundle(tmp_path / "bundle")
         file = bundle / "onnx/generator_0.onnx"
