@@ -38,11 +38,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         trouble = error if isinstance(error, OSError) else error.__context__  # PyTorch may fail again on its way out
         if not isinstance(trouble, OSError):
             raise
-        kept = f"the one of step {_step_of(path):,} is kept" if path.is_file() else "there was none before it"
+        kept = f"; the one of step {_step_of(path):,} is kept" if path.is_file() else ""
         free = shutil.disk_usage(path.parent).free / 1e6
         raise TrainingError(
             f"{path}: the checkpoint could not be saved ({trouble.strerror or trouble}; its disk has {free:,.0f} MB"
-            f" for it); {kept}. Make room, and the same command goes on"
+            f" for it){kept}. Make room, and the same command goes on"
         ) from error
 
 

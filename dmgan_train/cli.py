@@ -119,7 +119,7 @@ def _run(
         source = source or (recorded if recorded in tuple(SOURCES) else None)
         read: TrainingData = with_vocabulary(read_data(data, source, settings), run, settings)
         if distributed.is_main():
-            click.echo(describe_plan(settings, read, chosen))
+            click.echo(describe_plan(settings, read, run, chosen))
             if dry_run:
                 click.echo(settings.to_yaml())
         if dry_run:

@@ -110,7 +110,7 @@ def share_of(batch_size: int, name: str) -> range:
     if left or own < 2:
         raise SettingsError(
             f"{name} is {batch_size}, which {count()} processes cannot share evenly; set it to a multiple of {count()},"
-            f" at least {2 * count()}"
+            f" at least {2 * count()}, or start as many processes as divide it"
         )
     return range(rank() * own, (rank() + 1) * own)
 

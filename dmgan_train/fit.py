@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import dmgan_train
+from dmgan_runtime.errors import CheckpointError
 from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train import distributed
 from dmgan_train.checkpoint import load_checkpoint, load_encoders
@@ -138,8 +139,29 @@ def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: tor
 
     Raises:
         TrainingError: if a loss is not a number, or the run was asked to stop.
+        CheckpointError: if it is not finished, and a generator was trained with its encoders.
     """
+    finished = _has_encoders(settings, data, run)
+    if not finished and run.checkpoint("gan").exists():
+        raise CheckpointError(
+            f"{run.checkpoint('damsm')}: has no finished encoders, and the generator in gan/checkpoint.pt belongs to"
+            " those that it was trained with; restore the file from a copy, or remove both to train both again"
+        )
+    if not distributed.any_process(not finished):
+        return
     train(DamsmPhase(settings, data.train, data.tokenizer, device, workers), run, settings.seed)
+
+
+def _has_encoders(settings: Settings, data: TrainingData, run: RunFolder) -> bool:
+    """Whether the first phase is finished, here or by the authors whose encoders the run adopted."""
+    path, own = run.checkpoint("damsm"), settings.damsm
+    if not path.exists():
+        return False
+    state = load_checkpoint(path, "damsm")
+    if state.get("finished"):
+        return True
+    an_epoch = steps_per_epoch(len(data.train), own.batch_size, "damsm.batch_size")
+    return bool(state.get("step", 0) >= phase_steps(own.epochs, own.steps, an_epoch))
 
 
 def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.device, workers: int) -> None:
@@ -161,8 +183,14 @@ def fit(settings: Settings, data: TrainingData, run: RunFolder, device: torch.de
     train(phase, run, settings.seed)
 
 
-def describe_plan(settings: Settings, data: TrainingData, device: torch.device) -> str:
+def describe_plan(settings: Settings, data: TrainingData, run: RunFolder | None, device: torch.device) -> str:
     """Data, networks and lengths of both phases, for a person to read.
+
+    Args:
+        settings: The run's.
+        data: From `read_data`.
+        run: Whose first phase may be finished; None is a new one.
+        device: What it trains on.
 
     Raises:
         SettingsError: if the data are too few for the settings' schedule.
@@ -181,6 +209,9 @@ def describe_plan(settings: Settings, data: TrainingData, device: torch.device) 
         f"model  {pyramid} pixels, generator {generator:.1f} M parameters, discriminators {discriminators:.1f} M",
     ]
     for name, own in (("damsm", settings.damsm), ("gan", settings.gan)):
+        if name == "damsm" and run and _has_encoders(settings, data, run):
+            lines.append("damsm  is finished")
+            continue
         an_epoch = steps_per_epoch(len(data.train), own.batch_size, f"{name}.batch_size")
         steps = phase_steps(own.epochs, own.steps, an_epoch)
         if own is settings.gan:

@@ -108,7 +108,7 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
             meter = _Meter(phase, window)
             for step in range(start, phase.steps):
                 torch.manual_seed(seed * 1_000_003 + step)
-                meter.add(step, _step(phase, meter.wait_for(batches), step))
+                meter.add(step, phase.step(meter.wait_for(batches), step))
                 done = step + 1
                 bar.update()
                 stop = distributed.any_process(interruption.number is not None)
@@ -141,6 +141,11 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
                         f"stopped after step {done:,} of {phase.name} and saved; the same command goes on",
                         interruption.number or signal.SIGTERM,
                     )
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the device ran out of memory after step {done:,} of {phase.name}; use a smaller batch (--set"
+                f" {phase.name}.batch_size=...), {_in_this_run(phase)}"
+            ) from error
         except KeyboardInterrupt:
             raise StoppedError(
                 f"stopped at once, without saving; the same command goes on after step {saved:,} of {phase.name}"
@@ -257,20 +262,15 @@ class _Meter:
         return means
 
 
-def _step(phase: Phase, batch: TrainingBatch, step: int) -> Mapping[str, Tensor]:
-    try:
-        return phase.step(batch, step)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the device ran out of memory at step {step + 1:,} of {phase.name}; use a smaller batch"
-            f" (--set {phase.name}.batch_size=...) in a new --run"
-        ) from error
-
-
 def _expect_numbers(phase: Phase, step: int, measured: Mapping[str, float]) -> None:
     bad = [name for name, number in measured.items() if not math.isfinite(number)]
     if bad:
         raise TrainingError(
             f"{', '.join(bad)} is not a number at step {step + 1:,} of {phase.name}; the last checkpoint is untouched."
-            " Try a lower learning rate, fp32 (gan.precision) or a larger batch, in a new --run"
+            f" Try a lower learning rate, fp32 ({phase.name}.precision) or a larger batch, {_in_this_run(phase)}"
         )
+
+
+def _in_this_run(phase: Phase) -> str:
+    """Where settings that a phase began with can be changed; what the phase before it has learned stays."""
+    return f"in a new --run, or in this one when {phase.name}/checkpoint.pt, if there is one, has been moved away"

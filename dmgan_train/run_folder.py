@@ -133,8 +133,8 @@ class RunFolder:
         """Writes what a new run is, or checks that an old one goes on with its own; writes nothing if it does not.
 
         Before a first checkpoint every setting and the data may change, and settings of the second phase before one of
-        its own. Then lengths of phases and intervals may, but not the first phase's once the second has one: the
-        generator belongs to the encoders that it was trained with.
+        its own; so may the data of a run that adopted its encoders. Then lengths of phases and intervals may, but not
+        the first phase's once the second has one: the generator belongs to the encoders that it was trained with.
 
         Args:
             settings: Resolved.
@@ -148,7 +148,7 @@ class RunFolder:
         """
         self.check_settings(settings)
         before = self.provenance()
-        if self._has_trained():
+        if self.checkpoint("gan").exists() or (self.checkpoint("damsm").exists() and not self.adopted):
             self._check_data(before.get("data", {}), provenance["data"], tokenizer, captions)
         write_whole(self.settings_file, settings.to_yaml().encode())
         write_whole(self.vocabulary_file, tokenizer.to_json())
@@ -157,9 +157,6 @@ class RunFolder:
         write_whole(self.provenance_file, json.dumps(_continued(before, provenance), indent=2).encode())
         write_whole(self.captions_file, "".join(f"{text}\n" for text in _lines(captions)).encode())
         write_whole(self.data_file, str(data_folder.resolve()).encode())
-
-    def _has_trained(self) -> bool:
-        return any(self.checkpoint(phase).exists() for phase in ("damsm", "gan"))
 
     def _check_data(
         self, before: Mapping[str, Any], now: Mapping[str, Any], tokenizer: Tokenizer, captions: Sequence[str]
@@ -187,11 +184,12 @@ class RunFolder:
             SettingsError: naming each setting that may not change.
         """
         begun, second = self.begun(), self.checkpoint("gan").exists()
-        if begun is None or not self._has_trained():
+        if begun is None or not (second or self.checkpoint("damsm").exists()):
             return
+        may_change = ("gan.", "data.") if self.adopted else ("gan.",)
 
         def fixed(key: str) -> bool:
-            if key.startswith("gan.") and not second:
+            if key.startswith(may_change) and not second:
                 return False
             if key.startswith("damsm.") and second:
                 return True

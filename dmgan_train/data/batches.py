@@ -83,7 +83,6 @@ class TrainingBatch(NamedTuple):
         tokens: [N, T] int64, padded with 0.
         lengths: [N] int64, from 1 to T.
         class_ids: [N] int64.
-        keys: The names of the examples.
         indices: [N] int64, their indices in the split.
         intervals: [N, 2] float64, the parts of (0, 1) that are theirs among all that their captions fit.
         broken: `<file>: <reason>` of each example that could not be used and was replaced.
@@ -95,7 +94,6 @@ class TrainingBatch(NamedTuple):
     tokens: Tensor
     lengths: Tensor
     class_ids: Tensor
-    keys: tuple[str, ...]
     indices: Tensor
     intervals: Tensor
     broken: tuple[str, ...]
@@ -224,7 +222,6 @@ def collate(items: Sequence[Item]) -> TrainingBatch:
         tokens=torch.from_numpy(np.stack([item.tokens for item in items])),
         lengths=torch.tensor([item.length for item in items]),
         class_ids=torch.tensor([item.example.class_id for item in items]),
-        keys=tuple(item.example.key for item in items),
         indices=torch.tensor([item.position for item in items]),
         intervals=torch.tensor([item.interval for item in items], dtype=torch.float64),
         broken=tuple(reason for item in items for reason in item.broken),

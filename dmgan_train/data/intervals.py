@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from dmgan_runtime.tokenizer import split_words
 from dmgan_train.data.examples import Split
 
 Interval = tuple[float, float]
@@ -20,13 +21,12 @@ class CaptionIntervals:
 
     def __init__(self, split: Split) -> None:
         """Args:
-        split: The examples; captions are the same if their texts are.
+        split: The examples; captions are the same if their words are, which is all that a model sees of them.
         """
-        self._pictures: dict[str, list[int]] = defaultdict(list)
-        self._weights = [1 / len(example.captions) for example in split.examples]
+        self._weights: dict[tuple[str, ...], dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for index, example in enumerate(split.examples):
-            for caption in dict.fromkeys(example.captions):
-                self._pictures[caption].append(index)
+            for caption in example.captions:
+                self._weights[tuple(split_words(caption))][index] += 1 / len(example.captions)
 
     def of(self, caption: str, index: int) -> Interval:
         """The interval of a picture among those that a caption fits.
@@ -35,9 +35,9 @@ class CaptionIntervals:
             caption: One of the picture's.
             index: Its place in the split.
         """
-        pictures = self._pictures[caption]
+        pictures = self._weights[tuple(split_words(caption))]
         if len(pictures) == 1:
             return WHOLE
-        weights = [self._weights[picture] for picture in pictures]
-        place, whole = pictures.index(index), sum(weights)
+        weights = list(pictures.values())
+        place, whole = list(pictures).index(index), sum(weights)
         return sum(weights[:place]) / whole, min(1.0, sum(weights[: place + 1]) / whole)

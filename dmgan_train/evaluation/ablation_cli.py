@@ -95,7 +95,7 @@ def ablate(
     settings = resolve_settings(preset, recipe=recipe, file=config, overrides=overrides)
     settings = resolve_precision(settings, chosen, RunFolder(out / ENCODERS).begun())
     read = read_data(data, source, settings)
-    click.echo(describe_plan(row_settings(settings, ROWS[-1]), read, chosen))
+    click.echo(describe_plan(row_settings(settings, ROWS[-1]), read, RunFolder(out / ENCODERS), chosen))
     click.echo(f"rows   {', '.join(row.name for row in ROWS)}")
     click.echo(f"seeds  {', '.join(map(str, range(settings.seed, settings.seed + seeds)))}")
     if dry_run:

@@ -221,7 +221,6 @@ def settings_of(**changes: object) -> list[str]:
         "model.memory_features": WIDTHS.memory_features,
         "model.residual_blocks": WIDTHS.residual_blocks,
         "gan.discriminator_channels": 2,
-        "damsm.batch_size": 2,
         "gan.batch_size": 2,
         "gan.steps": 1,
     }
@@ -295,6 +294,10 @@ def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> N
     common = ["--data", str(data), "--run", str(run.root), "--workers", "0", "--device", "cpu"]
     begun = load_model(run)
     assert begun.steps == 0
+    before = CliRunner().invoke(main, ["pretrain", *settings_of(), *common])
+    assert "damsm  is finished" in before.output
+    metadata = data / "metadata.jsonl"  # and then other data
+    metadata.write_text(metadata.read_text().replace("a red", "one red"))
     assert fingerprint(begun.generator) == fingerprint(load_official_generator(golden_data.FOLDER / "netG.pth"))
     result = CliRunner().invoke(main, ["fit", *settings_of(), *common])
     assert result.exit_code == 0, result.output

@@ -30,6 +30,14 @@ def test_a_picture_with_few_captions_says_each_more_often_and_has_more_of_the_in
     assert intervals.of("pizza", 1) == pytest.approx((0.75, 1))
 
 
-def test_a_caption_said_twice_of_a_picture_counts_once():
-    intervals = CaptionIntervals(split_of(("pizza", "pizza"), ("kiss",)))
-    assert intervals.of("pizza", 0) == WHOLE
+def test_a_caption_said_twice_of_a_picture_is_as_likely_as_two():
+    intervals = CaptionIntervals(split_of(("pizza", "pizza"), ("kiss",), ("pizza", "a")))
+    assert intervals.of("kiss", 1) == WHOLE
+    assert intervals.of("pizza", 0) == pytest.approx((0, 2 / 3))
+    assert intervals.of("pizza", 2) == pytest.approx((2 / 3, 1))
+
+
+def test_captions_of_the_same_words_are_one():
+    intervals = CaptionIntervals(split_of(("A red bird.",), ("a red bird",)))
+    assert intervals.of("A red bird.", 0) == (0, 0.5)
+    assert intervals.of("a red bird", 1) == (0.5, 1)
