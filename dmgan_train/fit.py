@@ -139,13 +139,14 @@ def pretrain(settings: Settings, data: TrainingData, run: RunFolder, device: tor
 
     Raises:
         TrainingError: if a loss is not a number, or the run was asked to stop.
-        CheckpointError: if it is not finished, and a generator was trained with its encoders.
+        CheckpointError: if it is not finished, and a generator or the authors' vocabulary belongs to its encoders.
     """
     finished = _has_encoders(settings, data, run)
-    if not finished and run.checkpoint("gan").exists():
+    if not finished and (run.adopted or run.checkpoint("gan").exists()):
+        remedy = "adopt them into a new --run" if run.adopted else "remove gan/checkpoint.pt too, to train both again"
         raise CheckpointError(
-            f"{run.checkpoint('damsm')}: has no finished encoders, and the generator in gan/checkpoint.pt belongs to"
-            " those that it was trained with; restore the file from a copy, or remove both to train both again"
+            f"{run.checkpoint('damsm')}: has no finished encoders, and this run's generator belongs to those that it"
+            f" had; restore the file from a copy, or {remedy}"
         )
     if not distributed.any_process(not finished):
         return

@@ -87,6 +87,16 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
         StoppedError: if the run was asked to stop, after saving; at a second Ctrl-C without.
     """
     keep_freed_memory()
+    try:
+        _train(phase, run, seed)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device ran out of memory in the phase {phase.name}; use a smaller batch (--set"
+            f" {phase.name}.batch_size=...), {_in_this_run(phase)}"
+        ) from error
+
+
+def _train(phase: Phase, run: RunFolder, seed: int) -> None:
     path = run.checkpoint(phase.name)
     start, window = _resume(phase, path)
     main = distributed.is_main()
@@ -141,11 +151,6 @@ def train(phase: Phase, run: RunFolder, seed: int) -> None:
                         f"stopped after step {done:,} of {phase.name} and saved; the same command goes on",
                         interruption.number or signal.SIGTERM,
                     )
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"the device ran out of memory after step {done:,} of {phase.name}; use a smaller batch (--set"
-                f" {phase.name}.batch_size=...), {_in_this_run(phase)}"
-            ) from error
         except KeyboardInterrupt:
             raise StoppedError(
                 f"stopped at once, without saving; the same command goes on after step {saved:,} of {phase.name}"
@@ -175,6 +180,8 @@ def _resume(phase: Phase, path: Path) -> tuple[int, dict[str, list[float]]]:
                 f"{path}: has no {error}, so another version of dmgan wrote it; go on with that one, or choose another"
                 " --run"
             ) from error
+        except torch.OutOfMemoryError:  # a RuntimeError too
+            raise
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"{path}: is not a state of this run ({type(error).__name__}: {shortened(error)}); begin a new run"

@@ -126,12 +126,11 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
     """Starts the processes, starts each again that ends, and at the end stops them all.
 
     Raises:
-        EngineError: if one fails as soon as it has begun, and none has served yet.
+        EngineError: if one fails as soon as it has begun, and there is none that has served for longer.
     """
     spawn = multiprocessing.get_context("spawn")
     ending = spawn.Event()
     begun: dict[SpawnProcess, float] = {}
-    has_served = False
     with tempfile.TemporaryDirectory(prefix="dmgan-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         try:
@@ -141,11 +140,12 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
                     process.start()
                     begun[process] = time.monotonic()
                 wait([process.sentinel for process in begun])
-                has_served |= any(time.monotonic() - start > _SECONDS_TO_START for start in begun.values())
+                now = time.monotonic()
+                served = any(each.is_alive() and now - start > _SECONDS_TO_START for each, start in begun.items())
                 for process in [each for each in begun if not each.is_alive()]:
                     mark_process_dead(process.pid, metrics)  # type: ignore[no-untyped-call]
-                    seconds = time.monotonic() - begun.pop(process)
-                    if not has_served and process.exitcode and process.exitcode > 0:
+                    seconds = now - begun.pop(process)
+                    if process.exitcode and process.exitcode > 0 and seconds < _SECONDS_TO_START and not served:
                         raise EngineError("a process failed as soon as it had begun; it said why above")
                     _LOG.warning(
                         "a process ended after %.0f s with %s; another takes its place", seconds, process.exitcode

@@ -128,13 +128,10 @@ class DeadlineProtocol(H11Protocol):
         """Sets the deadline anew when a request begins to arrive, when it is there, and when it has its answer."""
         state = self.conn.their_state
         receiving = state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
-        timeouts = self.config.timeouts
-        if state is h11.IDLE and not receiving:  # Uvicorn closes it after `idle`, unless its answer was not taken
-            self._set_deadline(max(timeouts.answer, timeouts.idle + 1))
-        elif not receiving:
-            self._set_deadline(timeouts.answer)
+        if not receiving:
+            self._set_deadline(self.config.timeouts.answer)
         elif not self.receiving:
-            self._set_deadline(timeouts.receive)
+            self._set_deadline(self.config.timeouts.receive)
         self.receiving = receiving
 
     def _set_deadline(self, seconds: float | None) -> None:
@@ -144,6 +141,8 @@ class DeadlineProtocol(H11Protocol):
 
     def _expire(self) -> None:
         if not self.receiving:
+            if self.conn.their_state is h11.IDLE and not self.transport.get_write_buffer_size():
+                return  # its answer was taken, and Uvicorn sees to the time between two requests
             _LOG.warning("a connection ended: its answer was not made or not taken in time")
             self.transport.abort()
         elif self._heard:
@@ -153,7 +152,6 @@ class DeadlineProtocol(H11Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answers what did not reach the application, or not whole."""
-        _LOG.warning("a request was refused: %d, %s", status, message)
         content = json.dumps(ApiError(status, message).body()).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -168,6 +166,7 @@ class DeadlineProtocol(H11Protocol):
         with suppress(h11.LocalProtocolError):  # an answer has begun already
             for event in answer:
                 self.transport.write(self.conn.send(event) or b"")
+            _LOG.warning("a request was refused: %d, %s", status, message)
         self._close()
 
     def _close(self) -> None:

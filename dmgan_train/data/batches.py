@@ -143,7 +143,7 @@ class CaptionedImages(Dataset[Item]):
         self.augment: Augment = augment
         self.evaluation = evaluation
         self.pairs = pairs
-        self._intervals = CaptionIntervals(split) if intervals else None
+        self._intervals = CaptionIntervals(split, tokenizer) if intervals else None
         self._cache = ImageCache(self._load, len(split)) if cache and resolution else None
 
     def __len__(self) -> int:
@@ -161,26 +161,26 @@ class CaptionedImages(Dataset[Item]):
         for _ in range(_REPLACEMENTS):
             example = self.split.examples[index]
             try:
-                (caption, words), *others = self._draw_captions(example, rng)
+                words, *others = self._draw_captions(example, rng)
                 tokens, length = self._fit(words, rng)
                 image, mirrored = self._draw_image(index, rng)
             except DataError as error:
                 broken.append(str(error))
                 index = int(rng.integers(len(self)))
             else:
-                interval = self._intervals.of(caption, index) if self._intervals else WHOLE
+                interval = self._intervals.of(words, index) if self._intervals else WHOLE
                 reasons = tuple(dict.fromkeys(broken))
-                second = self._fit(others[0][1] if others else words, rng) if self.pairs else None
+                second = self._fit(others[0] if others else words, rng) if self.pairs else None
                 return Item(image, mirrored, tokens, length, example, index, interval, reasons, second)
         raise DataError(
             f"{self.split.root}: none of {_REPLACEMENTS} examples of the split {self.split.name!r} can be used;"
             f" the last error is: {broken[-1]}"
         )
 
-    def _draw_captions(self, example: Example, rng: np.random.Generator) -> list[tuple[str, list[int]]]:
-        """A caption of an example and its words, or two where pairs are asked for and it has two."""
+    def _draw_captions(self, example: Example, rng: np.random.Generator) -> list[list[int]]:
+        """The words of a caption of an example, or of two where pairs are asked for and it has two."""
         captions = (example.captions[choice] for choice in rng.permutation(len(example.captions)))
-        readable = ((caption, words) for caption in captions if (words := self.tokenizer.indices(caption)))
+        readable = (words for caption in captions if (words := self.tokenizer.indices(caption)))
         drawn = list(itertools.islice(readable, 2 if self.pairs else 1))
         if not drawn:
             raise DataError(f"{example.image}: no caption of it has a word of the vocabulary")

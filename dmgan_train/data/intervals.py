@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
-from dmgan_runtime.tokenizer import split_words
+from dmgan_runtime.tokenizer import Tokenizer
 from dmgan_train.data.examples import Split
 
 Interval = tuple[float, float]
@@ -19,25 +20,28 @@ class CaptionIntervals:
     picture of the moment is uniform over (0, 1) for each caption.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, tokenizer: Tokenizer) -> None:
         """Args:
-        split: The examples; captions are the same if their words are, which is all that a model sees of them.
+        split: The examples.
+        tokenizer: Captions are the same if their tokens are, which is all that a model sees of them.
         """
-        self._weights: dict[tuple[str, ...], dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        self._pictures: dict[tuple[int, ...], list[int]] = defaultdict(list)  # once for each time that one says it
+        self._weights = [1 / len(example.captions) for example in split.examples]
         for index, example in enumerate(split.examples):
             for caption in example.captions:
-                self._weights[tuple(split_words(caption))][index] += 1 / len(example.captions)
+                self._pictures[tuple(tokenizer.indices(caption))].append(index)
 
-    def of(self, caption: str, index: int) -> Interval:
+    def of(self, tokens: Sequence[int], index: int) -> Interval:
         """The interval of a picture among those that a caption fits.
 
         Args:
-            caption: One of the picture's.
+            tokens: All of a caption of the picture.
             index: Its place in the split.
         """
-        pictures = self._weights[tuple(split_words(caption))]
-        if len(pictures) == 1:
+        pictures = self._pictures[tuple(tokens)]
+        place, times = pictures.index(index), pictures.count(index)
+        if times == len(pictures):
             return WHOLE
-        weights = list(pictures.values())
-        place, whole = list(pictures).index(index), sum(weights)
-        return sum(weights[:place]) / whole, min(1.0, sum(weights[: place + 1]) / whole)
+        weights = [self._weights[picture] for picture in pictures]
+        whole = sum(weights)
+        return sum(weights[:place]) / whole, min(1.0, sum(weights[: place + times]) / whole)

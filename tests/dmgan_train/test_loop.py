@@ -111,14 +111,16 @@ def test_nothing_is_looked_at_or_saved_after_a_loss_that_is_no_number(phase, tmp
     assert load_checkpoint(run.checkpoint("gan"), "gan")["step"] == 10
 
 
-@pytest.mark.parametrize("place", ["step", "state", "look"])
+@pytest.mark.parametrize("place", ["load_state", "batches", "step", "state", "look"])
 def test_no_memory_is_a_message_wherever_it_is_missed(phase, tmp_path, place) -> None:
     def fail(*_):
         raise torch.OutOfMemoryError
 
+    run = RunFolder(tmp_path)
+    save_checkpoint(run.checkpoint("gan"), {"phase": "gan", "step": 3, "value": 1})
     setattr(phase, place, fail)
-    with pytest.raises(TrainingError, match=r"out of memory after step \d+ of gan.*--set gan\.batch_size=.*checkpoint"):
-        loop.train(phase, RunFolder(tmp_path), seed=0)
+    with pytest.raises(TrainingError, match=r"out of memory in the phase gan; .*--set gan\.batch_size=.*checkpoint"):
+        loop.train(phase, run, seed=0)
 
 
 @pytest.mark.parametrize("removed", [True, False])

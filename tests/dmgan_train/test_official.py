@@ -315,6 +315,11 @@ def test_training_goes_on_from_the_authors_weights(image_encoder, tmp_path) -> N
     assert adopted["generator"] == {"file": "netG.pth", "sha256": digest(golden_data.FOLDER / "netG.pth")}
     judge = read_encoders(run, torch.device("cpu"))
     assert judge.files["image encoder"] == digest(image_encoder)
+    for phase in ("damsm", "gan"):
+        run.checkpoint(phase).unlink()
+    result = CliRunner().invoke(main, ["fit", *settings_of(), "--set", "damsm.batch_size=2", *common])
+    assert "has no finished encoders" in result.stderr
+    assert "or adopt them into a new --run" in result.stderr
 
 
 @pytest.mark.parametrize(

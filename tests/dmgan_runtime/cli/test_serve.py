@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dmgan_runtime.cli.serve import main
+from dmgan_runtime.server import run
 from tests.dmgan_runtime.server.conftest import running_server
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,11 @@ ROOT = Path(__file__).parents[3]
         (["--concurrency", "0"], "--concurrency"),
     ],
 )
-def test_a_mistake_is_one_line(bundle: Path, arguments: list[str], message: str) -> None:
+def test_a_mistake_is_one_line(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr(run, "log_json_lines", lambda: None)  # this is no process of its own
+    monkeypatch.setattr(run, "_exit_on_signals", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         values = {"taken": taken.getsockname()[1], "bundle": bundle}
         result = CliRunner().invoke(main, [each.format(**values) for each in arguments])
