@@ -364,8 +364,10 @@ class GanPhase:
 
     def _warm_up_losses(self, fakes: GeneratorOutput, reals: list[Tensor]) -> dict[str, Tensor]:
         losses, first = self._own_losses(fakes, reals), self.settings.gan.warm_up_perceptual_from
-        if first is not None and reals[-1].shape[-1] >= first:
-            losses["perceptual"] = self._perceptual_loss(fakes.images[-1], reals[-1])
+        pairs = zip(fakes.images, reals, strict=True)
+        judged = [self._perceptual_loss(fake, real) for fake, real in pairs if first and real.shape[-1] >= first]
+        if judged:
+            losses["perceptual"] = torch.stack(judged).sum()
         return losses
 
     def _own_losses(self, fakes: GeneratorOutput, reals: list[Tensor]) -> dict[str, Tensor]:

@@ -152,8 +152,8 @@ class GanSettings(_Section, frozen=True):
             (Karras et al., Progressive Growing of GANs, ICLR 2018). One entry a stage, or none.
         warm_up_inherits: A stage begins its warm-up with the weights of the stage before it, which has the same shape,
             instead of random ones; the first two stages have no such stage.
-        warm_up_perceptual_from: Side in pixels of the stage from which the perceptual loss takes part in the warm-up;
-            None leaves it to what follows.
+        warm_up_perceptual_from: Side in pixels from which the images of the warm-up have a perceptual loss, each one
+            of its own; None leaves it to what follows, where the largest has one.
         warm_up_learning_rate: Learning rate of the generator in these steps; None takes generator_learning_rate.
         warm_up_final_learning_rate: What that falls to from the second stage's first step to the last of these steps,
             each step by the same factor; None keeps it.

@@ -123,9 +123,21 @@ def test_the_perceptual_loss_joins_the_warm_up_from_its_size_on(run, images, aug
     phase = phase_of(
         run, images, *WARM_UP, f"gan.augmentation={augmentation}".lower(), "gan.warm_up_perceptual_from=16"
     )
-    losses = [phase.step(next(phase.batches(step)), step) for step in (0, 2, 3)]
+    judged, extract = [], phase.image_encoder.extract_features
+
+    def watch(images):
+        if images.requires_grad:
+            judged[-1].add(images.shape[-1])
+        return extract(images)
+
+    phase.image_encoder.extract_features = watch
+    losses = []
+    for step in (0, 2, 3):
+        judged.append(set())
+        losses.append(phase.step(next(phase.batches(step)), step))
+    assert judged == [set(), {16}, {16, 32}]
     assert ["perceptual" in one for one in losses] == [False, True, True]
-    assert all(0 < one["perceptual"].item() < 2 for one in losses[1:])
+    assert all(0 < one["perceptual"].item() < 2 * len(sides) for one, sides in zip(losses[1:], judged[1:], strict=True))
 
 
 @pytest.mark.parametrize(("stages", "warm_up"), [(1, (2,)), (5, (1, 0, 1, 0, 1))])
