@@ -194,7 +194,6 @@ def random_batch(settings: Settings) -> TrainingBatch:
         tokens=torch.randint(1, VOCABULARY, (count, words), generator=random),
         lengths=torch.randint(min(6, words), words + 1, (count,), generator=random),
         class_ids=torch.arange(count),
-        keys=("none",) * count,
         indices=torch.arange(count),
         intervals=torch.tensor([WHOLE] * count, dtype=torch.float64),
         broken=(),
