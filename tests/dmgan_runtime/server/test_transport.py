@@ -114,7 +114,7 @@ def test_a_request_that_does_not_arrive_in_time_is_408(strict: ServerProcess, pa
         assert httpx2.post(f"{strict.url}/v1/images/generations", json=ASKED).status_code == 200
         statuses = {answer.result().split(b"\r\n")[0] for answer in answers}
     assert statuses == {b"HTTP/1.1 408 Request Timeout"}
-    assert 0.9 < time.monotonic() - start < 9
+    assert 0.9 < time.monotonic() - start < 3
     for connection in connections:
         connection.close()
 
@@ -123,7 +123,7 @@ def test_a_silent_connection_is_closed(strict: ServerProcess) -> None:
     with connect(strict) as connection:
         start = time.monotonic()
         assert read_all(connection) == b""
-        assert 0.9 < time.monotonic() - start < 9
+        assert 0.9 < time.monotonic() - start < 3
 
 
 def test_a_connection_rests_between_two_requests_and_is_not_reset(strict: ServerProcess) -> None:
@@ -324,7 +324,7 @@ def test_what_runs_is_finished_and_slow_clients_keep_nobody(bundle: Path, tmp_pa
         assert (read_all(idle), read_all(silent)) == (b"", b"")
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
         assert server.process.wait(60) == 0
-        assert time.monotonic() - start < 25  # of the 30 s that running requests get
+        assert time.monotonic() - start < 8
 
 
 def test_the_end_has_a_deadline(bundle: Path, tmp_path: Path) -> None:
