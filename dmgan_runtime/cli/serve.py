@@ -90,7 +90,7 @@ def main(
         cors_origins=cors_origins,
         metadata=metadata,
     )
-    timeouts = Timeouts(receive_timeout, answer_timeout, idle_timeout, shutdown_timeout)
+    timeouts = Timeouts(receive=receive_timeout, answer=answer_timeout, idle=idle_timeout, shutdown=shutdown_timeout)
     serve(ServeOptions(bundles or (None,), opening, settings, timeouts), host, port, workers, _report)
 
 

@@ -92,7 +92,7 @@ class Models:
         except DmganError as error:
             self._trouble = f"the self-test of {name} failed: {error}"
             _LOG.error(self._trouble)
-        except Exception:  # noqa: BLE001 - what nobody foresaw, of any class
+        except Exception:  # noqa: BLE001 - of any class: else it would never end for those who ask
             self._trouble = f"the self-test of {name} failed; the log says why"
             _LOG.exception(self._trouble)
         else:
