@@ -13,10 +13,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contender import AS_WRITTEN, BenchmarkModel
-from benchmarks.machine import installed
 from benchmarks.worker import call_in_worker
+from dmgan_runtime.atomic import replacing
 from dmgan_runtime.backends.base import generator_precisions, graphs_of
 from dmgan_runtime.backends.built_engines import BatchProfile
+from dmgan_runtime.backends.registry import installed_versions
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import DataError, DmganError, ExportError
 from dmgan_runtime.manifest import MANIFEST_NAME, Precision, UpBlocks
@@ -45,6 +46,7 @@ _ROOT = Path(__file__).parent.parent
 _SOURCES = (
     "export/**/*.py",
     "dmgan_train/models/*.py",
+    "dmgan_train/ema.py",
     "dmgan_train/settings.py",
     "dmgan_train/presets/**/*.yaml",
     "dmgan_runtime/graphs.py",
@@ -101,7 +103,8 @@ def build_model(name: str, run: Path | None, bundle: Path | None, folder: Path, 
         operations={AS_WRITTEN: count_as_written(model), **count_exported(bundle)},
         lacks=lacks,
     )
-    (folder / MODEL_NAME).write_bytes(msgspec.json.encode(made))
+    with replacing(folder / MODEL_NAME) as scratch:
+        scratch.write_bytes(msgspec.json.encode(made))
 
 
 def random_model(preset: str) -> Model:
@@ -215,7 +218,7 @@ def _report(step: str) -> None:
 
 def _key(preset: str, run: Path | None, bundle: Path | None) -> str:
     """A digest of all that a model follows from: another export is another model."""
-    versions = installed(("torch", "onnx", "onnxruntime", "mnn"))
+    versions = installed_versions(("torch", "onnx", "onnxruntime", "mnn"))
     digest = hashlib.sha256(repr((preset, run, bundle, versions)).encode())
     files = [file for pattern in _SOURCES for file in sorted(_ROOT.glob(pattern))]
     files += sorted(run.glob("*/checkpoint.pt")) if run else []

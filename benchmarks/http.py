@@ -7,6 +7,7 @@ import io
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,8 @@ from dmgan_runtime.viz import encode
 
 _CALLS = Calls(1, 10)
 # The server ends when the process that holds the other end of its input does, in whatever way.
-_UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" & read -r _; kill $!; wait $!', "sh")
+# Its output ends when it does, so the shell must not hold that too.
+_UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" & exec >&-; read -r _; kill $!; wait $!', "sh")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,16 @@ class HttpCaller(Caller):
         command = [*_UNTIL_INPUT_ENDS, sys.executable, "-m", "dmgan_runtime.cli.serve", str(model.path), "--port", "0"]
         command += ["--backend", asked.engine, "--device", asked.device, "--precision", asked.precision]
         command += ["--threads", str(asked.threads)]
-        self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._server.stdout is not None
-        url, _, _ = self._server.stdout.readline().partition("/ serves")
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+            self._server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+            assert self._server.stdout is not None
+            url, started, _ = self._server.stdout.readline().partition("/ serves")
+            if not started:
+                self._server.communicate()
+                log.seek(0)
+                raise EngineError(f"dmgan-serve did not start: {log.read().strip()[-1000:]}")
         self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
     def version(self) -> str:

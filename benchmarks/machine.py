@@ -9,7 +9,6 @@ import time
 import timeit
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from benchmarks.results import Environment
 from dmgan_runtime.backends.base import check_threads
 from dmgan_runtime.backends.choice import device_index
 from dmgan_runtime.backends.gpus import find_gpu
-from dmgan_runtime.backends.registry import ENGINES
+from dmgan_runtime.backends.registry import ENGINES, installed_versions
 from dmgan_runtime.cpus import find_processor
 from dmgan_train.devices import autocast_type
 
@@ -50,7 +49,7 @@ def describe_environment(device: str) -> Environment:
         gpu=gpu.name if gpu else None,
         cuda=gpu.cuda if gpu else None,
         python=platform.python_version(),
-        packages=installed(_PACKAGES),
+        packages=installed_versions(_PACKAGES),
         commit=_commit(),
         busy_before=measure_others(),
     )
@@ -68,17 +67,6 @@ def measure_others(seconds: float = 1.0) -> float | None:
     except OSError:
         return None
     return round((after - before) / os.sysconf("SC_CLK_TCK") / seconds, 2)
-
-
-def installed(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def share_cuda_libraries() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from dmgan_runtime.atomic import replacing
 from dmgan_runtime.errors import DataError
 
 SCHEMA_VERSION = "2.0"
@@ -176,9 +177,9 @@ class BenchmarkResult(_Part, frozen=True, kw_only=True):
         return sorted({series.batch for series in self.series}, key=lambda batch: batch or 0)
 
     def write(self, path: Path) -> None:
-        """Writes the result as indented JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        """Writes the result as indented JSON, whole or not at all."""
+        with replacing(path) as scratch:
+            scratch.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
 def read_result(path: Path) -> BenchmarkResult:

@@ -83,7 +83,7 @@ class Bundle:
         self._source = _open_source(self.path)
         try:
             source = f"{self.path}/{MANIFEST_NAME}"
-            self.manifest = parse_manifest(self._read(MANIFEST_NAME, MAX_MANIFEST_BYTES), source)
+            self.manifest = parse_manifest(self.read_unlisted(MANIFEST_NAME, MAX_MANIFEST_BYTES), source)
             check_interfaces(self.manifest, source)
         except BaseException:
             self.close()
@@ -109,7 +109,7 @@ class Bundle:
         Raises:
             BundleError: if the file is missing, cannot be read, or is not the one that was exported.
         """
-        content = self._read(entry.path, limit)
+        content = self.read_unlisted(entry.path, limit)
         digest = hashlib.sha256(content).hexdigest()
         if (len(content), digest) == (entry.bytes, entry.sha256):
             return content
@@ -143,7 +143,16 @@ class Bundle:
         Raises:
             BundleError: if it is missing, too long, or cannot be read.
         """
-        return self._read(name, limit)
+        where = f"{self.path}/{name}"
+        with _reading(where):
+            size, stream = self._source.open(name)
+            with stream:
+                if size > limit:
+                    raise BundleError(f"{where}: {size:,} bytes, and at most {limit:,} are read; is it a bundle?")
+                content = stream.read(size)
+        if content.startswith(_LFS_POINTER):
+            raise BundleError(f"{where}: a pointer of Git LFS in place of the file; fetch it with: git lfs pull")
+        return content
 
     def tokenizer(self) -> Tokenizer:
         """The bundle's vocabulary, with its aliases.
@@ -159,18 +168,6 @@ class Bundle:
         return tokenizer.with_aliases(
             self.read(entry.aliases, MAX_VOCABULARY_BYTES), f"{self.path}/{entry.aliases.path}"
         )
-
-    def _read(self, name: str, limit: int) -> bytes:
-        where = f"{self.path}/{name}"
-        with _reading(where):
-            size, stream = self._source.open(name)
-            with stream:
-                if size > limit:
-                    raise BundleError(f"{where}: {size:,} bytes, and at most {limit:,} are read; is it a bundle?")
-                content = stream.read(size)
-        if content.startswith(_LFS_POINTER):
-            raise BundleError(f"{where}: a pointer of Git LFS in place of the file; fetch it with: git lfs pull")
-        return content
 
 
 class _Source(Protocol):

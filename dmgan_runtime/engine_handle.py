@@ -18,7 +18,7 @@ from threading import RLock, get_ident
 from typing import Any
 from weakref import WeakSet
 
-from dmgan_runtime.backends.base import Active, Backend
+from dmgan_runtime.backends.base import Active, Backend, busy_at_fork
 from dmgan_runtime.backends.choice import open_backend
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
@@ -27,7 +27,6 @@ from dmgan_runtime.manifest import Manifest
 
 _POLL_SECONDS = 0.005
 _handles: WeakSet[EngineHandle] = WeakSet()
-_busy_at_fork: set[str] = set()
 
 
 class _Use:
@@ -44,13 +43,12 @@ class EngineHandle:
     and a lock of C guards them.
     """
 
-    def __init__(self, backend: Backend, reopen: Callable[[bool], Backend]) -> None:
+    def __init__(self, backend: Backend, reopen: Callable[[], Backend]) -> None:
         """Takes a loaded backend over.
 
         Args:
             backend: It belongs to this object from now on.
-            reopen: Loads the same graphs again, for a forked process; it is told whether the engine was at work in the
-                parent when it forked.
+            reopen: Loads the same graphs again, for a forked process.
         """
         self._backend: Backend | None = backend
         self._engine = backend.active.backend
@@ -74,7 +72,7 @@ class EngineHandle:
                 self.check_open()
                 self._uses.add(use)
                 if self._backend is None:
-                    self._backend = self._reopen(self._engine in _busy_at_fork)
+                    self._backend = self._reopen()
                 backend = self._backend
             yield backend
         finally:
@@ -123,7 +121,7 @@ class EngineHandle:
 
     def _after_fork(self) -> None:
         if self._uses:
-            _busy_at_fork.add(self._engine)
+            busy_at_fork.add(self._engine)
         self._uses = WeakSet()
         self._lock = RLock()
         if self._backend is not None:
@@ -158,7 +156,7 @@ def _end_without_destructors() -> None:
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
-def reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Active, busy: bool) -> Backend:
+def reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Active) -> Backend:
     """Loads an engine again in a forked process: the same one of the same bundle, or one seed would be two images.
 
     Args:
@@ -166,18 +164,14 @@ def reopen(path: Path, asked: Mapping[str, Any], manifest: Manifest, active: Act
         asked: What was asked of `Generator.open`.
         manifest: The bundle's when it was opened.
         active: What was opened.
-        busy: Whether the engine was at work in the parent when it forked.
 
     Raises:
         EngineError: if it cannot be had there.
         BundleError: if the bundle was replaced.
     """
     remedy = "start processes with spawn, not fork"
-    after_fork = find_engine_row(active.backend, active.device.partition(":")[0]).after_fork
-    if after_fork == "never":
+    if not find_engine_row(active.backend, active.device.partition(":")[0]).survives_fork:
         raise EngineError(f"{active.backend} cannot use a GPU in a forked process; {remedy}")
-    if after_fork == "if idle" and busy:
-        raise EngineError(f"{active.backend} was at work when this process was forked, and hangs here then; {remedy}")
     same = {
         "backend": active.backend,
         "device": active.device,

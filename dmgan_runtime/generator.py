@@ -44,7 +44,8 @@ class Generator:
     """A DM-GAN that is ready to make images; `open` makes one.
 
     One generator serves many threads. A forked process opens the bundle again when it first uses the generator, and
-    so does a process to which it was pickled: the bundle must still be where it was.
+    so does a process to which it was pickled: the bundle must still be where it was. OpenVINO reads it again when
+    stages are first asked for one by one; `warm_up(stream=True)` has it do so.
 
         with Generator.open("birds.zip") as generator:
             for generation in generator.generate("a small red bird", seed=7, images_per_caption=4):
@@ -153,8 +154,9 @@ class Generator:
         """Makes images of captions.
 
         Image j of every caption has the seed `seed + j`, so a caption and a seed name one picture, whatever
-        else is asked for beside it: to the last bit in batches of one size on one engine and machine. Elsewhere engines
-        cut the work in other ways and round differently, and now and then a value of a pixel is one level of 255 apart.
+        else is asked for beside it: to the last bit in batches of one size on one engine and machine (in bf16 nearly:
+        docs/engines.md). Elsewhere engines cut the work in other ways and round differently, and now and then a value
+        of a pixel is one level of 255 apart.
 
         Args:
             captions: One caption or any number.

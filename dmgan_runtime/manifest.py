@@ -202,7 +202,7 @@ class ParityEntry(_Part, frozen=True):
         output: The output's name.
         max_abs_error: The largest absolute difference over all cases.
         psnr_db: 10 log10(range^2 / mean squared error), range being PyTorch's largest minus smallest value;
-            None when the outputs were equal.
+            of images, that of the worst. None when the outputs were equal.
         tolerance: The difference that was allowed; None where there is no bound on it.
         batches: The batch sizes that were compared.
         required_psnr_db: The PSNR that was asked for; None where none was.
@@ -250,8 +250,8 @@ class Manifest(_Part, frozen=True):
         graphs: Every graph in every precision.
         files: The other files: model card, samples.
         parity: Measured at export.
-        image_psnr_db: How near the largest image comes to PyTorch's in float64 from end to end, by what it is computed
-            in: the PSNR of `ParityEntry`, at most 200. Of fp16 and bf16, with every operator rounded.
+        image_psnr_db: How near the worst of the largest images comes to PyTorch's in float64 from end to end, by what
+            it is computed in: the PSNR of `ParityEntry`, at most 200. Of fp16 and bf16, with every operator rounded.
         metrics: Each with the protocol that produced it; empty if none was measured.
         provenance: Where the weights came from: software versions, data, steps, settings.
         self_test: What the fp32 graphs generated at export, or None.

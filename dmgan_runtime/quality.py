@@ -20,6 +20,11 @@ def psnr(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -
     return 10 * math.log10(span**2 / mean_square) if math.isfinite(mean_square) and span > 0 else -math.inf
 
 
+def lowest_psnr(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    """The PSNR of the worst image of [N, 3, R, R]; over all of them at once, good ones would hide it."""
+    return min(map(psnr, actual, expected))
+
+
 def decibels(quality: float) -> str:
     """A PSNR in words, rounded downwards, so that one under a limit never reads as if it had reached it."""
     return f"{math.floor(10 * quality) / 10:.1f} dB" if math.isfinite(quality) else f"{quality} dB"

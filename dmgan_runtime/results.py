@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401 - the format that `preinit` leaves out
 
 from dmgan_runtime.image_file import save
 from dmgan_runtime.request import FloatArray, ImageRequest

@@ -241,7 +241,7 @@ class Tokenizer:
         unknown = tuple(written for word, written in words if not word or word not in self._index)
         if not known:
             near = [repr(neighbour) for word in unknown[:3] for neighbour in self.nearest(word)]
-            advice = f"did you mean {' or '.join(near)}?" if near else "describe the picture in words that it knows"
+            advice = f"did you mean {' or '.join(near)}?" if near else "use words of its vocab.json"
             raise CaptionError(
                 f"no word of the caption {quoted(caption[:80])} is in the model's vocabulary of {len(self) - 1:,}"
                 f" words; {advice}"

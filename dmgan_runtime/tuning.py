@@ -19,7 +19,7 @@ from dmgan_runtime.errors import BackendError, EngineError
 from dmgan_runtime.generator import Generator
 from dmgan_runtime.manifest import Arithmetic
 from dmgan_runtime.noise import draw_noise
-from dmgan_runtime.quality import psnr
+from dmgan_runtime.quality import lowest_psnr
 from dmgan_runtime.request import FloatArray
 from dmgan_runtime.tokenizer import split_words
 
@@ -75,16 +75,16 @@ def tune(path: Path, report: Callable[[str], None]) -> Tuning:
             return None
         if reference is None:
             reference = measured.images
-        quality = psnr(measured.images, reference)
+        quality = lowest_psnr(measured.images, reference)
         way = TunedWay(
             backend=backend,
             precision=precision,
             threads=threads,
             milliseconds=round(measured.milliseconds, 2),
-            psnr_db=None if quality == float("inf") else round(quality, 1),
+            psnr_db=None if quality == float("inf") else round(max(quality, 0.0), 1),
         )
         kept = find_engine_row(backend, "cpu").auto
-        near = f"{way.psnr_db} dB" if way.psnr_db else "equal"
+        near = "equal" if way.psnr_db is None else f"{way.psnr_db} dB"
         report(f"{name}: {way.milliseconds:g} ms an image, {near}{'' if kept else '; only by name'}")
         if kept:
             found.append(way)

@@ -228,7 +228,7 @@ def _check_end_to_end(
     """Opens the bundle as a user opens it and compares its images with PyTorch's.
 
     Returns:
-        fp32's self-test, and of each precision the lowest PSNR of a batch of the largest images.
+        fp32's self-test, and of each precision the lowest PSNR of the largest images.
     """
     self_tests = {}
     quality: dict[Arithmetic, float] = {}

@@ -75,7 +75,11 @@ UNSTATED_LICENSE = "not stated; it depends on the training data"
 @click.option("--license", "license_", default=UNSTATED_LICENSE, help="Licence of the weights, for the model card.")
 @click.option("--data-license", default="not stated", help="Licence of the training data, for the model card.")
 @click.option("--notes", type=_FILE, help="Markdown for the model card: what the model is for, and its limits.")
-@click.option("--tensorrt", is_flag=True, help="Then build TensorRT engines of it; see dmgan-export build-engine.")
+@click.option(
+    "--tensorrt",
+    is_flag=True,
+    help="Then build a TensorRT engine of each of its precisions, as build-engine does by default.",
+)
 def main(
     run: Path | None,
     output: Path,

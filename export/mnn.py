@@ -24,7 +24,7 @@ from dmgan_runtime.errors import BundleError, EngineError
 from dmgan_runtime.graphs import IMAGE, graph_interface, graph_interfaces, run_graphs
 from dmgan_runtime.manifest import GraphEntry, Role
 from dmgan_runtime.noise import draw_noise
-from dmgan_runtime.quality import decibels, psnr
+from dmgan_runtime.quality import decibels, lowest_psnr
 from dmgan_runtime.request import Batch
 from dmgan_runtime.tokenizer import Tokens
 from export.engine_folder import EngineFolder, EngineRecipe, Report, make_engine_folder
@@ -152,7 +152,7 @@ def measure_quality(bundle: Bundle, modules: Mapping[Role, MnnModule]) -> dict[R
         expected = reference.run(role, inputs, outputs)
         if role in modules:
             image = modules[role].run(inputs, ("image",))["image"]
-            worst[role] = min(worst[role], psnr(image, expected["image"]))
+            worst[role] = min(worst[role], lowest_psnr(image, expected["image"]))
         return expected
 
     for rows in _BATCHES:

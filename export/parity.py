@@ -17,7 +17,7 @@ from torch import Tensor
 from dmgan_runtime.errors import ExportError
 from dmgan_runtime.graphs import run_graphs
 from dmgan_runtime.manifest import ParityEntry, Precision, Role
-from dmgan_runtime.quality import decibels, psnr
+from dmgan_runtime.quality import decibels, lowest_psnr, psnr
 from dmgan_runtime.tokenizer import Tokens
 from dmgan_train.models import GeneratorNetwork, TextEncoder
 from export.graphs import Graph, build_graphs
@@ -72,6 +72,9 @@ def reference_case(graphs: Mapping[Role, Graph], captions: Tokens, seed: int) ->
         graphs: All of them, from `reference_graphs`, or in fp32 where that is exact enough.
         captions: One batch.
         seed: Draws the noise.
+
+    Raises:
+        ExportError: if the weights are such that something is no finite number.
     """
     random = torch.Generator().manual_seed(seed)
     known = {name: torch.from_numpy(array) for name, array in captions._asdict().items()}
@@ -86,6 +89,11 @@ def reference_case(graphs: Mapping[Role, Graph], captions: Tokens, seed: int) ->
         arguments = (inputs[entry.name] for entry in graph.inputs)
         exact = graph.reference(*(value.to(dtype) if value.is_floating_point() else value for value in arguments))
         results = {entry.name: value.float() for entry, value in zip(graph.outputs, exact, strict=True)}
+        if not all(value.isfinite().all() for value in results.values()):
+            raise ExportError(
+                f"{role} makes no finite numbers in PyTorch: its weights are damaged, or the training diverged; take"
+                " another file, or with --step an earlier snapshot"
+            )
         case.update({f"{role}.{name}": value for name, value in {**inputs, **results}.items()})
         return {name: results[name] for name in outputs}
 
@@ -126,7 +134,7 @@ def measure_parity(
 
 
 def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
-    """Measures the image's PSNR with every operator of an fp16 graph rounding, as on a GPU.
+    """Measures the worst image's PSNR with every operator of an fp16 graph rounding, as on a GPU.
 
     ONNX Runtime computes fp16 graphs in fp32 on a CPU, so what `measure_parity` sees is the weights' rounding alone.
 
@@ -135,16 +143,16 @@ def rounded_psnr(graph: Graph, cases: Sequence[Case]) -> float:
         cases: From `reference_case`.
 
     Raises:
-        ExportError: if the image is further from PyTorch's in float64 than fp16 allows.
+        ExportError: if an image is further from PyTorch's in float64 than fp16 allows.
     """
     inputs = [[case[f"{graph.role}.{entry.name}"] for entry in graph.inputs] for case in cases]
     with torch.no_grad(), RoundedProducts():
-        images = [graph(*arguments)[0].numpy().ravel() for arguments in inputs]
-    wanted = np.concatenate([case[f"{graph.role}.image"].numpy().ravel() for case in cases])
-    quality, required = psnr(np.concatenate(images), wanted), REQUIRED_PSNR["fp16"]
+        images = [graph(*arguments)[0].numpy() for arguments in inputs]
+    wanted = [case[f"{graph.role}.image"].numpy() for case in cases]
+    quality, required = min(map(lowest_psnr, images, wanted)), REQUIRED_PSNR["fp16"]
     if quality < required:
         raise ExportError(
-            f"{graph.role} in fp16, every operator rounded: the image reaches {decibels(quality)}, and"
+            f"{graph.role} in fp16, every operator rounded: an image reaches {decibels(quality)}, and"
             f" {required:g} dB are needed; no bundle was written. {_remedy('fp16')}"
         )
     return quality
@@ -157,7 +165,7 @@ def check_images(
     stage: int,
     rounded: float | None = None,
 ) -> float:
-    """Checks a stage's images that a whole bundle generated, all stages one after the other; returns their PSNR.
+    """Checks a stage's images that a whole bundle generated, all stages one after the other; returns the lowest PSNR.
 
     In fp32 the paper's three stages must be as near as one graph is. What a stage rounds goes through every later one,
     and a model that was hardly trained amplifies it there; so of stages beyond the third a PSNR is asked for, under
@@ -177,7 +185,7 @@ def check_images(
     required = rounded or REQUIRED_PSNR.get(precision, None if stage < PAPERS_STAGES else DEEP_PSNR)
     limits = _Limits(TOLERANCE if required is None else None, required)
     what = f"the bundle's image at {expected.shape[-1]} pixels in {precision}"
-    quality = psnr(images, expected)
+    quality = lowest_psnr(images, expected)
     _check(what, float(np.abs(images - expected).max()), quality, limits, _remedy(precision, rounded))
     return quality
 
@@ -200,7 +208,8 @@ def _compare(
         if got.shape != wanted.shape or got.dtype != wanted.dtype:
             raise ExportError(f"{role}.{name}: {got.dtype}{got.shape}, and PyTorch gives {wanted.dtype}{wanted.shape}")
     got, wanted = (np.concatenate([value.ravel() for value in values]) for values in (actual, expected))
-    worst, quality = float(np.abs(got - wanted).max()), psnr(got, wanted)
+    worst = float(np.abs(got - wanted).max())
+    quality = min(map(lowest_psnr, actual, expected)) if name == "image" else psnr(got, wanted)
     required = rounded or REQUIRED_PSNR.get(precision)
     limits = _Limits(
         # Features have no fixed range as images do, so their tolerance grows with their size.

@@ -19,13 +19,13 @@ from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantT
 
 from dmgan_runtime.graphs import IMAGE, run_graphs
 from dmgan_runtime.manifest import Role
-from dmgan_runtime.quality import psnr
+from dmgan_runtime.quality import lowest_psnr
 from export.graphs import Graph
 from export.parity import Case
 
-# Of the images of a stage alone, on captions of the training set.
+# Of each image of a stage alone, on captions of the training set.
 STAGE_PSNR = 44.0
-# Of every stage's images, all stages one after the other: a little over what a bundle promises
+# Of each image of every stage, all stages one after the other: a little over what a bundle promises
 # (`parity.REQUIRED_PSNR`), because an engine may round otherwise than the one here.
 END_TO_END_PSNR = 36.0
 
@@ -103,14 +103,14 @@ class Int8Stage:
         return sorted(self.convolutions, key=alone.__getitem__)
 
     def _try(self, in_fp32: Collection[str]) -> float:
-        """Writes the file with these convolutions in fp32 and returns the PSNR of the trial's images."""
+        """Writes the file with these convolutions in fp32 and returns the PSNR of the trial's worst image."""
         if set(in_fp32) == set(self.convolutions):
             shutil.copyfile(self._source, self.path)
         else:
             _quantize(self._source, self.path, self._ranges, sorted(in_fp32))
         session = self.session()
         images = [session.run(["image"], _feeds(self.graph, case))[0] for case in self._trial]
-        return psnr(np.concatenate(images), np.concatenate([_image(self.graph, case) for case in self._trial]))
+        return min(map(lowest_psnr, images, [_image(self.graph, case) for case in self._trial]))
 
 
 def write_int8(
@@ -146,7 +146,7 @@ def write_int8(
 
 
 def _image_psnrs(stages: Sequence[Int8Stage], cases: Sequence[Case], in_fp32: int | None) -> list[float]:
-    """Measures the PSNR of each stage's images in the worst case, every stage fed by the one before.
+    """Measures the PSNR of each stage's worst image, every stage fed by the one before.
 
     Args:
         stages: In the order in which they run.
@@ -164,7 +164,7 @@ def _image_psnrs(stages: Sequence[Int8Stage], cases: Sequence[Case], in_fp32: in
         # The first stage's inputs come last and so win: it has no stage before it here that could feed it.
         known = {name: value for graph in reversed(graphs.values()) for name, value in _feeds(graph, case).items()}
         for role, made in run_graphs(run, {role: graph.interface for role, graph in graphs.items()}, known, IMAGE):
-            worst[role] = min(worst[role], psnr(made["image"], _image(graphs[role], case)))
+            worst[role] = min(worst[role], lowest_psnr(made["image"], _image(graphs[role], case)))
     return list(worst.values())
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from dmgan_runtime.graphs import Interface, RunGraph, graph_interfaces, run_graphs
 from dmgan_runtime.manifest import Manifest, Role
-from dmgan_runtime.quality import psnr
+from dmgan_runtime.quality import lowest_psnr
 from export.graphs import Graph
 from export.parity import Case
 from export.precision import RoundedProducts
@@ -25,10 +25,10 @@ _NOISE = ("noise", "condition_noise")
 
 
 def bf16_psnr(folder: Path, manifest: Manifest, cases: Sequence[Case]) -> float:
-    """The lowest PSNR of a batch of the largest images, the generators one after the other, each rounded to bf16.
+    """The lowest PSNR of the largest images, the generators one after the other, each rounded to bf16.
 
-    A processor with AMX and OpenVINO 2026.4 came to 44 and 45 dB with a paper-size model of random weights, of which
-    this says 45.
+    A processor with AMX and OpenVINO 2026.4 came to 44 and 45 dB over batches of a paper-size model of random weights,
+    over which this comes to 45.
 
     Args:
         folder: The bundle's.
@@ -56,7 +56,7 @@ def bf16_psnr(folder: Path, manifest: Manifest, cases: Sequence[Case]) -> float:
 
 
 def fp16_psnr(graphs: Mapping[Role, Graph], cases: Sequence[Case]) -> float:
-    """The lowest PSNR of a batch of the largest images, the generators one after the other, each rounded to fp16.
+    """The lowest PSNR of the largest images, the generators one after the other, each rounded to fp16.
 
     Args:
         graphs: A `HalfGraph` of each generator.
@@ -81,7 +81,7 @@ def _lowest_psnr(run: RunGraph[npt.NDArray[Any]], interfaces: Mapping[Role, Inte
         known = {name: case[f"text_encoder.{name}"].numpy() for name in _TEXT}
         known |= {name: case[f"generator_0.{name}"].numpy() for name in _NOISE}
         *_, (_, outputs) = run_graphs(run, interfaces, known, {"image"})
-        qualities.append(psnr(outputs["image"], case[f"{last}.image"].numpy()))
+        qualities.append(lowest_psnr(outputs["image"], case[f"{last}.image"].numpy()))
     return min(qualities)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,7 @@ from dmgan_train.monitor import sample_name
 from dmgan_train.official import load_official_captions, load_official_generator, load_official_text_encoder
 from dmgan_train.published import digest
 from dmgan_train.run_folder import RunFolder
+from dmgan_train.settings import Settings
 from export.bundle import Model
 
 
@@ -44,7 +46,7 @@ def read_model(run: RunFolder, name: str, license_: str, step: int | None = None
             "preset": settings.preset,
             "seed": settings.seed,
             "gan_steps": steps,
-            "settings": msgspec.to_builtins(settings),
+            "settings": _publishable(settings),
         },
         samples=samples if samples.exists() else None,
         metrics={
@@ -53,6 +55,12 @@ def read_model(run: RunFolder, name: str, license_: str, step: int | None = None
         },
         captions=run.captions(),
     )
+
+
+def _publishable(settings: Settings) -> dict[str, Any]:
+    """The settings without folders of this machine: of weights from a file, the name."""
+    damsm = msgspec.structs.replace(settings.damsm, trunk_weights=Path(settings.damsm.trunk_weights).name)
+    return msgspec.to_builtins(msgspec.structs.replace(settings, damsm=damsm))
 
 
 def read_official_model(

@@ -8,7 +8,8 @@ told by how much more than its share it loses.
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,22 +65,15 @@ class _Generating(Caller):
 
 
 @contextmanager
-def busy(loops: int) -> Iterator[None]:
-    """So many processes that compute without end."""
-    others = [multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(loops)]
-    for process in others:
-        process.start()
+def busy(loops: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many processes that compute without end, until the block ends."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
     try:
-        yield
+        yield others
     finally:
         for process in others:
             process.kill()
-            process.join()
-
-
-def _spin() -> None:
-    while True:
-        pass
+            process.wait()
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,11 @@ def running_server(threads: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout is not None
         try:
-            port = int(process.stdout.readline().split("/ serves")[0].rpartition(":")[2])
+            url, started, _ = process.stdout.readline().partition("/ serves")
+            if not started:
+                log.seek(0)
+                raise SystemExit(f"dmgan-serve did not start: {log.read().decode(errors='replace').strip()}")
+            port = int(url.rpartition(":")[2])
             if not settle(lambda: get(port, "/health/ready")[0] == 200):
                 raise SystemExit(get(port, "/health/ready")[1])
             yield process, port

@@ -26,6 +26,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 State: TypeAlias = Literal["chosen", "missing", "broken", "untried"]
 
+busy_at_fork: set[str] = set()
+"""The engines that were at work in the parent when this process was forked."""
+
 PRECISIONS = ("auto", *get_args(Precision), "bf16")
 """The values of the argument `precision`."""
 

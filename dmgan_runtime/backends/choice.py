@@ -250,11 +250,10 @@ def _explained(
     opened: Backend, way: Way, considered: Sequence[Candidate], index: int, untried: Sequence[Way], why: str
 ) -> Backend:
     active = opened.active
-    chosen = way.candidate(index, "chosen", active.reason or why)
+    reason = "; ".join(filter(None, [why, active.reason]))
+    chosen = way.candidate(index, "chosen", reason)
     later = [each.candidate(index, "untried", f"{active.backend} comes first") for each in untried]
-    opened.active = replace(
-        active, reason="; ".join(filter(None, [why, active.reason])), considered=(*considered, chosen, *later)
-    )
+    opened.active = replace(active, reason=reason, considered=(*considered, chosen, *later))
     return opened
 
 

@@ -17,6 +17,7 @@ from dmgan_runtime.backends.base import (
     Array,
     EngineSettings,
     GraphBackend,
+    busy_at_fork,
     choose_precision,
     graphs_of,
     is_engines,
@@ -48,7 +49,13 @@ class OpenVinoBackend(GraphBackend):
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Loads every graph of the chosen precision."""
         super().__init__(bundle)
-        engine = _import_engine()
+        if "openvino" in busy_at_fork:
+            # It loads no graph then: the child hung in most of 8 tries (2026.4).
+            raise BackendError(
+                "openvino was at work when this process was forked, and hangs here then; start processes with spawn,"
+                " not fork"
+            )
+        engine = _ENGINE.import_package("openvino")
         self._core = _open_core(engine)
         chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "openvino on the CPU")
         if chosen == "bf16":
@@ -65,7 +72,7 @@ class OpenVinoBackend(GraphBackend):
 
     @classmethod
     def probe(cls, index: int) -> str:
-        return _version(_import_engine())
+        return _version(_ENGINE.import_package("openvino"))
 
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         program = self._program(role)
@@ -165,14 +172,6 @@ def _rows(inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
     return [{name: array[row : row + 1] for name, array in inputs.items()} for row in range(count)]
 
 
-def _import_engine() -> ModuleType:
-    try:
-        import openvino
-    except ImportError as error:
-        raise BackendError(f"openvino cannot be imported ({error}); install it with: {_ENGINE.install}") from error
-    return cast(ModuleType, openvino)
-
-
 def _open_core(engine: ModuleType) -> ov.Core:
     """A Core whose CPU plugin was loaded in a thread that is over.
 
@@ -185,8 +184,13 @@ def _open_core(engine: ModuleType) -> ov.Core:
         _capabilities(core)
         return cast("ov.Core", core)
 
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(load).result()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(load).result()
+    except RuntimeError as error:
+        raise BackendError(
+            f"openvino's CPU plugin cannot be loaded ({shortened(error)}); install it anew: {_ENGINE.install}"
+        ) from error
 
 
 def _version(engine: ModuleType) -> str:

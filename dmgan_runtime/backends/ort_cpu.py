@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from dmgan_runtime.backends.base import (
     Active,
@@ -17,9 +16,9 @@ from dmgan_runtime.backends.base import (
     is_engines,
     read_graph,
 )
-from dmgan_runtime.backends.registry import ENGINES, Engine, find_engine_row
+from dmgan_runtime.backends.registry import find_engine_row, installed_versions
 from dmgan_runtime.bundle import Bundle
-from dmgan_runtime.errors import BackendError, EngineError, SettingsError, shortened
+from dmgan_runtime.errors import EngineError, SettingsError, shortened
 from dmgan_runtime.graphs import check_tensors
 from dmgan_runtime.manifest import GraphEntry, Role, TensorEntry
 
@@ -37,7 +36,7 @@ class OrtCpuBackend(GraphBackend):
     def __init__(self, bundle: Bundle, settings: EngineSettings, roles: Collection[Role] | None = None) -> None:
         """Loads every graph of the chosen precision, or those of `roles`."""
         super().__init__(bundle)
-        engine = import_engine(_ENGINE)
+        engine = _ENGINE.import_package("onnxruntime")
         chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "onnxruntime on the CPU")
         options = session_options(engine, settings.threads, settings.options)
         self._sessions = {
@@ -49,7 +48,7 @@ class OrtCpuBackend(GraphBackend):
 
     @classmethod
     def probe(cls, index: int) -> str:
-        return str(import_engine(_ENGINE).__version__)
+        return str(_ENGINE.import_package("onnxruntime").__version__)
 
     def run(self, role: Role, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         try:
@@ -64,31 +63,9 @@ class OrtCpuBackend(GraphBackend):
         self._sessions.clear()
 
 
-def import_engine(engine: Engine) -> ModuleType:
-    """The module onnxruntime, which two packages provide.
-
-    Args:
-        engine: Whose extra to install if it is missing.
-
-    Raises:
-        BackendError: if it cannot be imported.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: {engine.install}") from error
-    return cast(ModuleType, onnxruntime)
-
-
 def installed_rivals() -> dict[str, str]:
     """The versions of the packages that provide the module onnxruntime; two of them overwrite each other."""
-    found = {}
-    for name in (name for engine in ENGINES if engine.backend == "onnxruntime" for name in engine.distributions):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: number for name, number in installed_versions().items() if name.startswith("onnxruntime")}
 
 
 def session_options(engine: ModuleType, threads: int, entries: Mapping[str, Any]) -> ort.SessionOptions:

@@ -26,7 +26,7 @@ from dmgan_runtime.backends.base import (
 )
 from dmgan_runtime.backends.gpus import find_gpu
 from dmgan_runtime.backends.graph_chain import GraphChain
-from dmgan_runtime.backends.ort_cpu import import_engine, installed_rivals, load_session, session_options
+from dmgan_runtime.backends.ort_cpu import installed_rivals, load_session, session_options
 from dmgan_runtime.backends.registry import find_engine_row
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.errors import BackendError, EngineError, shortened
@@ -100,7 +100,7 @@ class OrtCudaBackend:
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Loads every graph of the chosen precision."""
-        self._engine, self._index = import_engine(_ENGINE), settings.index
+        self._engine, self._index = _ENGINE.import_package("onnxruntime"), settings.index
         chosen = choose_precision(bundle, settings.precision, _ENGINE.precisions, "onnxruntime on a GPU")
         spec = bundle.manifest.model
         self._interfaces = graph_interfaces(spec, bundle.manifest.tokenizer.max_words)
@@ -124,7 +124,7 @@ class OrtCudaBackend:
 
     @classmethod
     def probe(cls, index: int) -> str:
-        engine = import_engine(_ENGINE)
+        engine = _ENGINE.import_package("onnxruntime")
         if _PROVIDER not in engine.get_available_providers():
             raise BackendError(f"onnxruntime {engine.__version__} here is built without CUDA; {_remedy()}")
         find_gpu(index)

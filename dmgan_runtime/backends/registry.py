@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Literal, NamedTuple, cast
 
 from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.errors import BackendError
 from dmgan_runtime.manifest import Arithmetic, ModelSpec, Role
 
 
@@ -19,12 +25,12 @@ class Engine(NamedTuple):
         implementation: The module and the class that serve with it.
         extra: What `pip install "dmgan[...]"` takes to bring it.
         distributions: The packages that it comes in.
+        oldest: The oldest version that it is tested with, major and minor; of engines with plans these say theirs.
         plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
             the `refinements`; the others are served from the bundle's ONNX files.
         precisions: What it computes in, on a GPU fastest first; empty if its plans decide.
         options: What its `engine_options` are; empty if it takes none.
-        after_fork: Whether a forked process can open it again: `always`, `if idle`, that is, if it was not at work when
-            the process was forked, or `never`.
+        survives_fork: Whether a forked process can open it again.
         auto: Whether `auto` may take it; otherwise it is for those who name it.
     """
 
@@ -34,10 +40,11 @@ class Engine(NamedTuple):
     implementation: str
     extra: str
     distributions: tuple[str, ...]
+    oldest: tuple[int, int] = (0, 0)
     plans: Literal["none", "all", "refinements"] = "none"
     precisions: tuple[Arithmetic, ...] = ()
     options: str = ""
-    after_fork: Literal["always", "if idle", "never"] = "always"
+    survives_fork: bool = True
     auto: bool = True
 
     @property
@@ -52,6 +59,28 @@ class Engine(NamedTuple):
     def device_name(self, index: int) -> str:
         """The device that it would run on, as `Active.device` has it."""
         return f"cuda:{index}" if self.device == "cuda" else self.device
+
+    def import_package(self, name: str) -> ModuleType:
+        """The engine's own Python package.
+
+        Raises:
+            BackendError: if it cannot be imported, is too old, or is nothing but a folder.
+        """
+        try:
+            package = import_module(name)
+        except (ImportError, OSError) as error:  # OSError: the package without its libraries
+            raise BackendError(f"{name} cannot be imported ({error}); install it with: {self.install}") from error
+        if getattr(package, "__path__", None) and package.__file__ is None:
+            raise BackendError(
+                f"{name} is a folder without the package ({', '.join(package.__path__)}), such as is left if two that"
+                f" share it are installed and one is removed; pip uninstall {self.distributions[0]}, rename the folder,"
+                f" then {self.install}"
+            )
+        found = tuple(map(int, re.findall(r"\d+", package.__version__)[:2]))
+        if found < self.oldest:
+            oldest = ".".join(map(str, self.oldest))
+            raise BackendError(f"{name} {package.__version__} is older than {oldest}; upgrade it with: {self.install}")
+        return package
 
     def load_class(self) -> type[Backend]:
         """The class that serves with it; its module is imported here."""
@@ -70,7 +99,7 @@ ENGINES = (
         "tensorrt",
         ("tensorrt", _CUDA_BINDINGS),
         plans="all",
-        after_fork="never",
+        survives_fork=False,
     ),
     Engine(
         "tensorrt_rtx",
@@ -80,7 +109,7 @@ ENGINES = (
         _RTX,
         (_RTX, _CUDA_BINDINGS),
         plans="all",
-        after_fork="never",
+        survives_fork=False,
     ),
     Engine(
         "onnxruntime",
@@ -89,9 +118,10 @@ ENGINES = (
         "ort_cuda:OrtCudaBackend",
         "gpu",
         ("onnxruntime-gpu",),
+        oldest=(1, 31),
         precisions=("fp16", "fp32"),
         options="options of its CUDA provider",
-        after_fork="never",
+        survives_fork=False,
     ),
     # MNN's gain is in the 3x3 convolutions of the refinement stages; ONNX Runtime is faster at the others. Beside other
     # work its threads wait for each other without end (docs/mnn.md), and a damaged plan can crash it.
@@ -113,6 +143,7 @@ ENGINES = (
         "ort_cpu:OrtCpuBackend",
         "cpu",
         ("onnxruntime",),
+        oldest=(1, 24),
         # Of fp16 graphs it computes the convolutions in fp32: good for looking at them, not for speed.
         precisions=("fp32", "fp16", "int8"),
         options="session configuration entries",
@@ -124,10 +155,9 @@ ENGINES = (
         "openvino:OpenVinoBackend",
         "openvino",
         ("openvino",),
+        oldest=(2026, 4),
         precisions=("fp32", "bf16", "int8"),
         options="properties of a compiled model",
-        # Its child hangs otherwise, in most of 8 tries, when it loads a graph (2026.4).
-        after_fork="if idle",
     ),
 )
 # What `auto` takes on a CPU, fastest first as measured (docs/benchmarks.md). int8 gains a tenth at most.
@@ -139,6 +169,15 @@ PACKAGES = tuple(dict.fromkeys(name for engine in ENGINES for name in engine.dis
 
 PLANNED = tuple(engine.backend for engine in ENGINES if engine.plans != "none")
 """The engines that serve from plans built beforehand."""
+
+
+def installed_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def find_engine_row(backend: str, device: str | None = None) -> Engine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,7 +12,7 @@ from platformdirs import user_cache_path
 
 from dmgan_runtime.atomic import replacing
 from dmgan_runtime.backends.base import MAX_THREADS
-from dmgan_runtime.backends.registry import PACKAGES
+from dmgan_runtime.backends.registry import installed_versions
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.cpus import find_processor, usable_cpus
 from dmgan_runtime.errors import shortened
@@ -30,7 +29,7 @@ class TunedWay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         precision: What it computes in.
         threads: CPU threads for one operator.
         milliseconds: The median time of one image, caption to pixels.
-        psnr_db: How near its images come to those of ONNX Runtime in fp32; None if they are equal.
+        psnr_db: How near its worst image comes to that of ONNX Runtime in fp32; None if they are equal.
     """
 
     backend: str
@@ -100,7 +99,7 @@ def circumstances() -> Circumstances:
     return Circumstances(
         processor=find_processor().description,
         cpus=usable_cpus(),
-        versions={name: number for name in PACKAGES if (number := installed_version(name))},
+        versions=installed_versions(),
     )
 
 
@@ -135,11 +134,3 @@ def _path(bundle: Bundle) -> Path:
     """A file for each bundle: one whose weights or graphs differ is another."""
     digest = hashlib.sha256(bundle.manifest.to_json()).hexdigest()
     return user_cache_path("dmgan", appauthor=False) / "tuning" / f"{digest[:32]}.json"
-
-
-def installed_version(package: str) -> str | None:
-    """The version of a package; None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

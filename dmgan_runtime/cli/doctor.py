@@ -18,9 +18,9 @@ from dmgan_runtime.backends.base import Candidate
 from dmgan_runtime.backends.choice import QUALITY, Quality
 from dmgan_runtime.backends.gpus import Gpu, find_gpus
 from dmgan_runtime.backends.ort_cpu import installed_rivals
-from dmgan_runtime.backends.registry import ENGINES, find_engine_row
+from dmgan_runtime.backends.registry import ENGINES, find_engine_row, installed_versions
 from dmgan_runtime.backends.registry import PACKAGES as ENGINE_PACKAGES
-from dmgan_runtime.backends.tuned import installed_version, write_tuning
+from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle, find_bundle
 from dmgan_runtime.cli.common import DmganCommand
 from dmgan_runtime.cli.opening import opening_options
@@ -181,6 +181,7 @@ def diagnose(
         threads: CPU threads; None takes every CPU.
     """
     gpus, gpu_trouble = _gpus()
+    versions = installed_versions(PACKAGES)
     faults = _package_faults()
     opening = partial(
         Generator.open, backend=backend, device=device, precision=precision, quality=quality, threads=threads
@@ -195,7 +196,7 @@ def diagnose(
         system=f"{platform.system()} {platform.machine()}",
         cpus=usable_cpus(),
         processor=find_processor(),
-        packages={name: installed_version(name) for name in PACKAGES},
+        packages={name: versions.get(name) for name in PACKAGES},
         gpus=gpus,
         gpu_trouble=gpu_trouble,
         engines=engines,

@@ -128,7 +128,7 @@ export class Tokenizer {
     if (!known.length) {
       throw new CaptionError(
         `no word of the caption ${quoted} is in the model's vocabulary of ` +
-          `${(this.words.length - 1).toLocaleString("en")} words; describe the picture in words that it knows`,
+          `${(this.words.length - 1).toLocaleString("en")} words; use words of its vocab.json`,
       );
     }
     const words = known.slice(0, maxWords);

@@ -172,6 +172,8 @@ def _copy_bundle(source: Bundle, target: Path) -> None:
         file.write_bytes(source.read(entry))
     for folder in engine_folders(source):
         engine, content = read_engine(source, folder)
+        if not engine.manifest.is_of(source.manifest):  # which nobody would load
+            continue
         (target / folder).mkdir(parents=True)
         (target / folder / ENGINE_MANIFEST_NAME).write_bytes(content)
         for plan in engine.manifest.plans:

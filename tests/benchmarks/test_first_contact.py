@@ -150,12 +150,14 @@ def python(name: str, code: str, limit: int = 60, needs: str = "", is_essential:
 
 def test_a_step_that_fails_or_hangs_does_not_stop_the_next(tmp_path) -> None:
     child = f"import subprocess, time; subprocess.Popen([{sys.executable!r}, '-c', {'import time; time.sleep(600)'!r}])"
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     part = Part(1, tmp_path, 300)
     began = time.monotonic()
     part.run(
         [
             python("fails", "raise SystemExit('no such thing')"),
-            python("hangs", f"{child}; print('waiting', flush=True); time.sleep(600)", 10),
+            python("hangs", f"{child}; print('waiting', flush=True); time.sleep(600)", 3),
+            python("stays", f"{deaf}; import time; print('waiting', flush=True); time.sleep(600)", 3),
             python("lacks", "", needs="PIL no_such_package"),
             python("works", "print('done')"),
         ]
@@ -166,6 +168,7 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(tmp_path) -> None:
     assert found == [
         ("fails", 1, "no such thing"),
         ("hangs", TIMED_OUT, "waiting"),
+        ("stays", TIMED_OUT, "waiting"),
         ("lacks", None, "needs no_such_package"),
         ("works", 0, "done"),
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.cli import main
-from benchmarks.http import Http
+from benchmarks.contender import BundleFolder
+from benchmarks.http import Http, Transport
 from benchmarks.report import render
 from benchmarks.results import read_result
+from dmgan_runtime.errors import EngineError
 
 
 def test_http_is_measured_beside_python(tmp_path) -> None:
@@ -38,3 +41,9 @@ def test_http_is_measured_beside_python(tmp_path) -> None:
     assert "| a PNG | precision | p50, ms | p95 | p99 | speed | images/s, 2 clients |" in render(result)
     (panel,) = Http.panels(result)
     assert [bar.entry.label for bar in panel.bars] == ["Python", "HTTP"]
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path) -> None:
+    asked = Transport("fp32", "cpu", 1, "onnxruntime", served=True)
+    with pytest.raises(EngineError, match=r"dmgan-serve did not start: .*no such bundle"):
+        asked.open(BundleFolder(tmp_path / "nothing"))

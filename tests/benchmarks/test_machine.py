@@ -5,7 +5,7 @@ import os
 import pytest
 
 from benchmarks import machine
-from benchmarks.machine import installed, measure_matrix_rates, measure_others
+from benchmarks.machine import measure_matrix_rates, measure_others
 from tests.benchmarks.fakes import environment
 
 
@@ -28,7 +28,3 @@ def test_the_work_of_others_is_counted_in_cpus(monkeypatch) -> None:
     monkeypatch.setattr(machine, "_busy_ticks", lambda: next(ticks))
     monkeypatch.setattr(machine.time, "sleep", lambda _: None)
     assert measure_others(2.0) == 1.5
-
-
-def test_only_what_is_installed_has_a_version() -> None:
-    assert list(installed(["numpy", "no-such-package-here"])) == ["numpy"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dmgan_runtime import EngineError, engine_handle
-from dmgan_runtime.backends.base import Backend
+from dmgan_runtime.backends.base import Backend, busy_at_fork
 from dmgan_runtime.engine_handle import EngineHandle
 from dmgan_runtime.graphs import IMAGE
 from dmgan_runtime.request import Batch
@@ -24,7 +24,7 @@ from tests.dmgan_runtime.stand_ins import StandInBackend
 TIMEOUT = 20
 
 
-def never(busy: bool) -> Backend:
+def never() -> Backend:
     raise AssertionError("it was opened again")
 
 
@@ -165,19 +165,19 @@ def test_a_use_that_is_interrupted_between_any_two_lines_keeps_nobody_waiting() 
 
 
 @needs_fork
-def test_a_child_knows_whether_the_engine_was_at_work() -> None:
-    told: list[bool] = []
-    backend = StandInBackend()
-    backend.active = replace(backend.active, backend="busy engine")
-    handle = EngineHandle(backend, lambda busy: told.append(busy) or StandInBackend())  # type: ignore[arg-type,func-returns-value]
+def test_a_child_knows_which_engines_were_at_work() -> None:
+    handles = []
+    for name in ("idle engine", "busy engine"):
+        backend = StandInBackend()
+        backend.active = replace(backend.active, backend=name)
+        handles.append(EngineHandle(backend, never))  # type: ignore[arg-type]
 
-    def use() -> None:
-        with handle.use():
-            assert told == [True]
+    def look() -> None:
+        assert busy_at_fork == {"busy engine"}
 
-    with handle.use():
-        in_fork(use)
-    assert told == []
+    with handles[1].use():
+        in_fork(look)
+    assert not busy_at_fork
 
 
 def test_32_threads_and_a_close_never_meet() -> None:
@@ -205,7 +205,7 @@ def test_32_threads_and_a_close_never_meet() -> None:
 @needs_fork
 def test_after_a_fork_the_inherited_engine_is_left_alone() -> None:
     inherited, fresh = StandInBackend(), StandInBackend()
-    handle = EngineHandle(inherited, lambda busy: fresh)  # type: ignore[arg-type,return-value]
+    handle = EngineHandle(inherited, lambda: fresh)  # type: ignore[arg-type,return-value]
 
     def use() -> None:
         with handle.use() as lent:

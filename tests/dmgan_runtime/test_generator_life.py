@@ -185,7 +185,7 @@ class TestFork:
     def test_a_gpu_is_refused_with_its_remedy(self, bundle: Path, generator: Generator) -> None:
         active = dataclasses.replace(generator.active, backend="onnxruntime", device="cuda:0")
         with pytest.raises(EngineError, match="onnxruntime cannot use a GPU in a forked process; start processes with"):
-            reopen(bundle, {}, generator.manifest, active, busy=False)
+            reopen(bundle, {}, generator.manifest, active)
 
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
     def test_the_same_engine_is_opened_whatever_was_asked(
@@ -193,14 +193,21 @@ class TestFork:
     ) -> None:
         active = dataclasses.replace(generator.active, backend=backend)
         asked = {"backend": "auto", "device": "auto", "precision": "auto", "threads": 1}
-        again = reopen(bundle, asked, generator.manifest, active, busy=False)
+        again = reopen(bundle, asked, generator.manifest, active)
         assert (again.active.backend, again.active.device, again.active.precision) == (backend, "cpu", "fp32")
         again.close()
 
-    def test_openvino_that_was_at_work_is_refused(self, bundle: Path, generator: Generator) -> None:
+    def test_openvino_that_was_at_work_is_refused_also_to_who_opens_anew(
+        self, bundle: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dmgan_runtime.backends.openvino.busy_at_fork", {"openvino"})
         active = dataclasses.replace(generator.active, backend="openvino")
         with pytest.raises(EngineError, match="openvino was at work when this process was forked"):
-            reopen(bundle, {}, generator.manifest, active, busy=True)
+            reopen(bundle, {"backend": "auto"}, generator.manifest, active)
+        with pytest.raises(BackendError, match=r"openvino was at work .*; start processes with spawn"):
+            Generator.open(bundle, backend="openvino")
+        with Generator.open(bundle) as other:
+            assert other.active.backend == "onnxruntime"
 
     def test_an_engine_that_is_gone_is_an_error(
         self, bundle: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
@@ -208,7 +215,7 @@ class TestFork:
         active = dataclasses.replace(generator.active, backend="openvino")
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(EngineError, match=r"forked process \(.*openvino.*\); start processes with spawn"):
-            reopen(bundle, {"backend": "openvino", "threads": 1}, generator.manifest, active, busy=False)
+            reopen(bundle, {"backend": "openvino", "threads": 1}, generator.manifest, active)
 
 
 class TestEngineFailures:

@@ -89,7 +89,7 @@ def test_it_is_known_at_once_what_is_taken(caption: str, taken: bool) -> None:
         ("", "has no words"),
         ("... " * 2000, "has no words"),
         ("birt zebra wing", "did you mean 'bird' or 'wing_2'"),
-        ("z" * 9000, "; describe the picture in words that it knows"),
+        ("z" * 9000, "; use words of its vocab.json"),
         ("a" * (MAX_CAPTION_CHARACTERS + 1), "10,001 characters"),
         (b"a bird", "not bytes"),
         (None, "not NoneType"),

@@ -12,7 +12,7 @@ from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.tuning import Measured, tune
 
-IMAGES = np.linspace(-1, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
+IMAGES = np.tile(np.linspace(-1, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8), (4, 1, 1, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,14 @@ def test_engines_that_all_fail_over_the_bundle_are_the_error(bundle: Path, monke
     monkeypatch.setattr(tuning, "_measure", fail)
     with pytest.raises(EngineError, match="the graph is no graph"):
         tune(bundle, print)
+
+
+def test_other_images_than_those_of_one_colour_are_not_equal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON has no -inf, and null stands for images that are equal."""
+    images = {"onnxruntime": np.zeros_like(IMAGES), "openvino": np.ones_like(IMAGES)}
+    monkeypatch.setattr(tuning, "_measure", lambda path, backend, *_: Measured(1.0, images.get(backend, IMAGES)))
+    result = tune(bundle, lambda _: None)
+    assert {way.psnr_db for way in result.ways if way.backend == "openvino"} == {0.0}
 
 
 @pytest.mark.usefixtures("without_bf16")

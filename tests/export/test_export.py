@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -71,6 +72,13 @@ def test_a_bundle_knows_what_it_generated(bundle) -> None:
         result = run_self_test(generator)
     assert result.difference is not None
     assert result.difference <= result.tolerance
+
+
+def test_no_folder_of_this_machine_is_published(run, monkeypatch) -> None:
+    settings = run.settings()
+    damsm = msgspec.structs.replace(settings.damsm, trunk_weights="/home/me/trunk.pth")
+    monkeypatch.setattr(run, "settings", lambda: msgspec.structs.replace(settings, damsm=damsm))
+    assert read_model(run, "squares", "-").provenance["settings"]["damsm"]["trunk_weights"] == "trunk.pth"
 
 
 def test_a_bundle_is_never_changed(bundle, run) -> None:

@@ -54,6 +54,16 @@ def test_a_psnr_just_under_its_limit_does_not_read_as_the_limit() -> None:
         check_images(close, NOISE, "int8", 0)
 
 
+def test_one_bad_image_is_not_hidden_by_good_ones() -> None:
+    expected = np.repeat(NOISE, 16, axis=0)
+    images = expected.copy()
+    images[7] += np.float32((NOISE.max() - NOISE.min()) * 10 ** (-30 / 20))
+    assert psnr(images, expected) > 40
+    assert check_images(expected[:7], expected[:7], "int8", 0) == math.inf
+    with pytest.raises(ExportError, match=r"\((30\.0|29\.9) dB\), and 35 dB are needed"):
+        check_images(images, expected, "int8", 0)
+
+
 def test_the_reference_is_what_float64_gives() -> None:
     spec = ModelSpec(base_resolution=16, generator_channels=4, text_features=8, noise_features=4, memory_features=4)
     encoder, generator = TextEncoder(9, spec).eval(), GeneratorNetwork(spec).eval()
@@ -65,6 +75,15 @@ def test_the_reference_is_what_float64_gives() -> None:
     with torch.no_grad():
         exact = graphs["generator_1"](feeds[0].double(), feeds[1].double(), feeds[2])
     assert torch.equal(case["generator_1.image"], exact[0].float())
+
+
+def test_weights_that_are_no_numbers_are_the_files_fault() -> None:
+    spec = ModelSpec(base_resolution=16, generator_channels=4, text_features=8, noise_features=4, memory_features=4)
+    encoder, generator = TextEncoder(9, spec).eval(), GeneratorNetwork(spec).eval()
+    weight = next(parameter for name, parameter in generator.named_parameters() if name.endswith("weight"))
+    weight.data.flatten()[0] = math.nan
+    with pytest.raises(ExportError, match=r"generator_0 makes no finite numbers .* weights are damaged"):
+        reference_case(reference_graphs(encoder, generator, 5), random_captions(9, 5)[0], seed=1)
 
 
 def test_stages_beyond_the_papers_may_amplify_what_those_before_them_round() -> None:

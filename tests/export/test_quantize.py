@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from dmgan_runtime.quality import psnr
+from dmgan_runtime.quality import lowest_psnr
 from export import quantize
 from export.quantize import Int8Stage, write_int8
 
@@ -46,7 +46,7 @@ def worst_end_to_end(stages, files) -> float:
         features = None
         for graph, path in zip(stages.graphs, files, strict=True):
             picture, features = image(path, graph.role, case, features)
-            qualities.append(psnr(picture, case[f"{graph.role}.image"].numpy()))
+            qualities.append(lowest_psnr(picture, case[f"{graph.role}.image"].numpy()))
     return min(qualities)
 
 
@@ -68,7 +68,7 @@ def test_layers_that_spoil_a_stage_stay_in_fp32(stages, files, monkeypatch) -> N
     monkeypatch.setattr(quantize, "STAGE_PSNR", 0.0)
     assert not any(layers.in_fp32 for layers in quantize_all(stages, files).values())
     reached = [
-        psnr(
+        lowest_psnr(
             np.concatenate([image(path, graph.role, case)[0] for case in stages.cases[:2]]),
             np.concatenate([case[f"{graph.role}.image"].numpy() for case in stages.cases[:2]]),
         )

@@ -1,6 +1,5 @@
 """Engines are timed beside loops that have the CPUs, and the loops end."""
 
-import multiprocessing
 import time
 from pathlib import Path
 
@@ -16,13 +15,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_loops_compute_and_end_with_what_they_are_beside() -> None:
-    with busy(2):
-        first, second = multiprocessing.active_children()
+    with busy(2) as (first, second):
         began = time.monotonic()
         while min(cpu_seconds(first.pid), cpu_seconds(second.pid)) < 0.2:
             assert time.monotonic() - began < 60
             time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    assert None not in (first.returncode, second.returncode)
 
 
 def test_the_command_tells_of_each_number_of_loops(tmp_path) -> None:

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, cast
 
@@ -42,9 +41,9 @@ class TensorRtBackend:
         spec = bundle.manifest.model
         self._roles = spec.roles
         self._resolutions = dict(zip(spec.generator_roles, spec.resolutions, strict=True))
-        self._max_batch = found.manifest.profile.max
-        self._module = _import_engine(self.name)
+        self._module = find_engine_row(self.name).import_package(self.name)
         self._log = new_log(self._module)
+        self._max_batch = found.manifest.profile.max
         self._cuda = Cuda(import_runtime(), settings.index)
         self._cuda.enter_thread()
         interfaces = graph_interfaces(spec, bundle.manifest.tokenizer.max_words)
@@ -70,8 +69,11 @@ class TensorRtBackend:
             raise BackendError(f"{cls.name} is not installed; {_remedy(cls.name)}")
         # Before the import, which is slow, and in vain without a GPU.
         gpu = find_gpu(index)
-        _import("cuda-bindings", cls.name, import_runtime)
-        module = _import_engine(cls.name)
+        try:
+            import_runtime()
+        except (ImportError, OSError) as error:  # OSError: the package without its libraries
+            raise BackendError(f"cuda-bindings cannot be imported ({error}); {_remedy(cls.name)}") from error
+        module = find_engine_row(cls.name).import_package(cls.name)
         cls._check_gpu(module, gpu)
         return str(module.__version__)
 
@@ -203,17 +205,6 @@ class TensorRtRtxBackend(TensorRtBackend):
         if capture:
             config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return partial(engine.create_execution_context, config)
-
-
-def _import_engine(name: str) -> Any:
-    return _import(name, name, lambda: import_module(name))
-
-
-def _import(package: str, engine: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except (ImportError, OSError) as error:  # OSError: the package without its libraries
-        raise BackendError(f"{package} cannot be imported ({error}); {_remedy(engine)}") from error
 
 
 def _remedy(name: str) -> str:

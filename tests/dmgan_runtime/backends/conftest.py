@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dmgan_runtime.backends import ort_cuda
+from dmgan_runtime.backends.registry import Engine
 from dmgan_runtime.backends.tensorrt import backend
 from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
 from tests.dmgan_runtime.backends.fake_onnxruntime import FakeOnnxRuntime
@@ -28,11 +30,12 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """The fakes, in place; afterwards nothing of the GPU's is left."""
     fake = FakeCuda()
     modules = {name: fake_tensorrt(fake) for name in ("tensorrt", "tensorrt_rtx")}
-    monkeypatch.setattr(backend, "import_module", lambda name: modules[name])
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(backend, "find_spec", lambda name: modules[name])
     monkeypatch.setattr(backend, "import_runtime", lambda: fake)
-    for module in (backend, ort_cuda):
-        monkeypatch.setattr(module, "find_gpu", lambda index: GPU)
+    for user in (backend, ort_cuda):
+        monkeypatch.setattr(user, "find_gpu", lambda index: GPU)
     yield fake
     gc.collect()
     assert [left for left in (fake.device, fake.pinned, fake.graphs, fake.streams, fake.captures) if left] == []
@@ -48,7 +51,8 @@ def engine_bundle(own_bundle: Path) -> Path:
 def fake_ort(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOnnxRuntime]:
     """ONNX Runtime with a CUDA provider; afterwards nothing of the GPU's is left."""
     fake = FakeOnnxRuntime()
-    monkeypatch.setattr(ort_cuda, "import_engine", lambda extra: fake)
+    real = Engine.import_package
+    monkeypatch.setattr(Engine, "import_package", lambda row, name: fake if row.device == "cuda" else real(row, name))
     monkeypatch.setattr(ort_cuda, "find_gpu", lambda index: GPU)
     yield fake
     gc.collect()

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
-from dmgan_runtime.backends.registry import ENGINES
+import pytest
+
+from dmgan_runtime import BackendError, Generator
+from dmgan_runtime.backends.registry import ENGINES, PACKAGES, find_engine_row, installed_versions
+from dmgan_runtime.cli.doctor import probe_engines
+
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def test_every_engine_has_a_home() -> None:
@@ -27,7 +35,56 @@ def test_the_documentation_has_the_table() -> None:
 
 
 def test_every_extra_is_in_the_package_and_brings_the_engine() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     for engine in ENGINES:
         brought = {re.split(r"[\[<>=;, ]", one)[0] for one in project["optional-dependencies"][engine.extra]}
         assert set(engine.distributions) <= brought
+
+
+def test_only_what_is_installed_has_a_version() -> None:
+    assert list(installed_versions(["numpy", "no-such-package-here"])) == ["numpy"]
+    assert set(installed_versions()) <= set(PACKAGES)
+
+
+def test_the_oldest_version_is_the_one_that_the_extra_asks_for() -> None:
+    extras = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for engine in ENGINES:
+        if engine.plans == "none":
+            assert any(
+                re.fullmatch(rf"{engine.distributions[0]}(\[.*\])?>={'.'.join(map(str, engine.oldest))}", each)
+                for each in extras[engine.extra]
+            )
+
+
+@pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "cpu"), ("openvino", "openvino")])
+class TestPackagesThatAreOfNoUse:
+    """Each is an engine that cannot be had here, with its remedy, and the next one serves."""
+
+    def check(self, bundle: Path, name: str, message: str) -> None:
+        with pytest.raises(BackendError, match=message):
+            Generator.open(bundle, backend=name, device="cpu")
+        with Generator.open(bundle) as generator:
+            assert generator.active.backend == {"onnxruntime": "openvino", "openvino": "onnxruntime"}[name]
+        (found,) = (each for each in probe_engines() if (each.backend, each.device) == (name, "cpu"))
+        assert found.state == "missing"
+        assert re.search(message, found.verdict)
+
+    def test_a_folder_that_is_left_of_one(
+        self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, extra: str
+    ) -> None:
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        monkeypatch.delitem(sys.modules, name)
+        self.check(
+            bundle,
+            name,
+            rf"{name} is a folder without the package \(.*{name}\).*; pip uninstall {name}, rename the folder, then pip"
+            rf' install "dmgan\[{extra}\]"',
+        )
+
+    def test_one_that_is_too_old(self, bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str, extra: str) -> None:
+        old = ModuleType(name)
+        old.__version__ = {"onnxruntime": "1.9.0", "openvino": "2023.0.2-11065-e662b1a3301-releases/2023/0"}[name]
+        monkeypatch.setitem(sys.modules, name, old)
+        oldest = ".".join(map(str, find_engine_row(name, "cpu").oldest))
+        self.check(bundle, name, rf'{name} .* is older than {oldest}; upgrade it with: pip install "dmgan\[{extra}\]"')

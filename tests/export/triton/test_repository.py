@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def test_a_zip_becomes_a_folder_and_engines_come_along(bundle: Path, tmp_path: P
     copied = files(tmp_path / "of-own" / "tiny" / "1" / "bundle")
     engine = {f"engines/some/{name}" for name in files(own / "engines" / "some")} - {"engines/some/notes.txt"}
     assert copied.keys() - files(bundle).keys() == engine
+
+
+def test_an_engine_of_other_graphs_stays_behind(bundle: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(bundle, tmp_path / "own"))
+    (own / "engines").mkdir()
+    description = write_engine(bundle, own / "engines" / "some") / "engine.json"
+    plan = json.loads(description.read_text())["plans"][0]
+    description.write_text(description.read_text().replace(plan["onnx_sha256"], "0" * 64))
+    write(own, tmp_path / "models")
+    assert files(tmp_path / "models" / "tiny" / "1" / "bundle") == files(bundle)
 
 
 def test_an_engine_brings_no_file_of_the_machine_along(bundle: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ from tests.dmgan_runtime.backends.fake_cuda import FakeCuda
 from tests.dmgan_runtime.backends.fakes import GPU, fake_tensorrt
 cuda = FakeCuda()
 module = fake_tensorrt(cuda)
-backend.import_module = backend.find_spec = lambda name: module
+sys.modules["tensorrt"], backend.find_spec = module, lambda name: module
 backend.import_runtime, backend.find_gpu = lambda: cuda, lambda index: GPU
 served = Generator.open(sys.argv[1], backend="tensorrt")
 served.generate("round")
