@@ -30,9 +30,9 @@ demo: $(VENV)/ready
 	@echo "The pictures: $(DEMO)/emoji.png (the packaged model) and $(DEMO)/birds.png (trained just now)"
 
 ## test: style, types, import rules and tests
-# Threads of PyTorch that spin while they wait take the processor from each other on a machine that is shared.
+# Two workers are enough for two CPUs: threads of PyTorch beside them would only wait for each other.
 test: lint node-modules
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 ## node-modules: what the tests of dmgan_runtime/web need, if npm is there; without it they are skipped by name
 node-modules: $(if $(shell command -v npm),$(NODE)/ready)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +45,12 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Graphs that were exported, for those who need the same ones."""
-    return tmp_path_factory.mktemp("exports")
+    """Graphs that were exported, for those who need the same ones: pytest-xdist's workers share them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("exports")
+    shared = tmp_path_factory.getbasetemp().parent / "exports"
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 @pytest.fixture(scope="session")

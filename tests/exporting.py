@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dmgan_runtime.atomic import replacing
 from export import graph_files
 from export.graphs import Graph
 from export.onnx_file import quiet_exporter, write_onnx
@@ -28,7 +29,8 @@ def exported_once(folder: Path) -> Iterator[None]:
         kept = folder / f"{_fingerprint(graph)}.onnx"
         if not kept.exists():
             write_onnx(graph, path)
-            shutil.copyfile(path, kept)
+            with replacing(kept) as scratch:  # the other worker may want the same one
+                shutil.copyfile(path, scratch)
         shutil.copyfile(kept, path)
 
     with pytest.MonkeyPatch.context() as patch:

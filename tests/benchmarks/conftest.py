@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.building import MODEL_NAME, build_model
 from benchmarks.contender import BenchmarkModel
+from benchmarks.machine import measure_others
 from dmgan_train.run_folder import RunFolder
 
 
@@ -16,6 +17,13 @@ def model(run: RunFolder, bundle: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("model") / "squares"
     build_model("squares", run.root, bundle, folder, "cpu")
     return msgspec.json.decode((folder / MODEL_NAME).read_bytes(), type=BenchmarkModel)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_looks_at_others() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_others, "__defaults__", (0.05,))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

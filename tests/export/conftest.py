@@ -9,8 +9,8 @@ import torch
 
 from dmgan_runtime.manifest import ModelSpec
 from dmgan_train.models import GeneratorNetwork, TextEncoder
+from export import graph_files
 from export.graphs import Graph, build_graphs
-from export.onnx_file import write_onnx
 from export.parity import Case, random_captions, reference_case, reference_graphs
 from export.quantize import Int8Stage, write_int8
 from export.reparameterize import reparameterize
@@ -50,7 +50,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     folder = tmp_path_factory.mktemp("int8")
     sources = [folder / f"{graph.role}.onnx" for graph in graphs]
     for graph, source in zip(graphs, sources, strict=True):
-        write_onnx(graph, source)
+        graph_files.write_onnx(graph, source)
     written = reference_graphs(encoder, generator, 6)
     cases = [reference_case(written, words, seed) for seed, words in enumerate(random_captions(9, 6))]
     return Stages(graphs, sources, cases)

@@ -184,33 +184,35 @@ def test_packaged_models_have_names() -> None:
     ("abilities", "shown"),
     [(None, "abilities unknown"), (("AVX2", "VNNI"), "AVX2, VNNI"), ((), "none that engines use")],
 )
-def test_the_processor_is_shown(monkeypatch: pytest.MonkeyPatch, abilities: tuple[str, ...] | None, shown: str) -> None:
+def test_the_processor_is_shown(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, abilities: tuple[str, ...] | None, shown: str
+) -> None:
     monkeypatch.setattr(diagnosis, "find_processor", lambda: Processor("A chip", abilities))
-    lines = doctor().stdout.splitlines()
+    lines = doctor(bundle).stdout.splitlines()
     assert lines[1] == f"Processor A chip: {shown}"
-    report = diagnosed()
+    report = diagnosed(bundle)
     assert report["processor"] == {
         "name": "A chip",
         "abilities": None if abilities is None else list(abilities),
     }
 
 
-def test_two_packages_that_overwrite_each_other_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_packages_that_overwrite_each_other_are_a_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "installed_rivals", lambda: {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
-    result = doctor()
+    result = doctor(bundle)
     assert result.exit_code == 1
     assert "FAULT: onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed" in result.stdout
     assert "pip uninstall onnxruntime onnxruntime-gpu" in result.stdout
 
 
-def test_no_engine_at_all_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_engine_at_all_is_a_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
         @classmethod
         def probe(cls, index: int) -> str:
             raise BackendError("not installed")
 
     monkeypatch.setattr(Engine, "load_class", lambda engine: Missing)
-    result = doctor()
+    result = doctor(bundle)
     assert result.exit_code == 1
     assert 'FAULT: no engine is installed; install one with: pip install "dmgan[cpu]"' in result.stdout
 
@@ -233,12 +235,12 @@ def test_a_gpu_engine_that_is_here_and_fails_is_a_fault(bundle: Path, monkeypatc
     assert "generated 32 pixels" in result.stdout
 
 
-def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_listed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "find_gpus", lambda: (Gpu(0, "NVIDIA L4", 89, "13.0"),))
-    assert "  cuda:0  NVIDIA L4, sm_89, driver for CUDA 13.0" in doctor().stdout
-    assert diagnosed()["gpus"] == [{"index": 0, "name": "NVIDIA L4", "compute_capability": 89, "cuda": "13.0"}]
+    assert "  cuda:0  NVIDIA L4, sm_89, driver for CUDA 13.0" in doctor(bundle).stdout
+    assert diagnosed(bundle)["gpus"] == [{"index": 0, "name": "NVIDIA L4", "compute_capability": 89, "cuda": "13.0"}]
     monkeypatch.setattr(diagnosis, "find_gpus", lambda: ())
-    assert "  none: the NVIDIA driver shows none" in doctor().stdout
+    assert "  none: the NVIDIA driver shows none" in doctor(bundle).stdout
 
 
 def test_help_states_the_exit_codes() -> None:
