@@ -32,6 +32,8 @@ _STRANGE: dict[str, tuple[int, ...]] = {"model": (20, 25), "graph": (15,), "attr
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_BYTES = 10
+# Where it stands, ONNX Runtime reads the file as one of its own format, in which nothing here would be looked at.
+_ORT_FORMAT, _ORT_FORMAT_PLACE = b"ORTM", 4
 _MAX_KEY = 2**32 - 1  # some readers drop the bits above, and would take it for another field
 _SHOWN = 40
 
@@ -59,6 +61,8 @@ def check_onnx_file(content: bytes, where: str) -> None:
         EngineError: if it is such a file, or is no protocol buffer, which no engine would load either.
     """
     try:
+        if content.startswith(_ORT_FORMAT, _ORT_FORMAT_PLACE):
+            raise ValueError("it says that it is one of ONNX Runtime's own format")
         _check(content, 0, len(content), "model", where)
     except (IndexError, ValueError) as error:
         raise EngineError(

@@ -189,33 +189,34 @@ class Folder {
  * @returns {Promise<{content: Uint8Array, size: number}>}
  */
 async function download(url, where, most, fetch, arrived) {
-  /** @type {Uint8Array[]} */
-  const parts = [];
-  let size = 0;
-  try {
-    const response = await fetch(url);
-    if (response.status === 404 || response.status === 410) {
-      throw new BundleError(`${where}: missing; pass a whole bundle, a folder or .zip that dmgan-export wrote`);
-    }
-    if (!response.ok || !response.body) throw new Error(`the server says ${response.status} ${response.statusText}`);
-    const reader = response.body.getReader();
-    for (let step = await reader.read(); !step.done; step = await reader.read()) {
-      parts.push(step.value);
-      size += step.value.length;
-      arrived?.(step.value.length);
-      if (size > most) {
-        await reader.cancel();
-        break;
-      }
-    }
-  } catch (error) {
-    if (error instanceof BundleError) throw error;
+  /** @type {(error: unknown) => never} */
+  const unreadable = (error) => {
     const cause = error instanceof Error && error.cause ? `: ${reason(error.cause)}` : "";
     throw new BundleError(
       `${where}: cannot be read (${reason(error)}${cause}); check the address and the connection, or copy the bundle` +
         " again from where it came",
       { cause: error },
     );
+  };
+  const response = await Promise.resolve(url).then(fetch).catch(unreadable);
+  if (response.status === 404 || response.status === 410) {
+    throw new BundleError(`${where}: missing; pass a whole bundle, a folder or .zip that dmgan-export wrote`);
+  }
+  if (!response.ok || !response.body) unreadable(new Error(`the server says ${response.status} ${response.statusText}`));
+  /** @type {Uint8Array[]} */
+  const parts = [];
+  let size = 0;
+  const reader = response.body.getReader();
+  try {
+    while (size <= most) {
+      const { done, value } = await reader.read().catch(unreadable);
+      if (done) break;
+      parts.push(value);
+      size += value.length;
+      arrived?.(value.length);
+    }
+  } finally {
+    await reader.cancel().catch(() => {}); // does nothing at its end
   }
   const content = new Uint8Array(size);
   let place = 0;

@@ -1,6 +1,7 @@
 /** ONNX Runtime's build for the web, which runs the graphs: one at a time, whoever asks. */
 
 import { BackendError, DmganError, EngineError, reason, SettingsError } from "./errors.js";
+import { checkTensors } from "./graphs.js";
 
 /**
  * @typedef {"wasm" | "webgpu"} Device
@@ -20,6 +21,13 @@ async function importRuntime(device) {
   if (globalThis.process?.versions?.node) return import("onnxruntime-web");
   return import("onnxruntime-web/wasm");
 }
+
+/**
+ * It reads its settings once, and what is changed later breaks the sessions that are there.
+ *
+ * @type {WeakSet<Runtime>}
+ */
+const prepared = new WeakSet();
 
 /** The loaded graphs of a bundle. */
 export class Engine {
@@ -69,10 +77,13 @@ export class Engine {
           " module as `runtime`",
       );
     }
-    const { wasm } = runtime.env;
-    if (threads !== undefined) wasm.numThreads = threads;
-    // In a worker, so that a page that draws its stages does not freeze while the next one is computed.
-    wasm.proxy = device === "wasm" && typeof document !== "undefined";
+    if (!prepared.has(runtime)) {
+      prepared.add(runtime);
+      const { wasm } = runtime.env;
+      if (threads !== undefined) wasm.numThreads = threads;
+      // In a worker, so that a page that draws its stages does not freeze while the next one is computed.
+      wasm.proxy = device === "wasm" && typeof document !== "undefined";
+    }
     return new Engine(runtime, device);
   }
 
@@ -83,23 +94,27 @@ export class Engine {
   }
 
   /**
-   * Loads a graph.
+   * Loads a graph, which must be what the manifest says.
    *
-   * @param {string} role
+   * @param {import("./manifest.js").GraphEntry} graph
    * @param {Uint8Array} content
    * @param {string} where Names it in messages.
    */
-  async load(role, content, where) {
+  async load(graph, content, where) {
+    let session;
     try {
       /** @type {import("onnxruntime-common").InferenceSession.SessionOptions} */
       const options = { executionProviders: [this.device], logSeverityLevel: 3 }; // errors, no advice
-      this.#sessions.set(role, await this.runtime.InferenceSession.create(content, options));
+      session = await this.runtime.InferenceSession.create(content, options);
     } catch (error) {
       throw new EngineError(
         `${where}: ONNX Runtime ${this.version} cannot load it on ${this.device} (${reason(error)}); use another` +
           " device, or export the bundle again",
       );
     }
+    this.#sessions.set(graph.role, session);
+    checkTensors(session.inputMetadata.map(entry), graph.inputs, `${where}, inputs`);
+    checkTensors(session.outputMetadata.map(entry), graph.outputs, `${where}, outputs`);
   }
 
   /**
@@ -144,4 +159,16 @@ export class Engine {
     this.#sessions.clear();
     for (const session of sessions) await session.release();
   }
+}
+
+/**
+ * An input or output of a session as the manifest has it.
+ *
+ * @param {import("onnxruntime-common").InferenceSession.ValueMetadata} value
+ * @returns {import("./manifest.js").TensorEntry}
+ */
+function entry(value) {
+  if (!value.isTensor) return { name: value.name, dtype: "no tensor", shape: [] };
+  const shape = value.shape.map((side) => (typeof side === "number" ? side : "batch"));
+  return { name: value.name, dtype: value.type, shape };
 }

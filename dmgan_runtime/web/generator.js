@@ -69,7 +69,7 @@ export class Generator {
     const engine = await opening;
     try {
       for (const graph of graphs) {
-        await engine.load(graph.role, await bundle.graph(graph, arrived), `${bundle.where}/${graph.file.path}`);
+        await engine.load(graph, await bundle.graph(graph, arrived), `${bundle.where}/${graph.file.path}`);
       }
     } catch (error) {
       await engine.close();
@@ -122,8 +122,9 @@ export class Generator {
     if (seeds !== undefined && seed === undefined) {
       throw new SettingsError(`seeds are ${String(seeds)}; pass one seed, or the first and the last: [a, b]`);
     }
-    for (const name of ["seed", "attention"]) {
-      if (name in options) throw new SettingsError(`there is no option ${name}; pass seeds, steps or resolution`);
+    for (const name of Object.keys(options)) {
+      if (["resolution", "truncation", "condition"].includes(name)) continue;
+      throw new SettingsError(`there is no option ${name}; pass seeds, steps, resolution, truncation or condition`);
     }
     const checked = this.#check({ ...options, seed });
     const noises = [checked.seed, lastSeed === undefined ? checked.seed : checkSeed(lastSeed)];

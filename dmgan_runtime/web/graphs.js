@@ -66,14 +66,25 @@ export function checkInterfaces(manifest, where) {
   for (const graph of manifest.graphs) {
     const expected = graphInterface(graph.role, manifest.model, manifest.tokenizer.max_words);
     for (const part of /** @type {const} */ (["inputs", "outputs"])) {
-      const [found, wanted] = [graph[part].map(describe), expected[part].map(describe)];
-      if (found.toSorted().join() !== wanted.toSorted().join()) {
-        throw new BundleError(
-          `${where}: graph ${graph.file.path}, ${part}: found ${shortened(found.join(", ") || "none")}, but expected ` +
-            `${wanted.join(", ")}; export the bundle again with this version of dmgan`,
-        );
-      }
+      checkTensors(graph[part], expected[part], `${where}: graph ${graph.file.path}, ${part}`);
     }
+  }
+}
+
+/**
+ * Checks that tensors are those that are wanted, in any order.
+ *
+ * @param {TensorEntry[]} tensors
+ * @param {TensorEntry[]} expected
+ * @param {string} where Names them in messages.
+ */
+export function checkTensors(tensors, expected, where) {
+  const [found, wanted] = [tensors.map(describe), expected.map(describe)];
+  if ([...found].sort().join() !== [...wanted].sort().join()) {
+    throw new BundleError(
+      `${where}: found ${shortened(found.join(", ") || "none")}, but expected ${wanted.join(", ")}; export the bundle` +
+        " again with this version of dmgan",
+    );
   }
 }
 

@@ -134,7 +134,7 @@ const precision = oneOf("fp32", "fp16", "int8");
 const file = object(
   {
     path: text,
-    bytes: whole(0),
+    bytes: (value, path, newer) => Number(whole(0)(value, path, newer)),
     sha256: (value, path) =>
       /^[0-9a-f]{64}$/.test(text(value, path, false)) ? value : refuse("Expected `str` of 64 of 0-9 and a-f", path),
   },
@@ -319,7 +319,7 @@ const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/gs;
 
 /**
  * Parses JSON in which whole numbers of 16 digits and more become BigInts: a seed may have 64 bits, and `JSON.parse`
- * alone would round it.
+ * alone would round it. Halves of characters, which no UTF-8 has, are refused.
  *
  * @param {string} text
  * @returns {any}
@@ -327,7 +327,10 @@ const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/gs;
 export function parseJson(text) {
   const mark = crypto.randomUUID(); // so no text of the file is taken for a number
   const marked = text.replace(JSON_TOKEN, (token) => (/^-?[1-9]\d{15,}$/.test(token) ? `"${mark}${token}"` : token));
-  return JSON.parse(marked, (_, value) =>
-    typeof value === "string" && value.startsWith(mark) ? BigInt(value.slice(mark.length)) : value,
-  );
+  return JSON.parse(marked, (key, value) => {
+    if (/\p{Cs}/u.test(key) || (typeof value === "string" && /\p{Cs}/u.test(value))) {
+      throw new SyntaxError("half of a surrogate pair");
+    }
+    return typeof value === "string" && value.startsWith(mark) ? BigInt(value.slice(mark.length)) : value;
+  });
 }

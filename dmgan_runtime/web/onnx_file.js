@@ -28,6 +28,8 @@ const STRANGE = /** @type {Record<string, number[]>} */ ({
 });
 const [OP_TYPE, DOMAIN] = [4, 7];
 const [EXTERNAL_DATA, DATA_LOCATION] = [13, 14];
+// Where it stands, ONNX Runtime reads the file as one of its own format, in which nothing here would be looked at.
+const [ORT_FORMAT, ORT_FORMAT_PLACE] = ["ORTM", 4];
 
 /**
  * Refuses an ONNX file that keeps weights elsewhere, or has operators or parts that no exported one has. Weights inside
@@ -38,6 +40,9 @@ const [EXTERNAL_DATA, DATA_LOCATION] = [13, 14];
  */
 export function checkOnnxFile(content, where) {
   try {
+    if (new TextDecoder("latin1").decode(content.subarray(ORT_FORMAT_PLACE, 2 * ORT_FORMAT_PLACE)) === ORT_FORMAT) {
+      throw new Error("it says that it is one of ONNX Runtime's own format");
+    }
     check(content, 0, content.length, "model", where);
   } catch (error) {
     if (error instanceof EngineError) throw error;

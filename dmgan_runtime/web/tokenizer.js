@@ -2,6 +2,7 @@
 
 import { Aliases, parseAliases } from "./aliases.js";
 import { BundleError, CaptionError, reason } from "./errors.js";
+import { parseJson } from "./manifest.js";
 
 export const PAD = "<end>";
 export const MAX_CAPTION_CHARACTERS = 10_000;
@@ -62,7 +63,7 @@ export class Tokenizer {
    */
   static fromJson(content, where) {
     try {
-      const words = JSON.parse(decode(content));
+      const words = parseJson(decode(content));
       if (!Array.isArray(words) || !words.every((word) => typeof word === "string")) {
         throw new Error("it is no list of text");
       }

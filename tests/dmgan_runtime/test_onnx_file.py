@@ -127,7 +127,17 @@ def test_the_flag_that_says_inside_is_no_harm() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"garbage", b"<?xml version='1.0'?>", b"\x80" * 20, b"\x3b", b"\x3a\x7f", b"\x3a\x02\x08", b"\x0d\x00"]
+    "content",
+    [
+        b"garbage",
+        b"<?xml version='1.0'?>",
+        b"\x80" * 20,
+        b"\x3b",
+        b"\x3a\x7f",
+        b"\x3a\x02\x08",
+        b"\x0d\x00",
+        b"\x0a\x06..ORTM",  # a field of the message, and ONNX Runtime takes the file for one of its own format
+    ],
 )
 def test_what_is_no_protocol_buffer_is_refused(content: bytes) -> None:
     with pytest.raises(EngineError, match=r"^here: cannot be loaded, because it is not an ONNX file"):

@@ -158,6 +158,12 @@ def of_external_weights(folder: Path) -> Path:
     return folder
 
 
+def of_the_engines_own_format(folder: Path) -> Path:
+    (folder / GRAPH).write_bytes(b"\x0a\x06..ORTM")
+    write_manifest(folder)
+    return folder
+
+
 def with_operator(operator: str, domain: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         model = build_graph("generator_1")
@@ -228,6 +234,12 @@ CASES = {
     "size that is claimed": Case(
         with_manifest("graphs", 0, "file", "bytes", value=10**6), DAMAGED.format("bytes, the manifest says 1,000,000")
     ),
+    "size of 17 digits": Case(with_manifest("tokenizer", "file", "bytes", value=10**16), "10,000,000,000,000,000"),
+    "half a character": Case(with_manifest("name", value="\ud83c"), "not a valid manifest"),
+    "half a character in a word": Case(
+        vouched("vocab.json", b'["<end>", "\\ud83c"]'), "cannot be read as a vocabulary"
+    ),
+    "ONNX Runtime's own format": Case(of_the_engines_own_format, "it is not an ONNX file"),
     "negative size": Case(with_manifest("graphs", 0, "file", "bytes", value=-1), "Expected `int` >= 0"),
     "no hash": Case(with_manifest("graphs", 0, "file", "sha256", value="A" * 64), "Expected `str`.*sha256"),
     "seed of 65 bits": Case(

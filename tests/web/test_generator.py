@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ import pytest
 
 from dmgan_runtime import BackendError, BundleError, CaptionError, EngineError, Generator, SettingsError
 from dmgan_runtime.bundle import packaged_bundle
+from dmgan_runtime.manifest import MANIFEST_NAME
 from dmgan_runtime.noise import MAX_SEED
-from tests.bundles import WORDS, build_bundle, write_manifest, zip_bundle
+from tests.bundles import SPEC, WORDS, build_bundle, write_manifest, zip_bundle
 from tests.web.conftest import Node
 from tests.web.test_vectors import levels
 
@@ -135,7 +138,8 @@ class TestWalks:
             ("a", {"steps": 1}, SettingsError, "steps is 1; pass a whole number, at least 2"),
             ("a", {"seeds": [1, -2]}, SettingsError, "seed -2 is out of range"),
             ("a", {"seeds": [1]}, SettingsError, "seeds are 1; pass one seed, or the first and the last"),
-            ("a", {"attention": True}, SettingsError, "there is no option attention"),
+            ("a", {"attention": True}, SettingsError, "there is no option attention; pass seeds, steps, resolution, t"),
+            ("a", {"size": 64}, SettingsError, "there is no option size; pass seeds, steps, resolution, truncation or"),
             (["a", "zebra"], {}, CaptionError, "no word of the caption 'zebra'"),
         ],
     )
@@ -213,6 +217,26 @@ class TestRefusals:
         write_manifest(broken)
         with pytest.raises(EngineError, match=r"generator_1\.onnx: ONNX Runtime .* cannot load it on wasm"):
             node("open", path=str(broken))
+
+    def test_a_graph_of_other_tensors_than_the_manifest_says(self, node: Node, tmp_path: Path) -> None:
+        broken = build_bundle(tmp_path / "tiny")
+        other = build_bundle(tmp_path / "other", spec=SPEC.__replace__(base_resolution=16))
+        shutil.copyfile(other / "onnx/generator_1.onnx", broken / "onnx/generator_1.onnx")
+        write_manifest(broken)
+        with pytest.raises(BundleError, match=r"generator_1\.onnx, inputs: found .*, but expected previous_"):
+            node("open", path=str(broken))
+
+    def test_a_size_of_17_digits(self, node: Node, tmp_path: Path) -> None:
+        broken = build_bundle(tmp_path / "tiny")
+        manifest = json.loads((broken / MANIFEST_NAME).read_bytes())
+        manifest["graphs"][0]["file"]["bytes"] = 10**16
+        (broken / MANIFEST_NAME).write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=r"10,000,000,000,000,000 bytes, and at most"):
+            node("open", path=str(broken))
+
+    def test_an_error_of_the_one_who_is_told_the_progress_is_his_own(self, node: Node, bundle: Path) -> None:
+        with pytest.raises(AssertionError, match="Error: the bar is gone"):
+            node("open", path=str(bundle), telling="the bar is gone")
 
     def test_a_closed_generator(self, node: Node, bundle: Path) -> None:
         generator = node("open", path=str(bundle))["id"]

@@ -54,11 +54,14 @@ function withSeeds({ seed, seeds, ...options }) {
 }
 
 const operations = {
-  async open({ path, options = {} }) {
+  async open({ path, options = {}, telling }) {
     const [from, fetch] = await source(path);
     const runtime = () => import(new URL("onnxruntime-web/dist/ort.node.min.mjs", modules));
     const progress = [];
-    const onProgress = (each) => progress.push(each);
+    const onProgress = (each) => {
+      if (telling) throw new Error(telling);
+      progress.push(each);
+    };
     const generator = await Generator.open(from, { runtime, onProgress, ...(fetch && { fetch }), ...options });
     const id = generators.size;
     generators.set(id, generator);

@@ -69,6 +69,7 @@ export class PageGenerator {
   }
 
   async #ask(path, signal, content) {
+    if (/[^\0-\xff]/.test(this.key)) throw new RefusedError("no header can hold this key", 401);
     const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
     if (content) headers["Content-Type"] = "application/json";
     const answer = await fetch(this.base + path, {

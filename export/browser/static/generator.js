@@ -140,7 +140,8 @@ async function loadRuntime({ module, wasm, bytes, sha256 }, arrived) {
   let size = 0;
   try {
     const response = await fetch(new URL(wasm, root));
-    if (response.status >= 500) throw new Error(`the host says ${response.status}`);
+    // What is not there comes to another digest; anything else says nothing of the file.
+    if (!response.ok && response.status !== 404) throw new Error(`the host says ${response.status}`);
     const reader = response.body.getReader();
     for (let step = await reader.read(); !step.done; step = await reader.read()) {
       if (size + step.value.length <= bytes) content.set(step.value, size);
@@ -164,10 +165,12 @@ async function loadRuntime({ module, wasm, bytes, sha256 }, arrived) {
 
 /** A stage as the page takes it. */
 async function describe(generation, last, milliseconds) {
-  const { caption, seed, image, words, unknownWords, cutWords, attention, gates } = generation;
+  const { caption, seed, image, words, unknownWords, cutWords, gates } = generation;
+  const isLast = image.width === last;
+  const attention = isLast ? generation.attention : null; // the page shows no other
   return {
     blob: await toPng(image, { Description: caption, Seed: String(seed) }),
-    last: image.width === last,
+    last: isLast,
     resolution: image.width,
     seed,
     words,

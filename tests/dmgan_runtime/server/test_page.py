@@ -268,11 +268,12 @@ def test_it_fits_a_phone(page: playwright.Page, emoji: ServerProcess, view: str,
     assert light == (scheme == "light")
 
 
-def test_a_key_is_asked_for_and_kept(browser: playwright.Browser, emoji: ServerProcess) -> None:
+@pytest.mark.parametrize("wrong", ["wrong", "secret\u200b"])  # the second as it may be pasted; no header can hold it
+def test_a_key_is_asked_for_and_kept(browser: playwright.Browser, emoji: ServerProcess, wrong: str) -> None:
     page = browser.new_page()
     page.goto(emoji.url)
     expect(page.locator("#key")).to_be_focused()
-    page.keyboard.type("wrong")
+    page.locator("#key").fill(wrong)
     page.keyboard.press("Enter")
     expect(page.locator("#note")).to_contain_text("That is not the server")
     page.locator("#key").fill("secret")
