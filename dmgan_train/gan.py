@@ -225,7 +225,8 @@ class GanPhase:
         if self._keeps_after(done):
             self._monitor.save_snapshot(self.state(), done)
         if self._samples_after(done):
-            self._monitor.sample_and_evaluate(self._settle_average(), self.text_encoder, done, journal)
+            generator = self._settle_average()
+            self._monitor.sample_and_evaluate(generator, self.text_encoder, done, self._stages, journal)
 
     def has_looked(self, done: int) -> bool:
         kept = not self._keeps_after(done) or self._monitor.has_snapshot(done)

@@ -69,10 +69,10 @@ class SampleSheet:
         self._folder = folder
         self._tokens = tokenizer.encode_batch(self.captions, max_words)
 
-    def draw(self, generator: GeneratorNetwork, text_encoder: TextEncoder, step: int) -> Image.Image:
-        """Writes the sheet of a step and returns it. The generator is left in evaluation mode."""
+    def draw(self, generator: GeneratorNetwork, text_encoder: TextEncoder, step: int, stages: int) -> Image.Image:
+        """Writes the sheet of a step, with so many stages, and returns it. It is left in evaluation mode."""
         seeds = range(len(self.captions))
-        output = generate(generator, text_encoder, self._tokens, seeds)
+        output = generate(generator, text_encoder, self._tokens, seeds, stages=stages)
         sheet = stage_rows(output.images, self.captions, columns=2)
         save(sheet, self._folder / sample_name(step))
         return sheet
@@ -116,13 +116,13 @@ class HeldOut:
         self._orders = random_orders(self._split, IMAGES, _SEED)
         self._r_precision()
 
-    def r_precision(self, generator: GeneratorNetwork) -> float:
-        """In percent, see `RPrecision`. The generator is left in evaluation mode."""
+    def r_precision(self, generator: GeneratorNetwork, stages: int) -> float:
+        """Of the last of so many stages, in percent, see `RPrecision`. The generator is left in evaluation mode."""
         metric, own = self._r_precision(), self._encoders
         for start in range(0, len(self._orders), _AT_ONCE):
             orders = self._orders[start : start + _AT_ONCE]
             tokens = own.tokenizer.encode_batch([order.caption for order in orders], own.max_words)
-            output = generate(generator, own.text, tokens, [order.seed for order in orders])
+            output = generate(generator, own.text, tokens, [order.seed for order in orders], stages=stages)
             metric.add(metric.image_features(to_levels(output.images[-1])), orders)
         return metric.result().value
 
@@ -150,11 +150,14 @@ class Monitor:
         self._run, self._sheet, self._held_out = run, sheet, held_out
 
     def sample_and_evaluate(
-        self, generator: GeneratorNetwork, text_encoder: TextEncoder, done: int, journal: Journal
+        self, generator: GeneratorNetwork, text_encoder: TextEncoder, done: int, stages: int, journal: Journal
     ) -> None:
-        """Draws samples and measures held-out R-precision after so many steps. It is left in evaluation mode."""
-        measured = {"r_precision": self._held_out.r_precision(generator)} if self._held_out else {}
-        sheet = self._sheet.draw(generator, text_encoder, done)
+        """Draws samples and measures held-out R-precision after so many steps, of the stages that were trained in them.
+
+        The generator is left in evaluation mode.
+        """
+        measured = {"r_precision": self._held_out.r_precision(generator, stages)} if self._held_out else {}
+        sheet = self._sheet.draw(generator, text_encoder, done, stages)
         if measured:  # only now: a run that is killed before the sheet is there looks again
             journal.record(done, measured)
         journal.picture(done, "samples", sheet)

@@ -20,6 +20,7 @@ def generate(
     seeds: Iterable[int],
     truncation: float = 1.0,
     condition: Condition | None = None,
+    stages: int | None = None,
 ) -> GeneratorOutput:
     """Draws images with the noise that the runtime draws for these seeds.
 
@@ -30,6 +31,7 @@ def generate(
         seeds: N seeds.
         truncation: Over 0 and at most 1; multiplies both noises.
         condition: Whether the condition is sampled or its mean; None is what the generator's shape says.
+        stages: How many of them; None is all.
     """
     generator.eval()
     text_encoder.eval()
@@ -46,4 +48,5 @@ def generate(
         lengths.to(device),
         torch.from_numpy(noise).to(device),
         torch.from_numpy(condition_noise).to(device),
+        stages,
     )

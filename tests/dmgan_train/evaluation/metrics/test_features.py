@@ -61,7 +61,7 @@ def test_images_reach_a_network_in_minus_one_to_one() -> None:
 def published(tmp_path_factory) -> Path:
     """A file with the keys of the published Inception weights, random inside."""
     trunk = fid_inception_trunk()
-    classifier = {"fc.weight": torch.randn(1008, trunk.global_channels) / 32, "fc.bias": torch.zeros(1008)}
+    classifier = {"fc.weight": torch.randn(1008, trunk.global_channels) / 32, "fc.bias": torch.ones(1008)}
     state = {**trunk.state_dict(), **classifier}
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(state | {"AuxLogits.conv0.conv.weight": torch.zeros(1)}, path)
@@ -72,7 +72,8 @@ def test_the_published_inception_file_loads_from_a_path(published) -> None:
     network = load_features("inception_v3_fid", CPU, published)
     seen = network.see(noise(1, 32))
     assert seen.features.shape == (1, 2048)
-    assert seen.logits.shape == (1, 1008)
+    weight = torch.load(published, weights_only=True)["fc.weight"]
+    torch.testing.assert_close(seen.logits, seen.features @ weight.T)  # without the bias, as published scores have it
     assert network.weights == "inception.pth"
 
 
