@@ -202,8 +202,10 @@ async function make(chosenByUser = true) {
   showUnknown();
   const begun = begin(chosen);
   document.body.classList.add("busy");
+  at("made").textContent = "";
   try {
     await { picture: makePicture, seeds: makeSeeds, walk: makeWalk }[chosen](begun);
+    at("made").textContent = chosen === "picture" ? "The picture is ready." : "The pictures are ready."; // for who hears it
   } catch (error) {
     if (!begun.signal.aborted) {
       refuse(error);

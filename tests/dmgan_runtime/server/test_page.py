@@ -61,6 +61,7 @@ def test_a_caption_becomes_its_stages(page: playwright.Page, emoji: ServerProces
     assert "ms" in page.locator("#stages span").first.inner_text()
     red, green, blue = shown(page, "#image").resize((1, 1), box=(150, 150, 230, 230)).getpixel((0, 0))
     assert red > 200 > max(green, blue)  # a red heart is what it begins with
+    expect(page.locator("#made")).to_have_text("The picture is ready.")  # which is heard, and not seen
     page.locator("#caption").fill("green apple")
     page.keyboard.press("Enter")
     expect(page.locator("#image")).to_have_attribute("alt", "green apple, 256 pixels")
