@@ -216,11 +216,13 @@ def run_limited(command: Sequence[str], limit: float, log: IO[str]) -> int:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     limited = ["timeout", "--kill-after=1", str(limit), *command]
+    began = time.monotonic()
     status = subprocess.run(
         limited, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
     ).returncode
     # What does not end at SIGTERM is killed, and `timeout` itself with it.
-    return TIMED_OUT if status == -signal.SIGKILL else status
+    killed = status == -signal.SIGKILL and time.monotonic() - began >= limit
+    return TIMED_OUT if killed else status
 
 
 def missing_packages(modules: Iterable[str]) -> list[str]:

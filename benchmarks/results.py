@@ -86,8 +86,8 @@ class Entry(_Part, frozen=True):
         device: Where it ran.
         precision: What it computed in.
         threads: CPU threads for one operator.
-        psnr_db: How near its images are to the reference's, in dB; None if it is the reference, its images are equal,
-            or no images were compared.
+        psnr_db: How near its worst image is to the reference's, in dB; None if it is the reference, its images are
+            equal, or no images were compared.
     """
 
     name: str

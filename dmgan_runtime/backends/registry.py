@@ -25,7 +25,7 @@ class Engine(NamedTuple):
         implementation: The module and the class that serve with it.
         extra: What `pip install "dmgan[...]"` takes to bring it.
         distributions: The packages that it comes in.
-        oldest: The oldest version that it is tested with, major and minor; of engines with plans these say theirs.
+        oldest: The oldest version that it is tested with, major and minor; engines with plans are of one version each.
         plans: The graphs that it serves from plans built beforehand (`dmgan-export build-engine`): `none`, `all`, or
             the `refinements`; the others are served from the bundle's ONNX files.
         precisions: What it computes in, on a GPU fastest first; empty if its plans decide.
@@ -64,22 +64,25 @@ class Engine(NamedTuple):
         """The engine's own Python package.
 
         Raises:
-            BackendError: if it cannot be imported, is too old, or is nothing but a folder.
+            BackendError: if it cannot be imported, is too old, or is something else.
         """
         try:
             package = import_module(name)
         except (ImportError, OSError) as error:  # OSError: the package without its libraries
             raise BackendError(f"{name} cannot be imported ({error}); install it with: {self.install}") from error
-        if getattr(package, "__path__", None) and package.__file__ is None:
+        # Of two packages that share a folder, both must go: pip would take what is left for whole.
+        installed = list(installed_versions((name, f"{name}-gpu"))) or [name]
+        anew = f"pip uninstall {' '.join(installed)}, then {self.install}"
+        number = getattr(package, "__version__", None)
+        if number is None:
+            place = getattr(package, "__file__", None) or ", ".join(package.__path__)
             raise BackendError(
-                f"{name} is a folder without the package ({', '.join(package.__path__)}), such as is left if two that"
-                f" share it are installed and one is removed; pip uninstall {self.distributions[0]}, rename the folder,"
-                f" then {self.install}"
+                f"{name} is not the package ({place}), but what another one left of it, or something else of its name;"
+                f" {anew}, and rename what is still there"
             )
-        found = tuple(map(int, re.findall(r"\d+", package.__version__)[:2]))
-        if found < self.oldest:
+        if tuple(map(int, re.findall(r"\d+", number)[:2])) < self.oldest:
             oldest = ".".join(map(str, self.oldest))
-            raise BackendError(f"{name} {package.__version__} is older than {oldest}; upgrade it with: {self.install}")
+            raise BackendError(f"{name} {number} is older than {oldest}; {anew}")
         return package
 
     def load_class(self) -> type[Backend]:
@@ -118,7 +121,7 @@ ENGINES = (
         "ort_cuda:OrtCudaBackend",
         "gpu",
         ("onnxruntime-gpu",),
-        oldest=(1, 31),
+        oldest=(1, 24),
         precisions=("fp16", "fp32"),
         options="options of its CUDA provider",
         survives_fork=False,

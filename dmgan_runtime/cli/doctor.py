@@ -190,7 +190,7 @@ def diagnose(
     faults += trouble
     faults += [str(each) for each in engines if each.state == "broken"]
     if all(each.state == "missing" for each in engines):
-        faults.append(f"no engine is installed; install one with: {find_engine_row('onnxruntime', 'cpu').install}")
+        faults.append(f"no engine can be had; for a CPU: {find_engine_row('onnxruntime', 'cpu').install}")
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",

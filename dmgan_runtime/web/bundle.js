@@ -202,7 +202,9 @@ async function download(url, where, most, fetch, arrived) {
   if (response.status === 404 || response.status === 410) {
     throw new BundleError(`${where}: missing; pass a whole bundle, a folder or .zip that dmgan-export wrote`);
   }
-  if (!response.ok || !response.body) unreadable(new Error(`the server says ${response.status} ${response.statusText}`));
+  if (!response.ok || !response.body) {
+    unreadable(new Error(`the server says ${response.status} ${response.statusText}`));
+  }
   /** @type {Uint8Array[]} */
   const parts = [];
   let size = 0;

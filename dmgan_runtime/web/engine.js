@@ -22,26 +22,22 @@ async function importRuntime(device) {
   return import("onnxruntime-web/wasm");
 }
 
-/**
- * It reads its settings once, and what is changed later breaks the sessions that are there.
- *
- * @type {WeakSet<Runtime>}
- */
-const prepared = new WeakSet();
-
 /** The loaded graphs of a bundle. */
 export class Engine {
   /** @type {Map<string, import("onnxruntime-common").InferenceSession>} */
   #sessions = new Map();
   #turn = Promise.resolve();
+  #threads;
 
   /**
    * @param {Runtime} runtime
    * @param {Device} device
+   * @param {number | undefined} threads
    */
-  constructor(runtime, device) {
+  constructor(runtime, device, threads) {
     this.runtime = runtime;
     this.device = device;
+    this.#threads = threads;
     this.version = runtime.env.versions.web ?? runtime.env.versions.common;
   }
 
@@ -77,14 +73,7 @@ export class Engine {
           " module as `runtime`",
       );
     }
-    if (!prepared.has(runtime)) {
-      prepared.add(runtime);
-      const { wasm } = runtime.env;
-      if (threads !== undefined) wasm.numThreads = threads;
-      // In a worker, so that a page that draws its stages does not freeze while the next one is computed.
-      wasm.proxy = device === "wasm" && typeof document !== "undefined";
-    }
-    return new Engine(runtime, device);
+    return new Engine(runtime, device, threads);
   }
 
   /** How many threads compute, as the first engine of a page decided; above one only where it is cross-origin isolated. */
@@ -101,6 +90,13 @@ export class Engine {
    * @param {string} where Names it in messages.
    */
   async load(graph, content, where) {
+    const { wasm } = this.runtime.env;
+    if (wasm.proxy === undefined) {
+      // Before its first session: it reads its settings once, and what is changed later breaks the sessions of a page.
+      if (this.#threads !== undefined) wasm.numThreads = this.#threads;
+      // In a worker, so that a page that draws its stages does not freeze while the next one is computed.
+      wasm.proxy = this.device === "wasm" && typeof document !== "undefined";
+    }
     let session;
     try {
       /** @type {import("onnxruntime-common").InferenceSession.SessionOptions} */

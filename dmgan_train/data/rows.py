@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -187,8 +186,11 @@ def hold_out(split: Split, share: float) -> dict[SplitName, Split]:
     count = max(1, round(share * len(split)))
     if count >= len(split):
         raise DataError(f"{split.root}: has {len(split)} pictures, too few to hold out {share:.0%} of them")
-    ranked = sorted(split.examples, key=lambda example: (crc32(os.fsencode(example.key)), example.key))
-    chosen = {example.key for example in ranked[:count]}
+    # Names of files need not be UTF-8.
+    ranked = sorted(
+        (example.key for example in split.examples), key=lambda key: (crc32(key.encode(errors="surrogateescape")), key)
+    )
+    chosen = set(ranked[:count])
     parts: dict[SplitName, Split] = {}
     for name in ("train", "test"):
         examples = tuple(example for example in split.examples if (example.key in chosen) == (name == "test"))

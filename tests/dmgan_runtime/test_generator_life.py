@@ -197,7 +197,7 @@ class TestFork:
         assert (again.active.backend, again.active.device, again.active.precision) == (backend, "cpu", "fp32")
         again.close()
 
-    def test_openvino_that_was_at_work_is_refused_also_to_who_opens_anew(
+    def test_openvino_that_was_at_work_is_refused_also_to_a_new_generator(
         self, bundle: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dmgan_runtime.backends.openvino.busy_at_fork", {"openvino"})

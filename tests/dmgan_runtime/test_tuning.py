@@ -12,7 +12,7 @@ from dmgan_runtime.backends.tuned import write_tuning
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.tuning import Measured, tune
 
-IMAGES = np.tile(np.linspace(-1, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8), (4, 1, 1, 1))
+IMAGES = np.linspace(-1, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
 
 
 @pytest.fixture(autouse=True)

@@ -205,7 +205,8 @@ async function make(chosenByUser = true) {
   at("made").textContent = "";
   try {
     await { picture: makePicture, seeds: makeSeeds, walk: makeWalk }[chosen](begun);
-    at("made").textContent = chosen === "picture" ? "The picture is ready." : "The pictures are ready."; // for who hears it
+    // For those who do not see it.
+    at("made").textContent = chosen === "picture" ? "The picture is ready." : "The pictures are ready.";
   } catch (error) {
     if (!begun.signal.aborted) {
       refuse(error);

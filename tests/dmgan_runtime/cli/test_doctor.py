@@ -214,7 +214,7 @@ def test_no_engine_at_all_is_a_fault(bundle: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Engine, "load_class", lambda engine: Missing)
     result = doctor(bundle)
     assert result.exit_code == 1
-    assert 'FAULT: no engine is installed; install one with: pip install "dmgan[cpu]"' in result.stdout
+    assert 'FAULT: no engine can be had; for a CPU: pip install "dmgan[cpu]"' in result.stdout
 
 
 def test_a_gpu_engine_that_is_here_and_fails_is_a_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
