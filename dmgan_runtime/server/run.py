@@ -66,7 +66,7 @@ def serve(options: ServeOptions, host: str, port: int, workers: int, report: Cal
         EngineError: if a process fails as soon as it has begun.
     """
     log_json_lines()
-    _exit_on_signals()
+    _exit_on_signals(os._exit)
     with _opened(options) as generators:
         app = create_app(generators, options.settings)
         names = ", ".join(f"{each.manifest.name} ({each.active})" for each in generators)
@@ -79,10 +79,13 @@ def serve(options: ServeOptions, host: str, port: int, workers: int, report: Cal
     _supervise(options, listener, workers)
 
 
-def _exit_on_signals() -> None:
-    """Uvicorn gives a signal back when it has stopped; before it has begun, nothing is lost."""
+def _exit_on_signals(leave: Callable[[int], object]) -> None:
+    """Uvicorn gives a signal back when it has stopped; before it has begun, nothing is lost.
+
+    But the signal may be: `SystemExit` goes no further where Python ignores exceptions, as in a callback of an import.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: leave(0))
 
 
 @contextmanager
@@ -109,7 +112,7 @@ def _run(app: Starlette, listener: socket.socket, timeouts: Timeouts, ending: Ev
 def _work(options: ServeOptions, listener: socket.socket, ending: Event) -> None:
     """A process of several, which ends when the one that started it has."""
     log_json_lines()
-    _exit_on_signals()
+    _exit_on_signals(os._exit)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with _opened(options) as generators:
         _run(create_app(generators, options.settings), listener, options.timeouts, ending)
@@ -128,6 +131,7 @@ def _supervise(options: ServeOptions, listener: socket.socket, workers: int) -> 
     Raises:
         EngineError: if one fails as soon as it has begun, and there is none that has served for longer.
     """
+    _exit_on_signals(sys.exit)  # and stop them
     spawn = multiprocessing.get_context("spawn")
     ending = spawn.Event()
     begun: dict[SpawnProcess, float] = {}

@@ -33,7 +33,7 @@ def test_a_mistake_is_one_line(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.setattr(run, "log_json_lines", lambda: None)  # this is no process of its own
-    monkeypatch.setattr(run, "_exit_on_signals", lambda: None)
+    monkeypatch.setattr(run, "_exit_on_signals", lambda leave: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         values = {"taken": taken.getsockname()[1], "bundle": bundle}
         result = CliRunner().invoke(main, [each.format(**values) for each in arguments])
