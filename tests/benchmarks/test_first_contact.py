@@ -156,8 +156,8 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(tmp_path) -> None:
     part.run(
         [
             python("fails", "raise SystemExit('no such thing')"),
-            python("hangs", f"{child}; print('waiting', flush=True); time.sleep(600)", 3),
-            python("stays", f"{deaf}; import time; print('waiting', flush=True); time.sleep(600)", 3),
+            python("hangs", f"{child}; print('waiting', flush=True); time.sleep(600)", 10),
+            python("stays", f"{deaf}; import time; print('waiting', flush=True); time.sleep(600)", 10),
             python("lacks", "", needs="PIL no_such_package"),
             python("works", "print('done')"),
         ]
