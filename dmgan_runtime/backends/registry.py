@@ -70,20 +70,19 @@ class Engine(NamedTuple):
             package = import_module(name)
         except (ImportError, OSError) as error:  # OSError: the package without its libraries
             raise BackendError(f"{name} cannot be imported ({error}); install it with: {self.install}") from error
+        number = getattr(package, "__version__", None)
+        if number is not None and tuple(map(int, re.findall(r"\d+", number)[:2])) >= self.oldest:
+            return package
         # Of two packages that share a folder, both must go: pip would take what is left for whole.
         installed = list(installed_versions((name, f"{name}-gpu"))) or [name]
         anew = f"pip uninstall {' '.join(installed)}, then {self.install}"
-        number = getattr(package, "__version__", None)
-        if number is None:
-            place = getattr(package, "__file__", None) or ", ".join(package.__path__)
-            raise BackendError(
-                f"{name} is not the package ({place}), but what another one left of it, or something else of its name;"
-                f" {anew}, and rename what is still there"
-            )
-        if tuple(map(int, re.findall(r"\d+", number)[:2])) < self.oldest:
-            oldest = ".".join(map(str, self.oldest))
-            raise BackendError(f"{name} {number} is older than {oldest}; {anew}")
-        return package
+        if number is not None:
+            raise BackendError(f"{name} {number} is older than {'.'.join(map(str, self.oldest))}; {anew}")
+        place = getattr(package, "__file__", None) or ", ".join(package.__path__)
+        raise BackendError(
+            f"{name} is not the package ({place}), but what another one left of it, or something else of its name;"
+            f" {anew}, and rename what is still there"
+        )
 
     def load_class(self) -> type[Backend]:
         """The class that serves with it; its module is imported here."""
