@@ -13,7 +13,7 @@ from dmgan_runtime.backends.base import graphs_of
 from dmgan_runtime.bundle import Bundle
 from dmgan_runtime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
 from dmgan_runtime.noise import draw_noise
-from dmgan_runtime.quality import decibels, lowest_psnr
+from dmgan_runtime.quality import decibels, psnr
 from dmgan_runtime.self_test import run_self_test
 from export.half_weights import REQUIRED_PSNR, STORED_IN_HALF, store_in_half
 
@@ -112,5 +112,5 @@ def _worst_psnr(path: Path, changed: Path) -> float:
             noises = draw_noise(seeds, model.noise_features, model.condition_features)
             was, now = (each.synthesize(tokens, lengths, *noises).images for each in (expected, actual))
             for side, images in was.items():
-                worst = min(worst, lowest_psnr(now[side], images))
+                worst = min(worst, *map(psnr, now[side], images))
     return float(worst)
