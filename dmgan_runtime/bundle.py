@@ -134,7 +134,7 @@ class Bundle:
             return sorted(self._source.folders(name))
 
     def read_unlisted(self, name: str, limit: int) -> bytes:
-        """Reads a file that was put beside the bundle's own, so no hash vouches for it: `engines/*/engine.json`.
+        """Reads a file that no hash vouches for, or whose hash the caller checks, such as `engines/*/engine.json`.
 
         Args:
             name: Its path in the bundle.

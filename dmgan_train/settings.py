@@ -282,7 +282,7 @@ def resolve_settings(
     values: dict[str, Any] = {}
     presets = resources.files("dmgan_train").joinpath("presets")
     sources = [("preset", preset, PRESETS, presets), ("recipe", recipe, RECIPES, presets.joinpath("recipes"))]
-    if recipe != "preset":  # the others are the paper's, and more
+    if recipe not in ("preset", "paper"):  # the others are the paper's, and more
         sources.insert(1, ("recipe", "paper", RECIPES, presets.joinpath("recipes")))
     for kind, name, known, folder in sources:
         if name not in known:

@@ -47,8 +47,8 @@ from export.half_weights import REQUIRED_PSNR
 from export.parity import Case, check_images, random_captions, reference_case, reference_graphs
 from export.rounding import bf16_psnr, fp16_psnr
 
-CARD_NAME = "MODEL_CARD.md"
-SAMPLES_NAME = "samples.png"
+_CARD_NAME = "MODEL_CARD.md"
+_SAMPLES_NAME = "samples.png"
 VOCABULARY_NAME = "vocab.json"
 ALIASES_NAME = "aliases.json"
 CALIBRATION_BATCH = 8
@@ -189,25 +189,25 @@ def _write_manifest(folder: Path, model: Model, files: Sequence[GraphFiles]) -> 
         name=model.name,
         license=model.license,
         model=model.generator.spec,
-        tokenizer=write_tokenizer(folder, model.tokenizer, model.max_words),
+        tokenizer=_write_tokenizer(folder, model.tokenizer, model.max_words),
         graphs=tuple(graph for of_precision in files for graph in of_precision.graphs),
         parity=tuple(entry for of_precision in files for entry in of_precision.parity),
         metrics=dict(model.metrics),
         provenance={**model.provenance, "data_license": model.data_license, **facts, "exported_with": VERSIONS},
     )
-    names = [CARD_NAME]
+    names = [_CARD_NAME]
     if model.samples is not None:
-        shutil.copyfile(model.samples, folder / SAMPLES_NAME)
-        names.append(SAMPLES_NAME)
+        shutil.copyfile(model.samples, folder / _SAMPLES_NAME)
+        names.append(_SAMPLES_NAME)
     known = {"words": len(model.tokenizer) - 1, "aliases": len(model.tokenizer.aliases)}
     card = model_card(manifest, **known, notes=model.notes, has_samples=model.samples is not None)
-    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    (folder / _CARD_NAME).write_text(card, encoding="utf-8")
     manifest = manifest.__replace__(files=tuple(FileEntry.of(folder, name) for name in names))
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
     return manifest
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_words: int) -> TokenizerEntry:
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_words: int) -> TokenizerEntry:
     """Writes the vocabulary, and the aliases if there are any, into a bundle's folder."""
     (folder / VOCABULARY_NAME).write_bytes(tokenizer.to_json())
     entry = TokenizerEntry(file=FileEntry.of(folder, VOCABULARY_NAME), max_words=max_words)

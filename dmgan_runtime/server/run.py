@@ -80,9 +80,11 @@ def serve(options: ServeOptions, host: str, port: int, workers: int, report: Cal
 
 
 def _exit_on_signals(leave: Callable[[int], object]) -> None:
-    """Uvicorn gives a signal back when it has stopped; before it has begun, nothing is lost.
+    """Uvicorn gives a signal back when it has stopped; before it has begun, there is nothing to lose.
 
-    But the signal may be: `SystemExit` goes no further where Python ignores exceptions, as in a callback of an import.
+    Args:
+        leave: `os._exit` where nobody else has to be stopped. `sys.exit` raises an exception, and it would go on for
+            ever if that is raised where Python ignores exceptions, as in a callback of an import.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave(0))

@@ -41,9 +41,9 @@ class TensorRtBackend:
         spec = bundle.manifest.model
         self._roles = spec.roles
         self._resolutions = dict(zip(spec.generator_roles, spec.resolutions, strict=True))
+        self._max_batch = found.manifest.profile.max
         self._module = find_engine_row(self.name).import_package(self.name)
         self._log = new_log(self._module)
-        self._max_batch = found.manifest.profile.max
         self._cuda = Cuda(import_runtime(), settings.index)
         self._cuda.enter_thread()
         interfaces = graph_interfaces(spec, bundle.manifest.tokenizer.max_words)
